@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: k-center, K-Means, agglomerative clustering, duplicates."""

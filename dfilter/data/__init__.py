@@ -1,0 +1,1 @@
+"""Read and write: formats to Arrow, rejected rows."""

@@ -1,0 +1,1 @@
+"""Signals and fits: what is computed once."""

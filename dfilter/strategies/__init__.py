@@ -1,0 +1,1 @@
+"""The built-in strategies, one small table each."""

@@ -1,0 +1,230 @@
+"""The contracts: what a row is, what a component promises, what a selection holds.
+
+This module imports nothing of ours and nothing heavy. A component is any object
+with the one method named here; there is no base class to inherit. Settings are
+the fields of a frozen dataclass, and construction does no work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dfilter.pool import Pool
+
+Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+KEY_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``role`` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation.
+
+    Attributes:
+        id: the user's id, else the row number; unique within a dataset.
+        messages: the canonical form; the last assistant turn is the response.
+        fields: the row as it came, so that it can be written back unchanged.
+        context: Alpaca's ``input`` column. It is the tail of the user message too; methods that
+            show instruction and input apart (AlpaGasus) need to know where it begins.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    fields: Mapping[str, Json]
+    context: str = ""
+
+    @property
+    def response(self) -> str:
+        """The last assistant turn."""
+        return self.messages[self._last()].content
+
+    @property
+    def prompt(self) -> str:
+        """Everything before the last assistant turn, turns separated by an empty line."""
+        return "\n\n".join(m.content for m in self.messages[: self._last()])
+
+    @property
+    def instruction(self) -> str:
+        """The prompt without Alpaca's ``input``."""
+        if self.context and self.prompt.endswith(self.context):
+            return self.prompt[: -len(self.context)].rstrip("\n")
+        return self.prompt
+
+    @property
+    def text(self) -> str:
+        """Prompt and response together, as LTD embeds a row."""
+        return f"{self.prompt}\n\n{self.response}"
+
+    @property
+    def key(self) -> bytes:
+        """The row's content hash; see :func:`content_key`."""
+        return content_key(self.messages, self.context)
+
+    def _last(self) -> int:
+        for index in range(len(self.messages) - 1, -1, -1):
+            if self.messages[index].role == "assistant":
+                return index
+        message = f"Row '{self.id}' has no assistant turn."
+        raise ValueError(message)
+
+
+def content_key(messages: Sequence[Message], context: str = "") -> bytes:
+    """Return the 16-byte BLAKE2b hash of what a row says: its turns and where its context begins.
+
+    Ids and other columns do not enter, so a row keeps its signals when the file around it changes.
+
+    Raises:
+        UnicodeEncodeError: a text holds a lone surrogate.
+    """
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for message in messages:
+        content = message.content.encode()
+        digest.update(b"%s\x1f%d\x1f" % (message.role.encode(), len(content)))
+        digest.update(content)
+    digest.update(b"\x1e%d" % len(context))
+    return digest.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a filter says about every row of a pool.
+
+    Attributes:
+        values: (n,) float64; higher is better, NaN means that the filter abstains.
+        groups: (n,) int64 cluster label, or none.
+        reasons: (n,) why, in a few words, or none.
+        facts: figures for summary and manifest (covering radius, judge health, ...).
+    """
+
+    values: NDArray[np.float64]
+    groups: NDArray[np.int64] | None = None
+    reasons: Sequence[str] | None = None
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Signal(Protocol):
+    """A pure function of one row's messages and context, given its own settings.
+
+    A signal may set ``shard_rows`` (rows that are computed and stored as one unit; 1,024 unless
+    said) and ``tolerance`` (largest difference that another batch, thread count or device may make).
+    """
+
+    def spec(self) -> Mapping[str, Json]:
+        """Everything that changes a value; its hash names the place in the store."""
+        ...
+
+    def compute(self, rows: Sequence[Example]) -> NDArray[Any]:
+        """Return one value a row, shape (len(rows), *shape), fixed dtype, possibly structured."""
+        ...
+
+
+@runtime_checkable
+class Fit(Protocol):
+    """What is learnt from the rows of a pool together."""
+
+    def spec(self) -> Mapping[str, Json]:
+        """Everything but the rows that changes the result."""
+        ...
+
+    def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
+        """Write the result into ``folder``, which may hold what a killed run left there.
+
+        ``longer`` is a finished, shorter fit of the same rows and settings to continue from
+        (see ``Pool.fit``), or none.
+        """
+        ...
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Sees the whole pool and gives every row a score."""
+
+    def score(self, pool: Pool) -> Scores:
+        """Return scores aligned with ``pool.rows``."""
+        ...
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Fine-tunes a model on rows."""
+
+    def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
+        """Train, write the model under ``out`` and return its folder. Resumes what it finds there."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EvalResult:
+    """One value per prompt, so that statistics stay possible.
+
+    Attributes:
+        prompts: (n,) prompt ids; the same evaluation gives the same ids in the same order.
+        values: (n,) float64.
+        metric: what the value is, for instance "loss per token".
+        higher_is_better: the direction of the metric.
+        facts: figures beside the values.
+    """
+
+    prompts: Sequence[str]
+    values: NDArray[np.float64]
+    metric: str
+    higher_is_better: bool
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Puts a trained model in front of prompts."""
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        """Return one value per prompt."""
+        ...
+
+
+@runtime_checkable
+class Transform(Protocol):
+    """Makes a new row of a row, before the pool."""
+
+    def apply(self, row: Example) -> tuple[Example | None, str]:
+        """Return the new row (none drops it) and the reason."""
+        ...
+
+
+class Bar(Protocol):
+    """One stage's progress."""
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Say that ``amount`` more of the stage's total is done."""
+        ...
+
+    def __enter__(self) -> Bar: ...
+
+    def __exit__(self, *_: object) -> Literal[False] | None: ...
+
+
+class Progress(Protocol):
+    """Where stages report to; a terminal, a log, or nothing."""
+
+    def stage(self, name: str, total: float | None = None, unit: str = "rows") -> Bar:
+        """Open a stage; use it in a ``with`` statement."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Say one line that should stay on the screen."""
+        ...

@@ -1,0 +1,1 @@
+"""Evaluation: one value per prompt, always."""

@@ -1,0 +1,1 @@
+"""Filters, one file per method; the paper stands on top of each."""
