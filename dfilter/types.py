@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dfilter.pool import Pool
 
-Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 KEY_BYTES = 16
 
 

@@ -1,0 +1,129 @@
+"""A mapping of settings becomes a component; everything that is wrong is said at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from dfilter.errors import SettingsError, suggest
+
+
+def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
+    """Make a component of its class and settings.
+
+    Args:
+        kind: a dataclass; fields that are dataclasses themselves take a table.
+        settings: names to values.
+        where: what the user would call this place, for the errors.
+
+    Raises:
+        SettingsError: with one finding for each unknown name, wrong type and refused value.
+    """
+    findings: list[str] = []
+    made = _build(kind, settings, where, findings)
+    if findings:
+        raise SettingsError(*findings)
+    return made
+
+
+def _build(kind: type, settings: Mapping[str, Any], where: str, findings: list[str]) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        if settings:
+            findings.append(f"{where} takes no settings, but got {', '.join(settings)}.")
+            return None
+        return kind()
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    before = len(findings)
+    for name in sorted(set(settings) - known):
+        findings.append(f"{where} has no setting '{name}'. {suggest(name, sorted(known))}")
+    hints = typing.get_type_hints(kind)
+    values = {
+        name: _value(hints[name], value, f"{where}.{name}", findings)
+        for name, value in settings.items()
+        if name in known
+    }
+    if len(findings) > before:
+        return None
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        findings.append(f"{where}: {error}")
+    except SettingsError as error:
+        findings.extend(f"{where}: {finding}" for finding in error.findings)
+    return None
+
+
+def _value(hint: Any, value: Any, where: str, findings: list[str]) -> Any:
+    """Check one value against its type; tables become nested components."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    nested = _nested(hint)
+    if nested is not None and isinstance(value, Mapping):
+        return _build(nested, value, where, findings)
+    if nested is not None and isinstance(value, nested):
+        return value
+    try:
+        return TypeAdapter(hint, config=_config(hint, ConfigDict(strict=False))).validate_python(value)
+    except ValidationError as error:
+        expected = "; ".join(sorted({item["msg"] for item in error.errors()}))
+        findings.append(f"{where} = {value!r} does not fit: {expected}.")
+        return None
+
+
+def _config(hint: Any, config: Any) -> Any:
+    """Return the validation settings, which pydantic refuses for types that bring their own."""
+    return None if dataclasses.is_dataclass(hint) else config
+
+
+def _nested(hint: Any) -> type | None:
+    """Return the dataclass that a field holds (directly, or as the other half of ``| None``)."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_union(hint) else (hint,)
+    for option in options:
+        if isinstance(option, type) and dataclasses.is_dataclass(option):
+            return option
+    return None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Union
+
+
+def parse_assignment(text: str) -> tuple[list[str], Any]:
+    """Read ``--set a.b=value``: a dotted name and a TOML value; what is not TOML is a string.
+
+    Raises:
+        SettingsError: there is no ``=``, or nothing before it.
+    """
+    name, equals, value = text.partition("=")
+    path = [part.strip() for part in name.split(".")]
+    if not equals or not all(path):
+        raise SettingsError(f"--set {text} is not of the form NAME.SETTING=VALUE.")
+    try:
+        return path, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path, value
+
+
+def merged(base: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return ``base`` with one nested value replaced."""
+    head, *rest = path
+    inner = base.get(head)
+    return {**base, head: merged(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
+
+
+def plain(component: Any) -> Any:
+    """Return a component's settings as JSON-like values, nested ones as tables, None left out."""
+    if dataclasses.is_dataclass(component) and not isinstance(component, type):
+        pairs = ((f.name, plain(getattr(component, f.name))) for f in dataclasses.fields(component) if f.init)
+        return {name: value for name, value in pairs if value is not None}
+    if isinstance(component, Mapping):
+        return {str(name): plain(value) for name, value in component.items()}
+    if isinstance(component, list | tuple | set | frozenset):
+        return [plain(value) for value in component]
+    if component is None or isinstance(component, bool | int | float | str):
+        return component
+    return str(component)

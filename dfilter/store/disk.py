@@ -1,0 +1,92 @@
+"""Files that are either whole or absent, and locks that a killed process cannot leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import StoreError
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn the operating system's complaints about ``place`` into sentences."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreError(
+                f"The disk that holds {place} is full. Free some space (`dfilter cache` shows what is stored) "
+                "or set DFILTER_HOME to another disk; the same command then continues."
+            ) from error
+        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+            raise StoreError(
+                f"{place} cannot be written: {error.strerror}. Set DFILTER_HOME elsewhere."
+            ) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def settle(scratch: Path, final: Path) -> bool:
+    """Flush the files of ``scratch`` and rename it to ``final``.
+
+    Returns:
+        False when ``final`` was there already (another process was faster); ``scratch`` then stays.
+    """
+    for file in scratch.iterdir():
+        if file.is_file():
+            sync(file)
+    sync(scratch)
+    try:
+        scratch.rename(final)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            return False
+        raise
+    sync(final.parent)
+    return True
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` so that ``path`` is never seen half written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    sync(part)
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def claim(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields whether it is ours.
+
+    The kernel drops the lock with the process, however that ends. The file is removed while it is
+    held, so whoever obtains the lock must look again whether the work is done already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
