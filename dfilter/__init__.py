@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dfilter.pool import Pool
-    from dfilter.run import select
-    from dfilter.select import Selection
+    from dfilter.selection import Selection, select
     from dfilter.types import Example, Message, Scores
 
 __version__ = "0.1.0"
@@ -25,8 +24,8 @@ _HOMES = {
     "Message": "dfilter.types",
     "Pool": "dfilter.pool",
     "Scores": "dfilter.types",
-    "Selection": "dfilter.select",
-    "select": "dfilter.run",
+    "Selection": "dfilter.selection",
+    "select": "dfilter.selection",
 }
 
 

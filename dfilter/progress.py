@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from dfilter.types import Bar
 
@@ -38,7 +38,7 @@ class _Bar:
         self.owner, self.name, self.total, self.unit = owner, name, total, unit
         self.done = 0.0
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         self.started = time.monotonic()
         return self
 
@@ -46,7 +46,7 @@ class _Bar:
         taken = time.monotonic() - self.started
         self.owner.timings[self.name] = round(self.owner.timings.get(self.name, 0.0) + taken, 3)
 
-    def advance(self, amount: float, note: str = "") -> None:
+    def advance(self, amount: float, note: str = "") -> None:  # noqa: ARG002 - shown by the other kinds
         self.done += amount
 
 
@@ -66,7 +66,7 @@ class Lines(Silent):
 
 
 class _LineBar(_Bar):
-    def __enter__(self) -> _LineBar:
+    def __enter__(self) -> Self:
         super().__enter__()
         self.spoke = self.started
         return self
@@ -142,7 +142,7 @@ class Terminal(Silent):
 class _LiveBar(_Bar):
     owner: Terminal
 
-    def __enter__(self) -> _LiveBar:
+    def __enter__(self) -> Self:
         super().__enter__()
         self.task = self.owner.enter(self.name, self.total)
         return self

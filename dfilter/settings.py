@@ -38,8 +38,8 @@ def _build(kind: type, settings: Mapping[str, Any], where: str, findings: list[s
         return kind()
     known = {f.name for f in dataclasses.fields(kind) if f.init}
     before = len(findings)
-    for name in sorted(set(settings) - known):
-        findings.append(f"{where} has no setting '{name}'. {suggest(name, sorted(known))}")
+    unknown = sorted(set(settings) - known)
+    findings += [f"{where} has no setting '{name}'. {suggest(name, sorted(known))}" for name in unknown]
     hints = typing.get_type_hints(kind)
     values = {
         name: _value(hints[name], value, f"{where}.{name}", findings)

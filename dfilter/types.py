@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -213,7 +213,7 @@ class Bar(Protocol):
         """Say that ``amount`` more of the stage's total is done."""
         ...
 
-    def __enter__(self) -> Bar: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> Literal[False] | None: ...
 

@@ -1,0 +1,235 @@
+"""The filter contract as an executable suite: ``dfilter check NAME``, and a test over every built-in.
+
+A check says passed, skipped with a reason, or FAILED with what was seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dfilter import registry
+from dfilter.data.dataset import Dataset
+from dfilter.errors import DFilterError
+from dfilter.pool import Pool, Store
+from dfilter.selection import checked
+from dfilter.settings import merged, parse_assignment
+from dfilter.store.executors import Local
+from dfilter.store.shards import Shards
+from dfilter.types import Bar, Filter, Scores, Signal
+
+ROWS = 48
+TOLERANCE = 1e-5  # of a signal that states none
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found."""
+
+    name: str
+    state: Literal["passed", "skipped", "FAILED"]
+    detail: str = ""
+
+
+class _Broken(Exception):  # noqa: N818 - a finding, not an error of the program
+    """The contract is broken; the text says how."""
+
+
+class _Skipped(Exception):  # noqa: N818
+    """The check does not apply; the text says why."""
+
+
+@dataclass
+class _Recording(Local):
+    """Computes locally and remembers which signals were asked for."""
+
+    seen: dict[str, Signal] = field(default_factory=dict)
+
+    def run(
+        self, signal: Signal, rows: Dataset, shards: Sequence[NDArray[np.int64]], store: Shards, bar: Bar
+    ) -> int:
+        self.seen[json.dumps(signal.spec(), sort_keys=True, default=str)] = signal
+        return super().run(signal, rows, shards, store, bar)
+
+
+def run_checks(name: str, settings: Sequence[str] = (), rows: int = ROWS) -> Iterator[Outcome]:
+    """Run every check on a filter.
+
+    Args:
+        name: a registered filter, or ``file.py:Class``.
+        settings: ``SETTING=VALUE`` assignments.
+        rows: size of the sample pool the filter is shown.
+    """
+    table: dict[str, Any] = {}
+    for text in settings:
+        path, value = parse_assignment(text)
+        table = merged(table, path, value)
+    made = registry.create("filters", name, table)
+    with tempfile.TemporaryDirectory(prefix="dfilter-check-") as folder:
+        trial = Trial(made, Path(folder), rows)
+        for title, check in CHECKS.items():
+            yield _outcome(title, check, trial)
+
+
+def _outcome(title: str, check: Any, trial: Trial) -> Outcome:
+    try:
+        check(trial)
+    except _Skipped as why:
+        return Outcome(title, "skipped", str(why))
+    except _Broken as why:
+        return Outcome(title, "FAILED", str(why))
+    except DFilterError as error:
+        return Outcome(title, "FAILED", f"the filter stopped: {error}")
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the report must go on
+        return Outcome(title, "FAILED", f"{type(error).__name__}: {error}")
+    return Outcome(title, "passed")
+
+
+@dataclass(eq=False)
+class Trial:
+    """A filter, a small pool to show it, and a store of its own."""
+
+    filter: Filter
+    folder: Path
+    rows: int
+
+    def __post_init__(self) -> None:
+        from dfilter import sample
+
+        made = sample.generate(rows=max(self.rows, 50), seed=7)
+        self.data = Dataset.from_rows(list(made.pool)[: self.rows])
+        self.aim = Dataset.from_rows(list(made.heldout)[:6])
+        self.recording = _Recording()
+
+    def pool(self, data: Dataset | None = None, seed: int = 0, store: str = "store") -> Pool:
+        """Return a pool over ``data`` (the small pool unless said), with a target beside it."""
+        place = Store(folder=self.folder / store, executor=self.recording)
+        aim = Pool(self.aim, seed=seed, store=place)
+        return Pool(self.data if data is None else data, seed=seed, target=aim, store=place)
+
+    def score(self, pool: Pool) -> Scores:
+        """Return the filter's scores, checked for shape and range."""
+        return checked(self.filter, self.filter.score(pool), len(pool.rows))
+
+
+def _settings_are_frozen(trial: Trial) -> None:
+    kind = type(trial.filter)
+    if not dataclasses.is_dataclass(kind):
+        if vars(trial.filter):
+            raise _Broken(f"{kind.__name__} keeps settings, but is not a dataclass")
+        return
+    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise _Broken(f"{kind.__name__} is a dataclass that is not frozen")
+    if replace(trial.filter) != trial.filter:  # type: ignore[type-var]
+        raise _Broken("the same settings make two filters that are not equal")
+
+
+def _every_row_has_a_score(trial: Trial) -> None:
+    trial.score(trial.pool())
+
+
+def _rows_are_untouched(trial: Trial) -> None:
+    before = [(row.id, row.messages, json.dumps(row.fields, sort_keys=True)) for row in trial.data]
+    trial.score(trial.pool())
+    after = [(row.id, row.messages, json.dumps(row.fields, sort_keys=True)) for row in trial.data]
+    if before != after:
+        raise _Broken("rows were changed while they were scored")
+
+
+def _same_seed_same_bytes(trial: Trial) -> None:
+    first = trial.score(trial.pool())
+    again = trial.score(trial.pool())
+    if first.values.tobytes() != again.values.tobytes():
+        raise _Broken("two calls with one seed gave different scores")
+
+
+def _declared_determinism(trial: Trial) -> None:
+    if not getattr(trial.filter, "deterministic", False):
+        raise _Skipped("the filter does not declare itself deterministic")
+    if trial.score(trial.pool()).values.tobytes() != trial.score(trial.pool(seed=1)).values.tobytes():
+        raise _Broken("declared deterministic, but another seed gave other scores")
+
+
+def _order_of_rows(trial: Trial) -> None:
+    if not getattr(trial.filter, "equivariant", True):
+        raise _Skipped("the filter declares that the order of rows matters")
+    order = np.random.default_rng(3).permutation(len(trial.data))
+    straight = trial.score(trial.pool()).values
+    shuffled = trial.score(trial.pool(trial.data.take(order))).values
+    worst = np.nanmax(np.abs(straight[order] - shuffled), initial=0.0)
+    if not np.array_equal(np.isnan(straight[order]), np.isnan(shuffled)) or worst > TOLERANCE:
+        raise _Broken(f"permuting the rows did not permute the scores (largest difference {worst:.2g})")
+
+
+def _one_row(trial: Trial) -> None:
+    trial.score(trial.pool(trial.data.take(np.array([0]))))
+
+
+def _signals(trial: Trial) -> list[Signal]:
+    trial.score(trial.pool(store="signals"))
+    if not trial.recording.seen:
+        raise _Skipped("the filter uses no signal")
+    return list(trial.recording.seen.values())
+
+
+def _batch_size(trial: Trial) -> None:
+    some = trial.data.take(np.arange(min(8, len(trial.data))))
+    for signal in _signals(trial):
+        together = signal.compute(some)
+        single = np.concatenate([signal.compute(some.take(np.array([i]))) for i in range(len(some))])
+        if together.dtype.names:
+            continue  # a structured value has no distance; its parts are compared where they are used
+        allowed = getattr(signal, "tolerance", TOLERANCE)
+        worst = float(np.nanmax(np.abs(together.astype(np.float64) - single.astype(np.float64)), initial=0.0))
+        if worst > allowed:
+            raise _Broken(
+                f"{type(signal).__name__}: batches change a value by {worst:.2g}, stated {allowed:.2g}"
+            )
+
+
+def _spec_names_settings(trial: Trial) -> None:
+    for signal in _signals(trial):
+        if not dataclasses.is_dataclass(signal):
+            continue
+        silent = getattr(signal, "not_in_spec", ())
+        for entry in dataclasses.fields(signal):
+            other = _another(getattr(signal, entry.name))
+            if entry.name in silent or other is None:
+                continue
+            try:
+                changed = replace(signal, **{entry.name: other})  # type: ignore[type-var]
+                same = changed.spec() == signal.spec()
+            except (DFilterError, ValueError):
+                continue  # the other value is refused, so it cannot share a place in the store
+            if same:
+                raise _Broken(f"{type(signal).__name__}: another {entry.name} keeps the same spec")
+
+
+def _another(value: Any) -> Any:
+    """Return a different value of the same type, or none where there is no obvious one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return None
+
+
+CHECKS = {
+    "settings are fields of a frozen dataclass": _settings_are_frozen,
+    "every row gets one score, finite or NaN": _every_row_has_a_score,
+    "rows are untouched": _rows_are_untouched,
+    "the same seed gives the same bytes": _same_seed_same_bytes,
+    "declared determinism holds": _declared_determinism,
+    "permuting the rows permutes the scores": _order_of_rows,
+    "a pool of one row works": _one_row,
+    "batch size changes no signal beyond its tolerance": _batch_size,
+    "a signal's spec names its settings": _spec_names_settings,
+}

@@ -1,0 +1,375 @@
+"""The command line: thin, and quick to answer. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dfilter import __version__
+from dfilter.errors import DFilterError
+
+KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
+
+
+class _Commands(click.Group):
+    """Shows errors as sentences, with the exit codes of dfilter.errors."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        warnings.showwarning = _warn
+        try:
+            return super().main(*args, **kwargs)
+        except DFilterError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted. What was done is kept; the same command continues.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dfilter")
+def main() -> None:
+    """Which part of your fine-tuning data is worth training on?
+
+    \b
+    Examples:
+      dfilter run alpaca.json --strategy kcenter --keep 5%
+      dfilter run                                   (a sample pool with planted faults)
+      dfilter show runs/alpaca-kcenter-1a2b3c4d --at-cut -n 10
+      dfilter compare alpaca.json --strategies kcenter,lima --keep 1k --seeds 3
+    """
+
+
+def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option(
+                "--strategy",
+                "-s",
+                help="A name, a TOML file, or file.py:Class.",
+                show_default=True,
+                default="kcenter",
+            ),
+            click.option("--keep", "-k", help=KEEP_HELP),
+            click.option("--seed", type=int, help="Everything random takes it. [default: 0]"),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="STEP.SETTING=VALUE",
+                help="Change one setting; 'filter.' addresses the only step. Repeatable.",
+            ),
+            click.option(
+                "--where",
+                multiple=True,
+                metavar="COLUMN=VALUE",
+                help="Restrict the pool. Repeatable: all must hold.",
+            ),
+            click.option(
+                "--always", type=click.Path(), help="Rows that join every selection, counted apart."
+            ),
+            click.option("--target", type=click.Path(), help="The rows of the task to select for."),
+            click.option(
+                "--target-by", metavar="COLUMN", help="The column that names the target's subtasks."
+            ),
+            click.option(
+                "--format",
+                "format_",
+                default="auto",
+                show_default=True,
+                help="The rows' shape: alpaca, messages, conversations or prompt.",
+            ),
+            click.option(
+                "--map",
+                "mapping",
+                multiple=True,
+                metavar="ROLE=COLUMN",
+                help="Name a column, e.g. response=answer.",
+            ),
+            click.option(
+                "--on-bad-rows",
+                type=click.Choice(["keep-going", "stop"]),
+                default="keep-going",
+                show_default=True,
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("data", required=False)
+@_data_options
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/DATA-STRATEGY-HASH]"
+)
+@click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True)
+@click.option("--force", is_flag=True, help="Replace a finished run.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress; print the run folder alone.")
+def run(
+    data: str | None, out: Path | None, output_format: str, force: bool, quiet: bool, **options: Any
+) -> None:
+    """Select rows of DATA with one strategy; write a run folder.
+
+    DATA is a file (JSONL, JSON, CSV, Parquet, Arrow; .gz, .zst), a folder or glob of shards, or a hub
+    data set. Without it the strategy's own data, else a sample pool, is used.
+
+    \b
+    Examples:
+      dfilter run alpaca.json --strategy kcenter --keep 5%
+      dfilter run pool.jsonl --strategy longest --keep 1000 --set filter.unit=tokens
+      dfilter run pool.jsonl --strategy my_filter.py:Mine --keep 10%
+      dfilter run --strategy runs/alpaca-kcenter-1a2b3c4d/strategy.toml
+    """
+    from dfilter.run import run as run_request
+    from dfilter.summary import summary
+
+    folder = run_request(_request(data, out, output_format, force, options), _progress(quiet))
+    click.echo(folder if quiet else summary(folder))
+
+
+def _request(
+    data: str | None, out: Path | None, output_format: str, force: bool, options: dict[str, Any]
+) -> Any:
+    from dfilter.run import Request
+
+    settings = [*options["settings"]]
+    if options["target_by"]:
+        settings.append(f"filter.target_by={json.dumps(options['target_by'])}")
+    return Request(
+        data=data,
+        strategy=options["strategy"],
+        keep=options["keep"],
+        seed=options["seed"],
+        settings=settings,
+        where=options["where"],
+        always=options["always"],
+        target=options["target"],
+        format=options["format_"],
+        mapping=_pairs("--map", options["mapping"]),
+        on_bad_rows=options["on_bad_rows"],
+        output_format=output_format,
+        out=out,
+        force=force,
+    )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--kept", "which", flag_value="kept", default="kept", help="Kept rows, best first (the default)."
+)
+@click.option("--dropped", "which", flag_value="dropped", help="Dropped rows, best first.")
+@click.option("--at-cut", "which", flag_value="at-cut", help="The last rows kept and the first ones dropped.")
+@click.option("-n", "number", default=10, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def show(folder: Path, which: str, number: int, as_json: bool) -> None:
+    """Show rows of a run with their scores and reasons.
+
+    \b
+    Examples:
+      dfilter show runs/alpaca-kcenter-1a2b3c4d --dropped -n 20
+      dfilter show runs/alpaca-kcenter-1a2b3c4d --kept --json | jq .prompt
+    """
+    from dfilter.summary import shown_rows
+
+    for row in shown_rows(folder, which, number):
+        click.echo(json.dumps(row, ensure_ascii=False) if as_json else _card(row))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("row_id")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def explain(folder: Path, row_id: str, as_json: bool) -> None:
+    """Tell everything a run knows about one row."""
+    from dfilter.summary import explain as explained
+
+    row = explained(folder, row_id)
+    click.echo(json.dumps(row, ensure_ascii=False) if as_json else _card(row, whole=True))
+
+
+def _card(row: dict[str, Any], *, whole: bool = False) -> str:
+    head = f"{'kept' if row['kept'] else 'dropped'}  {row['id']}"
+    scores = "  ".join(
+        f"{n.removeprefix('score_')} {_number(v)}" for n, v in row.items() if n.startswith("score_")
+    )
+    texts = [f"  {name}: {_clip(row[name], whole)}" for name in ("prompt", "response") if name in row]
+    rank = f"  rank {row['rank']}" if row.get("rank") else ""
+    return "\n".join([f"{head}{rank}  {scores}", f"  {row['reason']}", *texts, ""])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clip(text: str, whole: bool) -> str:
+    flat = text if whole else " ".join(text.split())
+    return flat if whole or len(flat) <= 160 else flat[:157] + "..."
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def strategies(as_json: bool) -> None:
+    """List the strategies: a line, the default budget, the paper, and the steps' filters."""
+    from dfilter.strategy import builtin_tables
+
+    rows = [
+        {
+            "name": t["name"],
+            "summary": t.get("summary", ""),
+            "keep": t.get("keep", ""),
+            "paper": t.get("paper", ""),
+            "filters": ", ".join(s["filter"] for s in t["steps"]),
+        }
+        for t in builtin_tables()
+    ]
+    _print_rows(rows, as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def filters(as_json: bool) -> None:
+    """List the filters, built-in and installed: a line, the paper, and the settings with their defaults."""
+    from dfilter import registry
+
+    rows = [
+        {
+            "name": name,
+            "summary": (kind.__doc__ or "").strip().split("\n")[0],
+            "paper": getattr(kind, "paper", ""),
+            "settings": ", ".join(_defaults(kind)),
+        }
+        for name, kind in registry.loadable("filters").items()
+    ]
+    _print_rows(rows, as_json)
+
+
+def _defaults(kind: type) -> list[str]:
+    import dataclasses
+
+    if not dataclasses.is_dataclass(kind):
+        return []
+    shown = []
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            shown.append(f"{field.name}={field.default!r}")
+        elif field.default_factory is not dataclasses.MISSING:
+            shown.append(f"{field.name}={field.default_factory()!r}")
+        else:
+            shown.append(field.name)
+    return shown
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print a block a row on a terminal, a tab-separated line a row into a pipe."""
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        elif sys.stdout.isatty():
+            rest = "\n".join(f"    {k}: {v}" for k, v in row.items() if v and k not in {"name", "summary"})
+            click.echo(f"{click.style(row['name'], bold=True)}  {row['summary']}\n{rest}")
+        else:
+            click.echo("\t".join(str(v) for v in row.values()))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--set", "settings", multiple=True, metavar="SETTING=VALUE", help="A setting of the filter.")
+def check(name: str, settings: Sequence[str]) -> None:
+    """Run the filter contract against a filter: built-in, installed, or file.py:Class.
+
+    \b
+    Example:
+      dfilter check my_filter.py:Mine
+    """
+    from dfilter.checks import run_checks
+
+    failed = 0
+    for outcome in run_checks(name, settings):
+        click.echo(f"{outcome.state:<7} {outcome.name}{': ' + outcome.detail if outcome.detail else ''}")
+        failed += outcome.state == "FAILED"
+    if failed:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Where to write the three files."
+)
+@click.option("--rows", type=click.IntRange(50), default=2000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def sample(out: Path, rows: int, seed: int) -> None:
+    """Write a sample pool with planted faults: pool.jsonl, heldout.jsonl, truth.jsonl.
+
+    \b
+    Example:
+      dfilter sample -o demo --rows 2000 --seed 0 && dfilter run demo/pool.jsonl --strategy kcenter
+    """
+    from dfilter import sample as maker
+
+    maker.write(out, rows=rows, seed=seed)
+    click.echo(f"{out}/pool.jsonl, heldout.jsonl and truth.jsonl are written.")
+
+
+@main.command()
+@click.argument("action", type=click.Choice(["list", "remove"]), default="list")
+@click.argument("name", required=False)
+@click.option("--older-than", metavar="AGE", help="Only what was not written for so long: 12h, 30d, 8w.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+def cache(action: str, name: str | None, older_than: str | None, dry_run: bool) -> None:
+    """List what is stored, with sizes; remove by name or age.
+
+    \b
+    Examples:
+      dfilter cache
+      dfilter cache remove embedding --dry-run
+      dfilter cache remove --older-than 30d
+    """
+    import time
+
+    from dfilter import cache as stored
+
+    found = stored.entries()
+    if action == "remove":
+        found = stored.chosen(found, name, older_than)
+    for entry in found:
+        if action == "remove" and not dry_run:
+            stored.remove(entry)
+        age = (time.time() - entry.used) / 86400
+        click.echo(
+            f"{entry.bytes / 1e6:10.1f} MB  {age:6.1f} d  {entry.kind:<8} {entry.name}  {entry.settings}"
+        )
+    verb = {"list": "stored", "remove": "would be removed" if dry_run else "removed"}[action]
+    click.echo(f"{sum(e.bytes for e in found) / 1e6:10.1f} MB {verb} in {len(found)} places")
+
+
+def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for name, equals, value in pairs:
+        if not equals or not name or not value:
+            raise click.UsageError(f"{flag} {name}{equals}{value} is not of the form NAME=COLUMN.")
+    return {name: value for name, _, value in pairs}
+
+
+def _progress(quiet: bool = False) -> Any:
+    from dfilter.progress import Silent, for_stream
+
+    return Silent() if quiet or os.environ.get("DFILTER_QUIET") else for_stream(sys.stderr)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,224 @@
+"""The one selector: scores and a budget become a set of rows.
+
+Rows stand in the order of their scores, highest first. Ties are broken by a hash of content and
+seed (so not by position, and not the same way for every seed), identical rows then by id. Whatever
+the order of the rows, the same rows are chosen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dfilter.errors import SettingsError
+
+Keys = NDArray[np.uint8]
+Unit = Literal["rows", "share", "tokens"]
+FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|k|m)?\s*(tok|tokens)?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to keep: ``1000``, ``9k``, ``5%`` or ``200ktok``."""
+
+    amount: float
+    unit: Unit
+
+    @classmethod
+    def parse(cls, text: str | float) -> Budget:
+        """Read a budget.
+
+        Raises:
+            SettingsError: the text is none of the forms, or is not above zero.
+        """
+        match = FORM.fullmatch(str(text))
+        if not match:
+            raise SettingsError(f"Budget '{text}' is not understood. Write 1000, 9k, 5% or 200ktok.")
+        number, scale, tokens = float(match[1]), (match[2] or "").lower(), match[3]
+        if scale == "%":
+            if tokens or not 0 < number <= 100:
+                raise SettingsError(
+                    f"Budget '{text}' is not understood; a share lies above 0% and up to 100%."
+                )
+            return cls(number / 100, "share")
+        amount = number * {"": 1, "k": 1_000, "m": 1_000_000}[scale]
+        if amount < 1 or amount != int(amount):
+            raise SettingsError(f"Budget '{text}' is not a whole number above zero.")
+        return cls(amount, "tokens" if tokens else "rows")
+
+    def rows(self, usable: int) -> int:
+        """Return the number of rows out of ``usable``; a share rounds down, at least 1."""
+        if self.unit == "share":
+            # Shares such as 0.29 * 100 fall a hair below the whole number that was meant.
+            return max(1, int(self.amount * usable + 1e-9))
+        return int(self.amount)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The selector's settings.
+
+    Attributes:
+        quota: a column of the data, or "group" for the filter's own labels; the budget is shared
+            between its values in proportion to n^(1/tau).
+        tau: 1 is proportional, 2 the square root, inf an equal share (LIMA, arXiv:2305.11206 §2.1, uses 3).
+        sample: draw without replacement with probability proportional to exp(score/temperature)
+            (Gumbel top-k, arXiv:1903.06059) instead of taking the best.
+        temperature: above 0; only for ``sample``.
+        tokenizer: what counts the tokens of a token budget: a model's name, or "words".
+    """
+
+    quota: str | None = None
+    tau: float = 1.0
+    sample: bool = False
+    temperature: float = 1.0
+    tokenizer: str = "smollm2"
+
+    def __post_init__(self) -> None:
+        if not self.tau >= 1:
+            raise SettingsError(f"tau = {self.tau} must be at least 1.")
+        if not self.temperature > 0:
+            raise SettingsError(f"temperature = {self.temperature} must be above 0.")
+
+    def needs_all_ranks(self, budget: Budget | None) -> bool:
+        """Tell whether rows beyond the budget must be ranked as well."""
+        return self.quota is not None or self.sample or budget is None or budget.unit == "tokens"
+
+
+def ranking(
+    scores: NDArray[np.float64], keys: Keys, ids: Sequence[str], *, seed: int, sample: float | None = None
+) -> NDArray[np.int64]:
+    """Return the rows that have a score, best first.
+
+    Args:
+        scores: (n,) higher is better; NaN rows are left out.
+        keys: (n, 16) content keys.
+        ids: (n,) ids, asked for only where rows are identical and their scores are too.
+        seed: breaks ties, and drives the draw.
+        sample: the temperature of a Gumbel draw, or none to rank by score.
+    """
+    present = np.flatnonzero(~np.isnan(scores))
+    values = scores[present]
+    first, second = seeded(keys[present], seed)
+    if sample is not None:
+        values = values / sample + _gumbel(second)
+    order = np.lexsort((second, first, -values))
+    _identical_by_id(order, values, first, second, present, ids)
+    return present[order]
+
+
+def choose(
+    ranked: NDArray[np.int64],
+    budget: int,
+    *,
+    groups: NDArray[np.int64] | None = None,
+    tau: float = 1.0,
+) -> NDArray[np.int64]:
+    """Return the chosen rows in rank order.
+
+    Args:
+        ranked: rows, best first.
+        budget: how many; all when fewer are there.
+        groups: (n,) group of every row, for quotas.
+        tau: see :class:`Choice`.
+    """
+    if groups is None:
+        return ranked[:budget]
+    labels, group = np.unique(groups[ranked], return_inverse=True)
+    room = quotas(np.bincount(group, minlength=len(labels)), budget, tau)
+    place = np.empty(len(ranked), np.int64)  # each row's position within its own group
+    order = np.argsort(group, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(labels)))[:-1]])
+    place[order] = np.arange(len(ranked)) - np.repeat(starts, np.bincount(group, minlength=len(labels)))
+    return ranked[place < room[group]]
+
+
+def quotas(sizes: NDArray[np.int64], budget: int, tau: float) -> NDArray[np.int64]:
+    """Share a budget between groups in proportion to size^(1/tau), never more than a group holds.
+
+    What a small group cannot take goes to the others in the same proportion; the last rows go to the
+    largest remainders, among equals to the first group.
+
+    Args:
+        sizes: (g,) rows in each group.
+        budget: rows to share out.
+        tau: 1 proportional, 2 root, inf equal.
+
+    Returns:
+        (g,) rows for each group; they sum to min(budget, sum(sizes)).
+    """
+    budget = min(budget, int(sizes.sum()))
+    weights = np.where(sizes > 0, sizes.astype(np.float64) ** (1 / tau), 0.0)
+    full = sizes == 0
+    share = np.zeros(len(sizes))
+    while not full.all():
+        left = budget - sizes[full].sum()
+        share = np.where(full, sizes, weights / weights[~full].sum() * left)
+        over = ~full & (share > sizes)
+        if not over.any():
+            break
+        full |= over
+    given = np.floor(share + 1e-9).astype(np.int64)
+    remainders = np.where(given < sizes, share - given, -1.0)
+    extra = np.argsort(-remainders, kind="stable")[: budget - int(given.sum())]
+    given[extra] += 1
+    return given
+
+
+def within_tokens(ranked: NDArray[np.int64], tokens: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
+    """Return the longest prefix of ``ranked`` whose response tokens stay within ``budget``."""
+    return ranked[: int(np.searchsorted(np.cumsum(tokens[ranked]), budget, side="right"))]
+
+
+def seeded(keys: Keys, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return two 64-bit hashes of content and seed for each row, (n,) each, uniform and independent."""
+    words = np.ascontiguousarray(keys).view("<u8").astype(np.uint64)
+    start = _mixed(np.array([seed], np.int64).view(np.uint64))[0]
+    first = _mixed(words[:, 0] ^ start)
+    return first, _mixed(words[:, 1] + _mixed(first))
+
+
+def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014): a bijection that spreads every bit."""
+    with np.errstate(over="ignore"):
+        words = words + np.uint64(0x9E3779B97F4A7C15)
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return words ^ (words >> np.uint64(31))
+
+
+def _gumbel(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
+    uniform = ((hashes >> np.uint64(11)).astype(np.float64) + 0.5) / 2**53
+    noise: NDArray[np.float64] = -np.log(-np.log(uniform))
+    return noise
+
+
+def _identical_by_id(
+    order: NDArray[np.int64],
+    values: NDArray[np.float64],
+    first: NDArray[np.uint64],
+    second: NDArray[np.uint64],
+    present: NDArray[np.int64],
+    ids: Sequence[str],
+) -> None:
+    """Sort runs of identical rows with equal scores by id, in place."""
+    same = (
+        (values[order][1:] == values[order][:-1])
+        & (first[order][1:] == first[order][:-1])
+        & (second[order][1:] == second[order][:-1])
+    )
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for start, stop in zip(edges[::2], edges[1::2] + 1, strict=True):
+        order[start:stop] = sorted(order[start:stop], key=lambda row: ids[int(present[row])])
+
+
+def as_groups(values: Sequence[Any]) -> NDArray[np.int64]:
+    """Return group numbers of a column's values; equal values share one, in sorted order of their text."""
+    names = [str(value) for value in values]
+    number = {name: i for i, name in enumerate(sorted(set(names)))}
+    return np.array([number[name] for name in names], np.int64)

@@ -1,0 +1,234 @@
+"""A strategy is a table: which filters, in which order, and how their scores become a selection.
+
+    paper = "arXiv:2305.09246"
+    summary = "spread the selection over the embedding space"
+    keep = "5%"                    # the default budget; absent when the strategy has a size of its own
+
+    [[steps]]
+    filter = "kcenter"
+    at_least = 4.5                 # a gate: rows below it leave
+    keep = "30%"                   # a gate: the best 30% of the rows entering the step stay
+    at_least_without_keep = 0.0    # a gate that stands only where no budget is given
+    [steps.settings]
+    clusters = 20
+
+    [select]
+    quota = "task"                 # a column, or "group" for the filter's own labels
+    tau = 2.0
+
+Strategies name registered filters, never import paths (a file on the command line is the user's own
+doing). Every mistake of a table is reported at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from dfilter import registry
+from dfilter.errors import InputError, SettingsError, UnknownNameError, suggest
+from dfilter.selector import Budget, Choice
+from dfilter.settings import build, merged, parse_assignment, plain
+from dfilter.types import Filter
+
+TOP = ("name", "paper", "summary", "keep", "steps", "select", "run")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One filter of a strategy and the gate behind it."""
+
+    filter: str
+    name: str = ""
+    at_least: float | None = None
+    at_least_without_keep: float | None = None
+    keep: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.filter.rpartition(":")[2])
+        if self.keep is not None:
+            Budget.parse(self.keep)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A resolved strategy.
+
+    Attributes:
+        filters: one built filter a step, in the order of ``steps``.
+        recorded: what a run wrote beside it (data path, hash, seed, ...), when it comes from a run folder.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    filters: tuple[Filter, ...]
+    paper: str = ""
+    summary: str = ""
+    keep: str | None = None
+    select: Choice = field(default_factory=Choice)
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every seed gives the same selection, but for ties."""
+        return all(getattr(f, "deterministic", False) for f in self.filters) and not self.select.sample
+
+    def table(self) -> dict[str, Any]:
+        """Return the strategy as a TOML-ready table with every setting spelt out."""
+        steps = [
+            {**plain(replace(step, settings={})), "settings": plain(made)}
+            for step, made in zip(self.steps, self.filters, strict=True)
+        ]
+        table = {"name": self.name, "paper": self.paper, "summary": self.summary, "keep": self.keep}
+        return {k: v for k, v in table.items() if v} | {"steps": steps, "select": plain(self.select)}
+
+
+def builtin_names() -> list[str]:
+    """Return the names of the strategies that come with dfilter."""
+    folder = resources.files("dfilter.strategies")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def builtin_tables() -> list[dict[str, Any]]:
+    """Return the tables of the strategies that come with dfilter, as they are written."""
+    return [_table(name) for name in builtin_names()]
+
+
+def load(name: str, assignments: Iterable[str] = ()) -> Strategy:
+    """Return a strategy by name, TOML file, or ``file.py:Class`` (a filter of one's own).
+
+    Args:
+        name: what ``--strategy`` was given.
+        assignments: ``STEP.SETTING=VALUE`` as given to ``--set``; ``filter.`` addresses the only step.
+
+    Raises:
+        SettingsError: all that is wrong with the table and the assignments.
+        InputError: the file cannot be read.
+    """
+    table = _table(name)
+    findings: list[str] = []
+    for text in assignments:
+        try:
+            table = _assigned(table, text)
+        except SettingsError as error:
+            findings.extend(error.findings)
+    try:
+        made = from_table(table, default_name=_plain_name(name))
+    except SettingsError as error:
+        findings.extend(error.findings)
+    if findings:
+        raise SettingsError(*findings)
+    return made
+
+
+def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Strategy:
+    """Build a strategy of a parsed table; all findings are raised together."""
+    findings = [f"The strategy has no setting '{n}'. {suggest(n, TOP)}" for n in table if n not in TOP]
+    raw = table.get("steps", [])
+    if not isinstance(raw, list) or not raw or not all(isinstance(step, Mapping) for step in raw):
+        findings.append("A strategy needs at least one [[steps]] table that names a filter.")
+        raw = []
+    steps, filters = [], []
+    for number, entry in enumerate(raw, 1):
+        step, made = _step(entry, number, findings)
+        steps.append(step)
+        filters.append(made)
+    names = [step.name for step in steps if step]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    findings += [f"Two steps are called '{name}'; give one of them another `name`." for name in twice]
+    keep = table.get("keep")
+    select = _collected(findings, lambda: build(Choice, table.get("select", {}), "select"))
+    if keep is not None:
+        _collected(findings, lambda: Budget.parse(str(keep)))
+    if findings:
+        raise SettingsError(*findings)
+    return Strategy(
+        name=str(table.get("name", default_name)),
+        steps=tuple(step for step in steps if step),
+        filters=tuple(filters),
+        paper=str(table.get("paper", "")),
+        summary=str(table.get("summary", "")),
+        keep=None if keep is None else str(keep),
+        select=select,
+        recorded=table.get("run", {}),
+    )
+
+
+def _step(entry: Mapping[str, Any], number: int, findings: list[str]) -> tuple[Step | None, Any]:
+    where = f"step {number}"
+    if "filter" not in entry:
+        findings.append(f"{where} names no filter. Known: {', '.join(registry.names('filters'))}.")
+        return None, None
+    step = _collected(findings, lambda: build(Step, entry, f"{where} ({entry['filter']})"))
+    settings = entry.get("settings", {})
+    made = _collected(findings, lambda: registry.create("filters", str(entry["filter"]), settings))
+    if made is not None and not isinstance(made, Filter):
+        findings.append(f"{where}: {entry['filter']} is not a filter; it has no method score(pool).")
+    return step, made
+
+
+def _collected(findings: list[str], make: Any) -> Any:
+    try:
+        return make()
+    except SettingsError as error:
+        findings.extend(error.findings)
+        return None
+
+
+def _table(name: str) -> dict[str, Any]:
+    if ".py:" in name:
+        return {"steps": [{"filter": name}]}
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return _read_toml(path)
+    if name in builtin_names():
+        return {"name": name} | tomllib.loads(
+            resources.files("dfilter.strategies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+        )
+    if name in registry.names("filters"):
+        return {"name": name, "steps": [{"filter": name}]}
+    known = {*builtin_names(), *registry.names("filters")}
+    raise UnknownNameError("strategy", name, known)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Strategy file {path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"Strategy file {path} is not TOML: {error}.") from error
+
+
+def _assigned(table: dict[str, Any], text: str) -> dict[str, Any]:
+    """Apply one ``--set``: ``filter.x`` for the only step, ``NAME.x`` for a step, ``select.x``."""
+    path, value = parse_assignment(text)
+    head, *rest = path
+    if head == "select" and rest:
+        return merged(table, path, value)
+    steps = table.get("steps", [])
+    called = [str(s.get("name") or str(s.get("filter", "")).rpartition(":")[2]) for s in steps]
+    if head == "filter" and len(steps) == 1:
+        number = 0
+    elif head in called:
+        number = called.index(head)
+    else:
+        raise SettingsError(
+            f"--set {text}: there is no step '{head}'. {suggest(head, [*called, 'filter', 'select'])}"
+        )
+    if not rest:
+        raise SettingsError(f"--set {text} names no setting; write {head}.SETTING=VALUE.")
+    inner = rest if rest[0] in {"at_least", "keep"} and len(rest) == 1 else ["settings", *rest]
+    return {**table, "steps": [merged(s, inner, value) if i == number else s for i, s in enumerate(steps)]}
+
+
+def _plain_name(name: str) -> str:
+    if ".py:" in name:
+        return name.rpartition(":")[2].lower()
+    return Path(name).stem if name.endswith(".toml") else name

@@ -1,0 +1,165 @@
+"""What a run says at its end, and what is shown of it afterwards: text from a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import FolderError
+from dfilter.progress import duration
+
+HIDDEN = ("versions", "files")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a finished run's manifest.
+
+    Raises:
+        FolderError: the folder holds no finished run.
+    """
+    if not (folder / "done").exists():
+        state = (
+            "an unfinished run; run its command again" if (folder / "strategy.toml").exists() else "no run"
+        )
+        raise FolderError(f"{folder} holds {state}.")
+    loaded: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def summary(folder: Path) -> str:
+    """Return the closing lines of a run."""
+    run = read_manifest(folder)
+    return "\n".join(
+        [
+            *_counts(run),
+            *_facts(run),
+            *_faults(run),
+            *_times(run),
+            f"Files: {folder}/selected.jsonl, decisions.parquet, manifest.json",
+        ]
+    )
+
+
+def _counts(run: Mapping[str, Any]) -> Iterator[str]:
+    data, counts, strategy = run["data"], run["counts"], run["strategy"]
+    paper = f" ({strategy['paper']})" if strategy["paper"] else ""
+    yield f"Strategy {strategy['name']}{paper}, budget {strategy['keep'] or 'its own'}, seed {run['seed']}"
+    extra = f", {data['duplicate_ids']:,} duplicate ids renamed" if data.get("duplicate_ids") else ""
+    yield f"Read {data['read']:,} rows, rejected {data['rejected']:,}{extra}"
+    share = counts["kept"] / counts["usable"] if counts["usable"] else 0
+    yield f"Kept {counts['kept']:,} of {counts['usable']:,} rows ({share:.1%})"
+    if counts["short"]:
+        yield f"Short: {counts['short']:,} rows fewer than the budget asks for; a selection is never topped up"
+    if counts["always"]:
+        yield f"Added {counts['always']:,} rows of --always, counted apart"
+    for reason, number in sorted(counts["dropped"].items(), key=lambda pair: -pair[1]):
+        yield f"  dropped {number:>9,}  {reason}"
+
+
+def _facts(run: Mapping[str, Any]) -> Iterator[str]:
+    for step, facts in run["facts"].items():
+        for name, value in facts.items():
+            yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_shown(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _faults(run: Mapping[str, Any]) -> Iterator[str]:
+    rows = run["faults"]
+    if not rows:
+        return
+    yield "Planted faults: share in the selection, against what random would keep"
+    for row in rows:
+        yield f"  {row['fault']:<18} {row['selected']:>7.1%}  against {row['pool']:>6.1%}   ({row['kept']} of {row['planted']} rows)"
+
+
+def _times(run: Mapping[str, Any]) -> Iterator[str]:
+    times = run["timings"]
+    stages = [f"{name} {duration(s)}" for name, s in times["stages"].items() if s >= 0.05]
+    yield f"Took {duration(times['seconds'])}" + (f": {', '.join(stages)}" if stages else "")
+    for entry in times["store"]:
+        if entry["computed"] or entry["stored"]:
+            yield f"  {entry['name']}: {entry['computed']:,} rows computed, {entry['stored']:,} from the store"
+
+
+def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]]:
+    """Yield kept rows best first, dropped rows best first, or the rows around the cut.
+
+    Args:
+        folder: a finished run.
+        which: "kept", "dropped" or "at-cut" (half of them just above, half just below).
+        number: how many at most.
+    """
+    import pyarrow.parquet as pq
+
+    read_manifest(folder)
+    table = pq.read_table(folder / "decisions.parquet")
+    lines = table.to_pylist()
+    last = [name for name in table.column_names if name.startswith("score_")][-1]
+    kept = sorted((r for r in lines if r["kept"]), key=lambda r: r["rank"])
+    dropped = sorted((r for r in lines if not r["kept"]), key=lambda r: _descending(r[last]))
+    half = (number + 1) // 2
+    picked = {
+        "kept": kept[:number],
+        "dropped": dropped[:number],
+        "at-cut": kept[-half:] + dropped[: number - half],
+    }
+    source = _texts(folder, [line["id"] for line in picked[which]])
+    for line in picked[which]:
+        yield line | source.get(line["id"], {})
+
+
+def explain(folder: Path, row_id: str) -> dict[str, Any]:
+    """Return everything a run knows about one row.
+
+    Raises:
+        FolderError: no finished run, or the run saw no such row.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    read_manifest(folder)
+    table = pq.read_table(folder / "decisions.parquet")
+    found = table.filter(pc.equal(table["id"], row_id)).to_pylist()
+    if not found:
+        raise FolderError(
+            f"{folder} has no row with id '{row_id}'; rejected rows are listed in rejected.jsonl."
+        )
+    line: dict[str, Any] = found[0]
+    scores = {n: v for n, v in line.items() if n.startswith("score_")}
+    for name, value in scores.items():
+        column = table[name].drop_null()
+        if value is not None and value == value:  # noqa: PLR0124 - NaN is the abstention
+            above = pc.sum(pc.greater(column, value)).as_py() or 0
+            line[f"{name}_rank"] = above + 1
+    return line | _texts(folder, [row_id]).get(row_id, {})
+
+
+def _descending(value: float | None) -> tuple[bool, float]:
+    missing = value is None or value != value  # noqa: PLR0124
+    return (missing, 0.0 if missing or value is None else -value)
+
+
+def _texts(folder: Path, ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Look rows up in the data that the run read."""
+    import tomllib
+
+    from dfilter.data import load
+
+    entry = tomllib.loads((folder / "strategy.toml").read_text(encoding="utf-8"))["run"]
+    data = load(entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
+    if data.source.digest != entry["data_hash"]:
+        raise FolderError(f"{entry['data']} has changed since {folder} was made; its texts cannot be shown.")
+    at = {row_id: i for i, row_id in enumerate(data.ids)}
+    rows = {row_id: data[at[row_id]] for row_id in ids if row_id in at}
+    return {row_id: {"prompt": row.prompt, "response": row.response} for row_id, row in rows.items()}
