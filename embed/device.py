@@ -1,0 +1,80 @@
+"""Where a model runs and in which number format, chosen once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from dfilter.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A device and a number format by name: ``cpu`` or ``cuda:0``, ``bfloat16`` or ``float32``."""
+
+    device: str
+    dtype: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The format as torch names it."""
+        import torch
+
+        formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        return formats[self.dtype]
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether batches should be small enough to stay in the processor's caches."""
+        return self.device == "cpu"
+
+
+def place(device: str = "auto", dtype: str = "auto") -> Placement:
+    """Choose what is not said: the first accelerator, and bf16 where the hardware computes in it.
+
+    Emulated bf16 is slower than float32, so a CPU gets bf16 only with AVX512_BF16 or AMX.
+
+    Raises:
+        SettingsError: the device or the format is unknown.
+    """
+    if dtype not in DTYPES:
+        raise SettingsError(f"dtype = '{dtype}' is not a number format. Known: {', '.join(DTYPES)}.")
+    found = _device() if device == "auto" else _known(device)
+    return Placement(found, _fast_dtype(found.partition(":")[0]) if dtype == "auto" else dtype)
+
+
+def _known(device: str) -> str:
+    import torch
+
+    try:
+        return str(torch.device(device))
+    except RuntimeError:
+        raise SettingsError(f"device = '{device}' is not one that torch knows; try cpu or cuda:0.") from None
+
+
+@cache
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@cache
+def _fast_dtype(kind: str) -> str:
+    import torch
+
+    if kind == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if kind == "cpu":
+        # Undocumented probes, the only ones that torch 2.13 has; a release without them means float32.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return "bfloat16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else "float32"
+    return "float32"

