@@ -142,8 +142,9 @@ def tail(distance: ArrayLike, variance: ArrayLike, df: ArrayLike) -> NDArray[np.
 
     far = np.asarray(distance, np.float64)
     spread = np.sqrt(np.asarray(variance, np.float64))
-    t = np.where(spread > 0, far / np.where(spread > 0, spread, 1.0), np.sign(far) * np.inf)
-    t = np.where((spread == 0) & (far == 0), 0.0, t)
+    t = np.where(
+        spread > 0, far / np.where(spread > 0, spread, 1.0), np.where(far == 0, 0.0, np.copysign(np.inf, far))
+    )
     return np.asarray(stdtr(np.minimum(np.asarray(df, np.float64), 1e9), -t))
 
 
