@@ -1,0 +1,125 @@
+"""Columnar sources: Arrow tables, Parquet and Arrow files, as record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dfilter.data.containers import File
+from dfilter.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 2048
+
+
+def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Yield a table in batches, dictionary columns decoded."""
+    schema = plain_schema(table.schema)
+    for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        yield _as(batch, schema)
+
+
+def schema_of(files: Sequence[File]) -> pa.Schema:
+    """Return the columns of all files together; a column that a file lacks is null there.
+
+    Raises:
+        InputError: a file cannot be read, or a column has two types.
+    """
+    import pyarrow as pa
+
+    schemas = []
+    for file in files:
+        try:
+            schemas.append(plain_schema(_schema(file)))
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from None
+    try:
+        return pa.unify_schemas(schemas).with_metadata(schemas[0].metadata)
+    except pa.ArrowException as error:
+        raise InputError(f"The {len(files)} files have columns of different types: {error}.") from None
+
+
+def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield a file's rows in batches of the given schema.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        for batch in _parquet(file) if file.container == "parquet" else _arrow(file):
+            for start in range(0, len(batch), BATCH_ROWS):
+                yield _as(batch.slice(start, BATCH_ROWS), schema)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with values where a column is dictionary-encoded.
+
+    The Arrow file format allows one dictionary a column; batches of many files have several.
+    """
+    import pyarrow as pa
+
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
+    if len({f.name for f in fields}) < len(fields):
+        raise InputError(f"Two columns have one name; the columns are {', '.join(schema.names)}.")
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        at = batch.schema.get_field_index(field.name)
+        column = batch.column(at) if at >= 0 else pa.nulls(len(batch), field.type)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        columns.append(column if column.type == field.type else column.cast(field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _schema(file: File) -> pa.Schema:
+    import pyarrow.parquet as pq
+
+    if file.container == "parquet":
+        return pq.read_schema(file.path)
+    with _reader(file) as reader:
+        return reader.schema
+
+
+def _parquet(file: File) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    # Without pre-buffering, one row group's columns are not held whole.
+    with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
+        yield from parquet.iter_batches(batch_size=BATCH_ROWS)
+
+
+def _arrow(file: File) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    with _reader(file) as reader:
+        if isinstance(reader, pa.RecordBatchFileReader):
+            yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+        else:
+            yield from reader
+
+
+def _reader(file: File) -> Any:
+    """Open an Arrow file, or the stream form that Hugging Face writes under the same suffix."""
+    import pyarrow as pa
+
+    mapped = pa.memory_map(str(file.path))
+    with file.path.open("rb") as raw:
+        is_file = raw.read(6) == b"ARROW1"
+    return pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
+
+
+def _unreadable(file: File, error: Exception) -> InputError:
+    first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return InputError(f"{file.path} cannot be read as {file.container}: {first}.")

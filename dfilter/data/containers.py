@@ -1,0 +1,342 @@
+"""Files of rows: which they are, and how their bytes become rows.
+
+    .jsonl .ndjson   JSON Lines             .parquet .pq             Parquet
+    .json            one array, or lines    .arrow .feather .ipc     Arrow, file or stream
+    .csv .tsv        a header and rows      + .gz .zst               for the text formats
+
+A file of another name is recognised by how it begins.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from dfilter.data.jsontext import ROW_LIMIT, Item, array_elements, json_lines, lines
+from dfilter.data.rejects import Rejection, excerpt
+from dfilter.errors import InputError
+
+CONTAINERS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+COLUMNAR = frozenset({"parquet", "arrow"})
+# Files that datasets keep beside their rows.
+NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+
+# Text compresses 3 to 10 times; a file that grows beyond both is not text but a trap.
+EXPANSION_LIMIT = 300
+EXPANSION_FREE = 1 << 30  # bytes
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of rows.
+
+    Attributes:
+        path: where it lies.
+        name: what it is called in messages: its path within the source.
+        container: a value of ``CONTAINERS``.
+        compression: gzip, zstd, or empty.
+    """
+
+    path: Path
+    name: str
+    container: str
+    compression: str = ""
+
+
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def find_files(source: str | Path) -> list[File]:
+    """Return the files of a path, a folder (searched to the bottom) or a glob, sorted by name.
+
+    Raises:
+        InputError: there is no such file, nothing in it, or files of several kinds.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = [_file(found, str(found.relative_to(path))) for found in _walk(path)]
+        if not files:
+            raise InputError(f"The folder {source} holds no file of rows ({' '.join(CONTAINERS)}).")
+    elif path.is_file():
+        files = [_file(path, path.name)]
+    elif path.exists():
+        raise InputError(f"{source} is neither a file nor a folder.")
+    elif glob.has_magic(str(path)):
+        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207 - the pattern may be absolute
+        files = [_file(p, p.name) for p in found]
+        if len({f.name for f in files}) < len(files):
+            files = [_file(p, str(p)) for p in found]
+        if not files:
+            raise InputError(f"No file matches {source}.")
+    else:
+        raise InputError(f"There is no file {source}.")
+    kinds = sorted({"json" if f.container == "jsonl" else f.container for f in files})
+    if len(kinds) > 1:
+        raise InputError(
+            f"{source} holds files of several kinds ({', '.join(kinds)}). Name one kind, "
+            f"for instance {Path(source) / '*.parquet' if path.is_dir() else '*.jsonl'}."
+        )
+    return files
+
+
+def container_of(path: Path) -> tuple[str, str] | None:
+    """Return container and compression by a file's name, or none."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
+    if compression:
+        suffixes.pop()
+    container = CONTAINERS.get(suffixes[-1]) if suffixes else None
+    if container is None or (compression and container in COLUMNAR):
+        return None
+    return container, compression
+
+
+@contextmanager
+def opened(file: File, advance: Callable[[int], None]) -> Iterator[TextBytes]:
+    """Open a text file for reading from front to back; ``advance`` hears of bytes read from disk."""
+    with file.path.open("rb") as raw:
+        yield TextBytes(file, raw, advance)
+
+
+class TextBytes:
+    """The bytes of a text file, decompressed, without a byte-order mark.
+
+    Raises:
+        InputError: the compressed data is damaged, cut off, or a trap; the text is UTF-16.
+    """
+
+    def __init__(self, file: File, raw: _Bytes, advance: Callable[[int], None]) -> None:
+        self._file = file
+        self._counted = _Counted(raw, advance)
+        self._stream: _Bytes = self._decompressed()
+        self._given = 0
+        self._head = self._read(1 << 16)
+        if self._head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InputError(f"{file.path} is UTF-16 text; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8).")
+        self._head = self._head.removeprefix(b"\xef\xbb\xbf")
+
+    def begins(self) -> bytes:
+        """Return the first byte that is not white space, or nothing."""
+        while not self._head.strip() and (more := self._read(1 << 16)):
+            self._head = more
+        return self._head.strip()[:1]
+
+    def read(self, size: int, /) -> bytes:
+        """Return some bytes; none at the end."""
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        return self._read(size)
+
+    def _decompressed(self) -> _Bytes:
+        if self._file.compression == "gzip":
+            return gzip.GzipFile(fileobj=self._counted, mode="rb")  # type: ignore[call-overload,no-any-return]
+        if self._file.compression == "zstd":
+            import pyarrow as pa
+
+            stream: _Bytes = pa.CompressedInputStream(pa.PythonFile(self._counted, mode="r"), "zstd")
+            return stream
+        return self._counted
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._stream.read(size)
+        except EOFError:
+            raise InputError(f"{self._file.path} is cut off: its compressed data ends too early.") from None
+        except (OSError, zlib.error) as error:
+            raise InputError(f"{self._file.path} cannot be read: {error}.") from None
+        self._given += len(data)
+        if self._file.compression and self._given > EXPANSION_FREE:
+            ratio = self._given / max(self._counted.count, 1)
+            if ratio > EXPANSION_LIMIT:
+                raise InputError(
+                    f"{self._file.path} expands to more than {EXPANSION_LIMIT} times its size, which no text "
+                    "does. Decompress it yourself if you trust it."
+                )
+        return data
+
+
+class _Counted:
+    """A raw file that says how much of it was read."""
+
+    closed = False
+
+    def __init__(self, raw: _Bytes, advance: Callable[[int], None]) -> None:
+        self._raw = raw
+        self._advance = advance
+        self.count = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._raw.read(size)
+        self.count += len(data)
+        self._advance(len(data))
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Leave closing to who opened the file."""
+
+
+def items_of(file: File, stream: TextBytes) -> Iterator[Item]:
+    """Yield a text file's rows and rejections in order."""
+    if file.container == "csv":
+        return csv_rows(file, stream, ",")
+    if file.container == "tsv":
+        return csv_rows(file, stream, "\t")
+    if file.container == "json" and stream.begins() == b"[":
+        return array_elements(stream)
+    return json_lines(stream)
+
+
+def csv_rows(file: File, stream: TextBytes, delimiter: str) -> Iterator[Item]:
+    """Yield the rows of a CSV file as JSON objects of text; a row's place is the line it begins on.
+
+    Raises:
+        InputError: the header is missing, empty or repeats a name.
+    """
+    feed = _CsvLines(stream)
+    before = csv.field_size_limit(ROW_LIMIT)
+    try:
+        reader = csv.reader(feed, delimiter=delimiter, strict=True)
+        header = _header(file, reader)
+        while True:
+            place = feed.number + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                yield from feed.refused()
+                yield place, "", Rejection(place, f"invalid CSV: {error}", feed.excerpt())
+                continue
+            yield from feed.refused()
+            if values:
+                yield _csv_row(header, values, place)
+        yield from feed.refused()
+    finally:
+        csv.field_size_limit(before)
+
+
+def _header(file: File, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise InputError(f"{file.path} has no readable header line: {error}.") from None
+    if not header or not all(header) or len(set(header)) < len(header):
+        raise InputError(
+            f"{file.path} needs a first line with the names of its columns, each different; found "
+            f"{', '.join(map(repr, header)) or 'nothing'}."
+        )
+    return header
+
+
+def _csv_row(header: Sequence[str], values: Sequence[str], place: int) -> Item:
+    raw = ",".join(values)
+    if len(values) != len(header):
+        reason = f"it has {len(values)} fields, the header has {len(header)}"
+        return place, "", Rejection(place, reason, excerpt(raw))
+    try:
+        raw.encode()
+    except UnicodeEncodeError as error:
+        reason = f"invalid UTF-8: byte 0x{ord(raw[error.start]) - 0xDC00:02x}"
+        return place, "", Rejection(place, reason, excerpt(raw))
+    row = dict(zip(header, values, strict=True))
+    return place, json.dumps(row, ensure_ascii=False), row
+
+
+class _CsvLines:
+    """Lines as text for the CSV reader; remembers those it could not pass on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._lines = lines(stream, keep_blank=True)
+        self._refused: list[Rejection] = []
+        self._text = ""
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        for number, line, whole in self._lines:
+            self.number = number
+            if whole:
+                self._text = line.decode("utf-8", "surrogateescape") + "\n"
+                return self._text
+            reason = f"it is longer than {ROW_LIMIT >> 20} MB"
+            self._refused.append(Rejection(number, reason, excerpt(line)))
+        raise StopIteration
+
+    def refused(self) -> Iterator[Item]:
+        """Yield what was refused since the last call."""
+        refused, self._refused = self._refused, []
+        for rejection in refused:
+            yield rejection.line, "", rejection
+
+    def excerpt(self) -> str:
+        """Return how the line that was read last begins."""
+        return excerpt(self._text)
+
+
+def _walk(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name not in NOT_ROWS
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        and container_of(path) is not None
+    )
+
+
+def _file(path: Path, name: str) -> File:
+    named = container_of(path)
+    try:
+        with path.open("rb") as raw:
+            head = raw.read(4096)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    if not head:
+        raise InputError(f"{path} is empty.")
+    found = named or _recognised(head)
+    if found is None:
+        raise InputError(
+            f"{path} is of no format that dfilter reads. Known: {' '.join(CONTAINERS)}, and .gz or .zst of "
+            "the text formats."
+        )
+    return File(path, name, *found)
+
+
+def _recognised(head: bytes) -> tuple[str, str] | None:
+    if head.startswith(b"PAR1"):
+        return "parquet", ""
+    if head.startswith(b"ARROW1"):
+        return "arrow", ""
+    if head.startswith(b"\x1f\x8b"):
+        return "json", "gzip"
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        return "json", "zstd"
+    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    return ("json", "") if begins in (b"[", b"{") and begins else None

@@ -1,0 +1,196 @@
+"""From items to record batches: every row is read once, hashed, measured and passed on.
+
+Ids are settled at the end, when all of them are known: the first row of an id keeps it, the second
+is called ``id#2``, and no new name ever meets an id that some row brought along. A row without an id
+is called by its 0-based position among all rows of the source, damaged ones included.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dfilter.data.jsontext import Item
+from dfilter.data.rejects import Rejection
+from dfilter.data.shapes import RowError, Shape, content_key_of, detect, text_length
+from dfilter.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OnBadRows: TypeAlias = Literal["keep-going", "stop"]
+
+BATCH_ROWS = 4096
+BATCH_CHARS = 16 << 20
+FIRST_ROWS = 100  # rows that the shape is detected from
+
+
+@dataclass
+class Intake:
+    """Collects rows into batches ``(key, chars, row)`` and hands each on when it is full.
+
+    Attributes:
+        emit: takes a record batch.
+        reject: takes a rejected row.
+        read: rows seen so far, damaged ones included.
+        columns: the columns met so far, in order of appearance.
+    """
+
+    emit: Callable[[pa.RecordBatch], None]
+    reject: Callable[[Rejection], None]
+    read: int = 0
+    kept: int = 0
+    rejected: int = 0
+    first_rejections: list[Rejection] = field(default_factory=list)
+    columns: dict[str, None] = field(default_factory=dict)
+    ids: list[pa.Array] = field(default_factory=list)
+    _ids: list[str] = field(default_factory=list)
+    _keys: list[bytes] = field(default_factory=list)
+    _chars: list[int] = field(default_factory=list)
+    _rows: list[str] = field(default_factory=list)
+    _held: int = 0
+
+    def refuse(self, rejection: Rejection) -> None:
+        """Record a row that cannot be used."""
+        self.rejected += 1
+        if len(self.first_rejections) < 3:
+            self.first_rejections.append(rejection)
+        self.reject(rejection)
+
+    def take(self, items: Iterable[Item], shape: Shape) -> None:
+        """Read all JSON items."""
+        read, row_id = shape.reader(), shape.row_id
+        known: Any = None
+        for place, text, row in items:
+            position = self.read
+            self.read += 1
+            if type(row) is Rejection:
+                self.refuse(row)
+                continue
+            try:
+                turns, context = read(row)
+            except RowError as error:
+                self.refuse(Rejection(place, str(error), text[:1000]))
+                continue
+            if (columns := row.keys()) != known:
+                known = columns
+                self.columns.update(dict.fromkeys(columns))
+            self._ids.append(row_id(row) or str(position))
+            self._keys.append(content_key_of(turns, context))
+            self._chars.append(text_length(turns))
+            self._rows.append(text)
+            self._held += len(text)
+            if len(self._rows) >= BATCH_ROWS or self._held >= BATCH_CHARS:
+                self.flush()
+
+    def flush(self, structs: pa.Array | None = None) -> None:
+        """Hand on what was collected; ``structs`` are the rows where they are columnar."""
+        import pyarrow as pa
+
+        if not self._keys:
+            return
+        rows = pa.array(self._rows, pa.large_string()) if structs is None else structs
+        batch = pa.record_batch(
+            [pa.array(self._keys, pa.binary(16)), pa.array(self._chars, pa.int64()), rows],
+            names=["key", "chars", "row"],
+        )
+        self.ids.append(pa.array(self._ids, pa.large_string()))
+        self.kept += len(self._keys)
+        self._ids, self._keys, self._chars, self._rows, self._held = [], [], [], [], 0
+        self.emit(batch)
+
+    def take_columnar(self, batches: Iterable[pa.RecordBatch], shape: Shape) -> None:
+        """Read all rows of columnar batches; a row's place is its 1-based position."""
+        import pyarrow as pa
+
+        from dfilter.data.rows import plain
+
+        read, row_id = shape.reader(), shape.row_id
+        for batch in batches:
+            good: list[int] = []
+            structs = batch.to_struct_array()
+            for index, row in enumerate(structs.to_pylist()):
+                position = self.read
+                self.read += 1
+                try:
+                    turns, context = read(row)
+                except RowError as error:
+                    self.refuse(Rejection(position + 1, str(error), str(plain(row))[:1000]))
+                    continue
+                good.append(index)
+                self._ids.append(row_id(row) or str(position))
+                self._keys.append(content_key_of(turns, context))
+                self._chars.append(text_length(turns))
+            if len(good) < len(batch):
+                structs = structs.take(pa.array(good, pa.int64()))
+            self.flush(structs)
+
+
+def first_rows(items: Iterator[Item]) -> tuple[list[Mapping[str, Any]], Iterator[Item]]:
+    """Return the first usable rows and an iterator that yields everything again."""
+    seen: list[Item] = []
+    rows: list[Mapping[str, Any]] = []
+    for item in items:
+        seen.append(item)
+        if type(item[2]) is dict:
+            rows.append(item[2])
+            if len(rows) == FIRST_ROWS:
+                break
+        elif len(seen) - len(rows) == 10 * FIRST_ROWS:
+            break
+    return rows, itertools.chain(seen, items)
+
+
+def settle(rows: list[Mapping[str, Any]], name: str, mapping: Mapping[str, str] | None, where: str) -> Shape:
+    """Detect the shape of the first rows; an error names where they come from."""
+    try:
+        return detect(rows, name, mapping)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
+    """Return the ids with every repetition renamed, and how many were renamed."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = pa.chunked_array(chunks, pa.large_string())
+    distinct = pc.count_distinct(ids).as_py()
+    if distinct == len(ids):
+        return ids, 0
+    counted = pc.value_counts(ids)
+    repeated = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    taken = set(ids.filter(pc.match_substring(ids, "#")).to_pylist())
+    met: dict[str, int] = {}
+    renamed: list[pa.Array] = []
+    for chunk in ids.chunks:
+        places = pc.indices_nonzero(pc.is_in(chunk, value_set=repeated)).to_pylist()
+        if not places:
+            renamed.append(chunk)
+            continue
+        names = chunk.to_pylist()
+        for place in places:
+            names[place] = _next_name(names[place], met, taken)
+        renamed.append(pa.array(names, pa.large_string()))
+    return pa.chunked_array(renamed, pa.large_string()), len(ids) - distinct
+
+
+def _next_name(name: str, met: dict[str, int], taken: set[str]) -> str:
+    number = met.get(name, 0) + 1
+    if number == 1:
+        met[name] = 1
+        return name
+    while (candidate := f"{name}#{number}") in taken:
+        number += 1
+    met[name] = number
+    return candidate
+
+
+def no_usable_row(where: str, intake: Intake) -> InputError:
+    """Return the sentence for a source of which nothing is left."""
+    if not intake.read:
+        return InputError(f"{where} holds no rows.")
+    reasons = " ".join(rejection.sentence() for rejection in intake.first_rejections)
+    return InputError(f"{where} holds no usable row among {intake.read:,}. {reasons}")

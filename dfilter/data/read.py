@@ -1,0 +1,307 @@
+"""Open a source of rows: streamed once into memory-mapped Arrow, opened at once from then on.
+
+    FOLDER/                       DFILTER_HOME/data unless given
+      hashes/PATH.json            what a path's content hashed to, and the file's state at that time
+      KEY/rows.arrow              (key, chars, row) in record batches
+      KEY/ids.arrow               the settled ids
+      KEY/rejected.jsonl          rows that could not be used
+      KEY/source.json             counts, shape, sizes; written last
+
+KEY is the hash of the files' contents, the container, the format and the mapping, and of the layout's
+version. The folder appears under its name when it is whole, so a killed process leaves nothing that
+could be taken for a dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from dfilter.data import columnar
+from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
+from dfilter.data.dataset import Dataset, Source, from_batches
+from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
+from dfilter.data.rejects import Rejection, Rejections, as_line
+from dfilter.data.shapes import Shape
+from dfilter.errors import InputError, UnknownNameError
+from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.disk import settle as put_in_place
+from dfilter.types import Bar, Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LAYOUT = 1
+# A file that changed within this time before it was hashed may change again within the same tick of
+# its clock, and its state would not show it.
+SETTLED_NS = 2_000_000_000
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    format: str = "auto",  # noqa: A002 - as on the command line
+    mapping: Mapping[str, str] | None = None,
+    on_bad_rows: OnBadRows = "keep-going",
+    cache: Path,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Open a file, a folder or glob of shards, an ``hf://`` address or a hub id.
+
+    The source is hashed and looked up; only what was never read is read, in one pass and bounded
+    memory. Rows that cannot be used are in ``Dataset.rejected``.
+
+    Args:
+        source: where the rows are.
+        format: alpaca, messages, conversations, prompt-response, or auto.
+        mapping: field to column, for instance ``{"response": "answer"}``.
+        on_bad_rows: keep-going records them; stop raises at the first.
+        cache: the folder of opened sources.
+        progress: hears of hashing and reading, in bytes.
+
+    Raises:
+        InputError: the source is missing, empty, of an unknown kind or without a usable row.
+        SettingsError: an unknown format, field, or way with bad rows.
+        StoreError: the cache cannot be written.
+    """
+    how = checked(on_bad_rows)
+    mapping = dict(mapping or {})
+    files = _files(str(source), progress)
+    with disk_errors(cache):
+        hashes = [_hash_of(file, cache, progress) for file in files]
+        digest = _digest(hashes)
+        order = {"layout": LAYOUT, "files": hashes, "container": files[0].container, "format": format}
+        order |= {
+            "mapping": sorted(mapping.items()),
+            "names": [f.name for f in files] if len(files) > 1 else [],
+        }
+        key = hashlib.blake2b(json.dumps(order).encode(), digest_size=16).hexdigest()
+        place = cache / key
+        found = _opened(place, str(source), how)
+        if found is not None:
+            return found
+        with claim(cache / f".{key}.claim", wait=True):
+            found = _opened(place, str(source), how)  # another process may have made it meanwhile
+            if found is not None:
+                return found
+            made = _Reading(files, digest, format, mapping, how, progress)
+            made.into(place)
+        found = _opened(place, str(source), how)
+    if found is None:
+        raise InputError(f"{place} was removed while {source} was being opened; try again.")
+    return found
+
+
+def checked(how: str) -> OnBadRows:
+    """Return a way with bad rows, or raise for any other word."""
+    if how not in ("keep-going", "stop"):
+        raise UnknownNameError("way with bad rows", how, ["keep-going", "stop"])
+    return "stop" if how == "stop" else "keep-going"
+
+
+def _files(source: str, progress: Progress | None) -> list[File]:
+    from dfilter.data import hub
+
+    address = hub.address_of(source)
+    return find_files(source) if address is None else hub.files_of(address, progress)
+
+
+def _digest(hashes: Sequence[str]) -> str:
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.blake2b("\n".join(hashes).encode(), digest_size=32).hexdigest()
+
+
+def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
+    """Return a file's BLAKE2b; remembered as long as the file's state shows no change."""
+    known = cache / "hashes" / f"{hashlib.blake2b(os.fsencode(file.path.absolute())).hexdigest()[:32]}.json"
+    state = _state(file.path)
+    try:
+        entry = json.loads(known.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entry = {}
+    if entry.get("state") == state and entry.get("taken", 0) - max(state[1], state[2]) > SETTLED_NS:
+        return str(entry["hash"])
+    taken = time.time_ns()
+    digest = hashlib.blake2b(digest_size=32)
+    with bar_of(progress, "hashing", state[0]) as bar, file.path.open("rb") as raw:
+        while block := raw.read(1 << 20):
+            digest.update(block)
+            bar.advance(len(block))
+    known.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        known, {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
+    )
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+
+
+def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
+    """Return the dataset that a folder holds, or none when it is absent or damaged."""
+    import pyarrow as pa
+
+    try:
+        about = json.loads((place / "source.json").read_text(encoding="utf-8"))
+        for name, size in about["sizes"].items():
+            if (place / name).stat().st_size != size:
+                return None
+        rows = pa.ipc.open_file(pa.memory_map(str(place / "rows.arrow")))
+        ids = pa.ipc.open_file(pa.memory_map(str(place / "ids.arrow"))).read_all().column("id")
+        batches = [rows.get_batch(i) for i in range(rows.num_record_batches)]
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid):
+        return None
+    shape = Shape(about["shape"]["name"], about["shape"]["columns"], frozenset(about["shape"]["mapped"]))
+    counted = Source(**(about["source"] | {"path": source}))
+    rejected = Rejections(counted.rejected, place / "rejected.jsonl")
+    if how == "stop":
+        for rejection in rejected:
+            raise InputError(rejection.sentence())
+    metadata = rows.schema.metadata
+    return from_batches(
+        batches, ids, shape, counted, rejected, about["columns"], counted.container in COLUMNAR, metadata
+    )
+
+
+@dataclass
+class _Reading:
+    """One pass over a source's files."""
+
+    files: Sequence[File]
+    digest: str
+    format: str
+    mapping: Mapping[str, str]
+    how: OnBadRows
+    progress: Progress | None
+
+    def into(self, place: Path) -> None:
+        """Make the folder of the dataset."""
+        _sweep(place)
+        scratch = place.with_name(f".{place.name}.{os.getpid()}")
+        scratch.mkdir(parents=True)
+        try:
+            before = [_state(file.path) for file in self.files]
+            about = self._fill(scratch)
+            if [_state(file.path) for file in self.files] != before:
+                raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
+            about["sizes"] = {file.name: file.stat().st_size for file in scratch.iterdir()}
+            write_json(scratch / "source.json", about)
+            if place.exists():  # damaged, or it would have been opened
+                shutil.rmtree(place)
+            put_in_place(scratch, place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @property
+    def _where(self) -> str:
+        first = self.files[0].path
+        return str(first) if len(self.files) == 1 else f"{first.parent} ({len(self.files)} files)"
+
+    def _fill(self, scratch: Path) -> dict[str, Any]:
+        import pyarrow as pa
+
+        container = self.files[0].container
+        table = columnar.schema_of(self.files) if container in COLUMNAR else None
+        shape = self._shape(table)
+        row_type = pa.large_string() if table is None else pa.struct(list(table))
+        schema = pa.schema([("key", pa.binary(16)), ("chars", pa.int64()), ("row", row_type)])
+        if table is not None:
+            schema = schema.with_metadata(table.metadata)
+        with (
+            (scratch / "rejected.jsonl").open("w", encoding="utf-8", newline="\n") as rejects,
+            pa.OSFile(str(scratch / "rows.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, schema) as writer,
+        ):
+            intake = Intake(writer.write_batch, lambda r: self._refused(rejects, r))
+            self._pour(intake, shape, table)
+        if not intake.kept or shape is None:
+            raise no_usable_row(self._where, intake)
+        ids, duplicates = unique_ids(intake.ids)
+        with pa.ipc.new_file(str(scratch / "ids.arrow"), pa.schema([("id", pa.large_string())])) as writer:
+            writer.write_table(pa.table({"id": ids}))
+        names = [file.name for file in self.files]
+        counts = (intake.read, intake.rejected, duplicates)
+        source = Source("", self.digest, container, shape.name, dict(shape.columns), names, *counts)
+        return {
+            "source": source.as_json(),
+            "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
+            "columns": list(intake.columns),
+        }
+
+    def _shape(self, table: pa.Schema | None) -> Shape | None:
+        """Detect the shape from the first rows of the first file that has any."""
+        for file in self.files:
+            if table is not None:
+                batch = next(columnar.batches(file, table), None)
+                rows = batch.slice(0, 100).to_pylist() if batch is not None else []
+            else:
+                with opened(file, lambda _: None) as stream:
+                    rows, _ = first_rows(items_of(file, stream))
+            if rows:
+                return settle(rows, self.format, self.mapping, str(file.path))
+        return None
+
+    def _pour(self, intake: Intake, shape: Shape | None, table: pa.Schema | None) -> None:
+        total = sum(file.path.stat().st_size for file in self.files)
+        reading = shape or Shape(
+            "alpaca", {"instruction": "", "input": "", "output": "", "id": "", "system": ""}
+        )
+        with bar_of(self.progress, "reading", total) as bar:
+            for file in self.files:
+                self._file = file
+                if table is not None:
+                    intake.take_columnar(columnar.batches(file, table), reading)
+                    bar.advance(file.path.stat().st_size)
+                    continue
+                with opened(file, bar.advance) as stream:
+                    intake.take(items_of(file, stream), reading)
+            intake.flush()
+
+    def _refused(self, out: Any, rejection: Rejection) -> None:
+        if len(self.files) > 1:
+            rejection = Rejection(rejection.line, rejection.reason, rejection.raw, self._file.name)
+        if self.how == "stop":
+            raise InputError(rejection.sentence())
+        out.write(as_line(rejection.record()))
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed processes left of this dataset."""
+    for left in place.parent.glob(f".{place.name}.*"):
+        pid = left.name.rpartition(".")[2]
+        if not pid.isdigit() or int(pid) == os.getpid():
+            continue
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except PermissionError:
+            continue  # alive, and somebody else's
+
+
+class _Quiet:
+    def advance(self, amount: float, note: str = "") -> None:
+        """Take note of nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False] | None:
+        return None
+
+
+def bar_of(progress: Progress | None, name: str, total: float) -> Bar:
+    """Return a stage's bar; a silent one without a progress or for what takes no time."""
+    if progress is None or total < 1 << 24:
+        return _Quiet()
+    return progress.stage(name, total=total, unit="bytes")

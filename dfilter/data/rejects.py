@@ -1,0 +1,85 @@
+"""Rows that cannot be used: where they stand, why, and how they begin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EXCERPT = 1000  # characters of the row that are kept
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """One row that cannot be used.
+
+    Attributes:
+        line: 1-based line of the file, or row number where the file has no lines (arrays, Parquet,
+            Arrow, rows in memory).
+        reason: why, as the second half of a sentence.
+        raw: how the row begins, at most ``EXCERPT`` characters; bytes that are not UTF-8 are escaped.
+        file: the shard it stands in, when the source has several files.
+    """
+
+    line: int
+    reason: str
+    raw: str = ""
+    file: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return the line of ``rejected.jsonl``."""
+        record = {"line": self.line, "reason": self.reason, "raw": self.raw}
+        return {"file": self.file, **record} if self.file else record
+
+    def sentence(self) -> str:
+        """Return where and why, as a sentence."""
+        place = f"{self.file}, line {self.line}" if self.file else f"Line {self.line}"
+        return f"{place} cannot be used: {self.reason}."
+
+
+def excerpt(raw: bytes | str) -> str:
+    """Return the beginning of a row in characters that every file can hold."""
+    if isinstance(raw, bytes):
+        return raw[: 4 * EXCERPT].decode("utf-8", "backslashreplace")[:EXCERPT]
+    # Bytes that were not UTF-8 stand in the text as the surrogates of "surrogateescape".
+    data = raw[:EXCERPT].encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "backslashreplace")[:EXCERPT]
+
+
+@dataclass
+class Rejections(Sequence[Rejection]):
+    """The rejected rows of a dataset; read from ``rejected.jsonl`` when there is one, else in memory.
+
+    Iterating streams; indexing reads the file up to that row.
+    """
+
+    number: int = 0
+    path: Path | None = None
+    held: list[Rejection] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[Rejection]:
+        if self.path is None:
+            yield from self.held
+            return
+        with self.path.open("rb") as lines:
+            for line in lines:
+                yield Rejection(**json.loads(line))
+
+    def __getitem__(self, index: Any) -> Any:
+        return list(self)[index]
+
+    def write(self, path: Path) -> None:
+        """Write one JSON object a line: (file), line, reason, raw."""
+        with path.open("w", encoding="utf-8", newline="\n") as out:
+            for rejection in self:
+                out.write(as_line(rejection.record()))
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """Return one line of JSON."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
