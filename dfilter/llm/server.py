@@ -1,0 +1,210 @@
+"""A server and a model on it: where, with which key, how fast, how patient.
+
+Addresses in the link-local ranges, where clouds keep their credentials, are refused by name, by
+number, and again at the moment of connecting, so that no DNS answer leads there. Redirects are off.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from dfilter.errors import ServerError, SettingsError
+
+OPENAI = "https://api.openai.com/v1"
+METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
+# Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
+METADATA_ADDRESSES = frozenset(
+    ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+)
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+KEY_SHAPE = re.compile(r"\b(sk|key|pk)-[A-Za-z0-9_\-]{12,}")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A model on a server, and how to treat it.
+
+    Attributes:
+        model: the model's name on the server; ``local:NAME`` runs it in this process.
+        base_url: up to and with ``/v1``; empty takes ``OPENAI_BASE_URL``, else OpenAI's.
+        key_env: the environment variable that holds the API key.
+        name: names the server in the ledger instead of its address, so that a server of yours keeps
+            its answers when it moves to another port.
+        concurrency: most requests in flight; what the server bears is found out below that.
+        requests_per_minute: never exceeded in any 60 s; 0 learns it from the server's headers.
+        tokens_per_minute: the same, for prompt and answer tokens together.
+        attempts: tries of one request before it counts as failed.
+        attempt_seconds: deadline of one try.
+        row_seconds: deadline of one request over all its tries; pauses that the server asked for
+            do not count.
+        longest_pause: a longer Retry-After than this many seconds is answered with one single
+            request after that time, and the rest follow when it succeeds.
+        patience: with no success for so many seconds the run stops.
+        first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
+    """
+
+    model: str
+    base_url: str = ""
+    key_env: str = "OPENAI_API_KEY"
+    name: str = ""
+    concurrency: int = 64
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    attempts: int = 8
+    attempt_seconds: float = 120.0
+    row_seconds: float = 900.0
+    longest_pause: float = 3600.0
+    patience: float = 60.0
+    first_wait: float = 0.5
+
+    def __post_init__(self) -> None:
+        findings = []
+        if not self.model:
+            findings.append("A model's name is empty; give one with --judge MODEL.")
+        if not 1 <= self.concurrency <= 10_000:
+            findings.append(f"concurrency = {self.concurrency}; expected 1 to 10000.")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if getattr(self, name) < 0:
+                findings.append(f"{name} = {getattr(self, name)}; expected 0 (learn it) or more.")
+        if self.attempts < 1:
+            findings.append(f"attempts = {self.attempts}; expected 1 or more.")
+        for name in ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait"):
+            if not getattr(self, name) > 0:
+                findings.append(f"{name} = {getattr(self, name)}; expected a number of seconds above 0.")
+        if findings:
+            raise SettingsError(*findings)
+
+    @property
+    def local(self) -> str:
+        """The model's name without ``local:``, or empty when it runs on a server."""
+        return self.model.removeprefix("local:") if self.model.startswith("local:") else ""
+
+    @property
+    def url(self) -> str:
+        """The address that is used, without a slash at its end."""
+        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
+
+    @property
+    def identity(self) -> str:
+        """What the ledger calls the server."""
+        return "in process" if self.local else self.name or self.url
+
+
+class Secret:
+    """An API key that does not print."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return "Secret(...)"
+
+    __str__ = __repr__
+
+    def reveal(self) -> str:
+        """Return the key; only the transport calls this."""
+        return self._value
+
+    def redact(self, text: str) -> str:
+        """Return ``text`` without the key, and without anything shaped like one."""
+        if len(self._value) >= 4:
+            text = text.replace(self._value, "[key]")
+        return KEY_SHAPE.sub("[key]", text)
+
+    def within(self, raw: bytes) -> bool:
+        """Return whether the key stands in ``raw``."""
+        return len(self._value) >= 4 and self._value.encode() in raw
+
+
+def key_of(server: Server) -> Secret:
+    """Return the server's API key.
+
+    Raises:
+        SettingsError: the server is OpenAI's and there is no key.
+    """
+    key = os.environ.get(server.key_env, "").strip()
+    if key:
+        if not key.isascii() or not key.isprintable():
+            raise SettingsError(f"{server.key_env} holds characters that no API key has; set it again.")
+        return Secret(key)
+    host = urlsplit(server.url).hostname or ""
+    if host.endswith("openai.com"):
+        raise SettingsError(
+            f"{server.key_env} is not set, and {host} needs a key. Set it, or give --base-url for another server."
+        )
+    return Secret("none")  # servers of one's own ask for no key, but the header must hold something
+
+
+def check_url(url: str) -> None:
+    """Refuse what is not a plain http(s) address, or names a credential service.
+
+    Raises:
+        SettingsError: with a sentence that says what was expected.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").rstrip(".").lower(), parts.port
+    except ValueError as error:
+        raise SettingsError(f"The base URL is not an address: {error}.") from error
+    shown = f"{parts.scheme}://{host}"
+    if parts.scheme not in {"http", "https"} or not host:
+        raise SettingsError(f"The base URL '{shown}' is not of the form http(s)://HOST[:PORT]/v1.")
+    if parts.username or parts.password:
+        raise SettingsError(f"The base URL for {host} holds a user name or password; keys belong in the environment.")
+    if parts.query or parts.fragment:
+        raise SettingsError(f"The base URL for {host} holds a query; expected http(s)://HOST[:PORT]/v1.")
+    if host in METADATA_NAMES:
+        raise SettingsError(refusal(host))
+    for address in _literal(host):
+        if forbidden(address):
+            raise SettingsError(refusal(host))
+
+
+def _literal(host: str) -> list[str]:
+    """Return the address that a host is in numbers: dotted, IPv6, or the decimal and octal forms."""
+    bare = host.split("%")[0]
+    try:
+        return [str(ipaddress.ip_address(bare))]
+    except ValueError:
+        pass
+    if re.fullmatch(r"[0-9a-fx.]+", bare):
+        try:
+            return [socket.inet_ntoa(socket.inet_aton(bare))]
+        except OSError:
+            return []
+    return []
+
+
+def forbidden(address: str) -> bool:
+    """Return whether an address is link-local or a cloud's metadata service, in any disguise."""
+    try:
+        ip = ipaddress.ip_address(address.split("%")[0])
+    except ValueError:
+        return False
+    inner = None
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64 or int(ip) >> 32 == 0:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if inner is not None and forbidden(str(inner)):
+        return True
+    return ip.is_link_local or ip.is_multicast or ip in METADATA_ADDRESSES
+
+
+def refusal(host: str) -> str:
+    """Return the sentence about a forbidden address."""
+    return (
+        f"{host} is a link-local or cloud metadata address, where credentials are kept; nothing is sent there. "
+        "Give the address of a language-model server."
+    )
+
+
+class ForbiddenAddressError(ServerError):
+    """A connection would have gone to a forbidden address."""

@@ -1,0 +1,233 @@
+"""One attempt: a request through the OpenAI SDK on its aiohttp transport, and what became of it.
+
+The SDK's own retries are off, so that every attempt is in the ledger; redirects are off; bodies are
+cut at ``BODY_CAP``; every attempt has a deadline, so that a slow drip ends too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dfilter.llm.answers import FILTERED, TRUNCATED, ChatMessage, GarbledError, Reply, read_body
+from dfilter.llm.server import ForbiddenAddressError, Secret, Server, check_url, forbidden, refusal
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+
+BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token is far below
+CONNECT_SECONDS = 10.0
+KEEPALIVE_SECONDS = 4.0  # below the 5 s after which common servers hang up, which would cost an attempt
+
+QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"})
+FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "responsible_ai_policy_violation"})
+TOO_LONG = re.compile(r"context[ _](length|window)|maximum (context|input|sequence)|max_model_len|prompt is too long", re.I)
+STRAIN = frozenset({503, 504, 529})
+
+ADVICE = {
+    400: "Correct the setting it names.",
+    401: "Check the API key.",
+    402: "Add credit with the provider.",
+    403: "The key may not use this model or server.",
+    404: "Check --base-url (it ends in /v1 for most servers) and the model's name.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """A reply, with its body as it came and the response's headers."""
+
+    reply: Reply
+    raw: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why there is no reply, and what follows from that.
+
+    Attributes:
+        name: short, for the ledger: ``429``, ``timeout``, ``reset``, ``garbled``, ...
+        then: ``retry``, ``pause`` (all wait, then retry), ``row`` (this request is final, with
+            ``status``), or ``stop`` (no request can succeed).
+        sentence: what happened, for the user; holds no key.
+        http: the status code, or None.
+        headers: of the response, or none.
+        maybe_billed: whether the server may have charged for it.
+        strain: whether it is a sign of an overloaded server.
+        status: the row's status when ``then`` is ``row``.
+    """
+
+    name: str
+    then: str
+    sentence: str
+    http: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    maybe_billed: bool = False
+    strain: bool = False
+    status: str = ""
+
+
+class GuardedLoop(asyncio.SelectorEventLoop):
+    """An event loop that connects to no link-local or metadata address, whatever a name resolves to."""
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect, unless the address is forbidden."""
+        if sock.family in {socket.AF_INET, socket.AF_INET6} and forbidden(str(address[0])):
+            raise ForbiddenAddressError(refusal(str(address[0])))
+        await super().sock_connect(sock, address)
+
+
+def encode(model: str, messages: Sequence[ChatMessage], params: Mapping[str, Json]) -> bytes:
+    """Return the JSON body of a chat completion."""
+    body = {"model": model, "messages": [dict(m) for m in messages], **params}
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+class Wire:
+    """The connection to one server; lives in one event loop."""
+
+    def __init__(self, server: Server, key: Secret) -> None:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+
+        check_url(server.url)
+        self.server, self.key = server, key
+        limits = httpx2.Limits(
+            max_connections=server.concurrency,
+            max_keepalive_connections=server.concurrency,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+        )
+        timeout = httpx2.Timeout(server.attempt_seconds, connect=CONNECT_SECONDS, pool=None)
+        self.client: AsyncOpenAI = AsyncOpenAI(
+            api_key=key.reveal(),
+            base_url=server.url,
+            max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
+            timeout=timeout,
+            http_client=DefaultAioHttpClient(
+                limits=limits, timeout=timeout, follow_redirects=False, event_hooks={"response": [_cap]}
+            ),
+        )
+        self._response: type[httpx2.Response] = httpx2.Response
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def send(self, body: bytes) -> Got | Fault:
+        """Send one chat completion and return what became of it; raises only when cancelled."""
+        import openai
+
+        try:
+            async with asyncio.timeout(self.server.attempt_seconds):
+                response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
+        except openai.APIStatusError as error:
+            return self._refused(error.status_code, error.response.headers, error.body)
+        except TimeoutError:
+            seconds = self.server.attempt_seconds
+            return Fault("timeout", "retry", f"no answer within {seconds:g} s", maybe_billed=True, strain=True)
+        except (openai.APIConnectionError, GarbledError, ForbiddenAddressError, OSError) as error:
+            return self._broken(error)
+        return self._understood(response)
+
+    def _understood(self, response: httpx2.Response) -> Got | Fault:
+        content = response.content
+        if self.key.within(content):
+            content = self.key.redact(content.decode("utf-8", "replace")).encode()
+        headers = response.headers
+        try:
+            return Got(read_body(content), content.decode("utf-8", "replace"), headers)
+        except GarbledError as error:
+            return Fault("garbled", "retry", str(error), response.status_code, headers, maybe_billed=True)
+
+    def _broken(self, error: BaseException) -> Fault:
+        chain = list(_causes(error))
+        for cause in chain:
+            if isinstance(cause, ForbiddenAddressError):
+                return Fault("forbidden", "stop", str(cause))
+            if isinstance(cause, GarbledError):
+                return Fault("garbled", "retry", str(cause), maybe_billed=True)
+        if any(isinstance(cause, ConnectionRefusedError | socket.gaierror) for cause in chain):
+            return Fault("unreachable", "retry", f"nothing answers at {self.server.url}", strain=True)
+        if any(isinstance(cause, TimeoutError) for cause in chain):
+            return Fault("timeout", "retry", "the connection timed out", maybe_billed=True, strain=True)
+        return Fault("reset", "retry", "the connection broke", maybe_billed=True)
+
+    def _refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
+        said = self.key.redact(_message(body))[:300]
+        kind, url = _code(body), self.server.url
+        sentence = f"{url} answered {code}{': ' if said else ''}{said}".rstrip(".")
+        if code == 402 or kind & QUOTA:
+            return Fault(str(code), "stop", f"{sentence}. The quota is used up; add credit and run again.", code)
+        if code == 429:
+            return Fault("429", "pause", sentence, code, headers, strain=True)
+        if code in {408, 409, 425} or code >= 500:
+            return Fault(str(code), "retry", sentence, code, headers, strain=code in STRAIN)
+        if kind & FILTER_CODES:
+            return Fault(str(code), "row", "the server's content filter refused the prompt", code, status=FILTERED)
+        if code in {400, 413, 422} and (code == 413 or TOO_LONG.search(said) or "context_length_exceeded" in kind):
+            return Fault(str(code), "row", "the prompt does not fit the judge's context", code, status=TRUNCATED)
+        if 300 <= code < 400:
+            return Fault(str(code), "stop", f"{sentence}: a redirect, which is not followed. Give the final --base-url.", code)
+        return Fault(str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code)
+
+
+async def _cap(response: httpx2.Response) -> None:
+    """Cut the response's body at BODY_CAP before anybody reads it."""
+    encoded = response.headers.get("content-encoding", "identity") != "identity"
+    response.stream = _capped()(response.stream, BODY_CAP // 16 if encoded else BODY_CAP)
+
+
+@lru_cache(maxsize=1)
+def _capped() -> Callable[[Any, int], httpx2.AsyncByteStream]:
+    import httpx2
+
+    class Capped(httpx2.AsyncByteStream):
+        def __init__(self, inner: Any, most: int) -> None:
+            self.inner, self.most = inner, most
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in self.inner:
+                size += len(chunk)
+                if size > self.most:
+                    raise GarbledError(f"the body is larger than {self.most} bytes")
+                yield chunk
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    return Capped
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while error is not None and seen < 20:
+        yield error
+        error, seen = error.__cause__ or error.__context__, seen + 1
+
+
+def _message(body: object) -> str:
+    if isinstance(body, Mapping):
+        found = body.get("message") or body.get("detail") or body.get("error") or ""
+        return " ".join(str(found).split())
+    return " ".join(body.split()) if isinstance(body, str) and "<html" not in body.lower() else ""
+
+
+def _code(body: object) -> set[str]:
+    """Return every word under which a body may name its error."""
+    if not isinstance(body, Mapping):
+        return set()
+    inner = body.get("innererror")
+    parts = [body, inner if isinstance(inner, Mapping) else {}]
+    words = {str(part.get(name)).lower() for part in parts for name in ("code", "type")}
+    return words
