@@ -82,10 +82,12 @@ class _LineBar(_Bar):
         super().__exit__()
         taken = time.monotonic() - self.started
         if taken > 2:
-            self.owner.say(f"{self.name}: {self._share()} in {duration(taken)}")
+            self.owner.say(f"{self.name}: {self._share()} in {duration(taken)}".replace(":  in", ": done in"))
 
     def _share(self) -> str:
-        return f"{self.done / self.total:.0%}" if self.total else f"{self.done:,.0f} {self.unit}"
+        if self.total:
+            return f"{self.done / self.total:.0%}"
+        return f"{self.done:,.0f} {self.unit}" if self.done else ""
 
 
 def _left(bar: _Bar, now: float) -> str:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -116,10 +117,12 @@ def _from_file(place: str) -> type:
     path = Path(file)
     if not path.is_file():
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
-    spec = importlib.util.spec_from_file_location(f"dfilter_local_{path.stem}", path)
+    name = f"dfilter_local_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SettingsError(f"{file} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -11,7 +11,6 @@ done                written last
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,11 @@ from dfilter import __version__
 from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
+from dfilter.data.ingest import OnBadRows
 from dfilter.errors import FolderError, InputError
 from dfilter.pool import Store
 from dfilter.progress import Silent
-from dfilter.selection import Selection, select
+from dfilter.selection import OUTSIDE, Selection, select
 from dfilter.store import home, spec_hash
 from dfilter.store.disk import claim, disk_errors, sync, write_json
 from dfilter.strategy import Strategy
@@ -58,7 +58,7 @@ class Request:
     target: str | None = None
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
-    on_bad_rows: str = "keep-going"
+    on_bad_rows: OnBadRows = "keep-going"
     output_format: str = "jsonl"
     out: Path | None = None
     force: bool = False
@@ -293,10 +293,12 @@ def _faults(selection: Selection, place: str) -> list[dict[str, Any]]:
     truth = Path(place).with_name("truth.jsonl")
     if Path(place).name != "pool.jsonl" or not truth.is_file():
         return []
-    from dfilter.sample import faults_kept
+    from dataclasses import asdict
 
-    lines = [json.loads(line) for line in truth.read_text(encoding="utf-8").splitlines()]
-    return [dict(row) for row in faults_kept(lines, selection.ids)]
+    from dfilter.sample import faults_kept, read_truth
+
+    usable = [i for i, v in zip(selection.rows.ids, selection.verdicts, strict=True) if v not in OUTSIDE]
+    return [asdict(fault) for fault in faults_kept(read_truth(truth), selection.ids, usable)]
 
 
 def sample_pool(progress: Progress) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
+from dfilter.data.ingest import OnBadRows
 from dfilter.errors import InputError, SettingsError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
@@ -22,6 +23,8 @@ from dfilter.types import Example, Filter, Progress, Scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+OUTSIDE = ("outside --where", "already in --always")  # verdicts of rows that no filter saw
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +123,7 @@ def select(
     target: Any = None,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: str = "keep-going",
+    on_bad_rows: OnBadRows = "keep-going",
     progress: Progress | None = None,
     store: Store | None = None,
 ) -> Selection:
@@ -217,14 +220,14 @@ class _Walk:
         """Leave out rows that the conditions do not admit, and rows that are added anyway."""
         if where:
             conditions = [where] if isinstance(where, str) else where
-            self._drop(np.setdiff1d(self.alive, self.data.where(conditions)), "outside --where")
+            self._drop(np.setdiff1d(self.alive, self.data.where(conditions)), OUTSIDE[0])
         self.usable = len(self.alive)
         if not self.usable:
             raise InputError(f"No row fits --where {where}.")
         if added is not None:
             theirs = {key.tobytes() for key in added.keys}
             same = [i for i in self.alive.tolist() if self.data.keys[i].tobytes() in theirs]
-            self._drop(np.array(same, np.int64), "already in --always")
+            self._drop(np.array(same, np.int64), OUTSIDE[1])
 
     def steps(self) -> None:
         """Let every filter score the rows that are left, and every gate drop what it must."""
@@ -336,7 +339,7 @@ class _Walk:
     def _drop(self, rows: NDArray[np.int64], verdict: str) -> None:
         for row in rows.tolist():
             self.verdicts[row] = verdict
-        if verdict in {"outside --where", "already in --always"}:
+        if verdict in OUTSIDE:
             self.alive = np.setdiff1d(self.alive, rows)
 
 

@@ -78,9 +78,9 @@ def _faults(run: Mapping[str, Any]) -> Iterator[str]:
     rows = run["faults"]
     if not rows:
         return
-    yield "Planted faults: share in the selection, against what random would keep"
+    yield "Planted faults: rows kept, against what a random selection of this size keeps"
     for row in rows:
-        yield f"  {row['fault']:<18} {row['selected']:>7.1%}  against {row['pool']:>6.1%}   ({row['kept']} of {row['planted']} rows)"
+        yield f"  {row['fault']:<16} {row['kept']:>6,} of {row['pool']:>6,}   random {row['random']:>8,.1f}"
 
 
 def _times(run: Mapping[str, Any]) -> Iterator[str]:
