@@ -1,7 +1,9 @@
 """Read and write: formats to Arrow, rejected rows.
 
-from dfilter.data import load, open_dataset
-rows = load("alpaca.json")      # or a list of dicts, an Arrow table, a Hugging Face Dataset
+    from dfilter.data import load
+    rows = load("alpaca.json")      # or a list of dicts, an Arrow table, a Hugging Face Dataset
+
+Names are loaded when they are first used, so that nothing here costs a command that reads no rows.
 """
 
 from __future__ import annotations

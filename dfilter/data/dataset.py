@@ -18,7 +18,7 @@ from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, se
 from dfilter.data.jsontext import Item, check, parse
 from dfilter.data.rejects import Rejection, Rejections, excerpt
 from dfilter.data.rows import ArrowRows, ExampleRows, JsonRows, Rows
-from dfilter.data.shapes import RowError, Shape
+from dfilter.data.shapes import NO_SHAPE, RowError, Shape
 from dfilter.data.write import replacing, write_jsonl, write_parquet
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import KEY_BYTES, Example
@@ -65,7 +65,7 @@ class Source:
 class Ids(Sequence[str]):
     """The ids of a dataset's rows, as strings made when they are looked at."""
 
-    def __init__(self, arrow: pa.ChunkedArray | pa.Array) -> None:
+    def __init__(self, arrow: pa.ChunkedArray) -> None:
         self.arrow = arrow
 
     def __len__(self) -> int:
@@ -83,12 +83,14 @@ class Ids(Sequence[str]):
         return value
 
     def __iter__(self) -> Iterator[str]:
-        import pyarrow as pa
-
-        chunks = self.arrow.chunks if isinstance(self.arrow, pa.ChunkedArray) else [self.arrow]
-        for chunk in chunks:
+        for chunk in self.arrow.chunks:
             for start in range(0, len(chunk), 4096):
                 yield from chunk.slice(start, 4096).to_pylist()
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:  # noqa: A002 - Arrow's name
+        """Let ``pyarrow.array(ids)`` take the strings as they are."""
+        whole = self.arrow.combine_chunks()
+        return whole if type is None else whole.cast(type)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and list(self) == list(other)
@@ -256,17 +258,16 @@ class Dataset(Sequence[Example]):
 
         Args:
             path: replaced when the file is whole.
-            indices: the rows to write, all unless given; always in the dataset's order.
+            indices: the rows to write, all unless given; written in the source's order.
             format: jsonl or parquet.
 
         Raises:
             InputError: the rows' values have no common Parquet type.
         """
         places = self.indices if indices is None else self.take(indices).indices
-        places = np.sort(places) if self._indices is None else _in_order(places, self._indices)
         if format not in ("jsonl", "parquet"):
             raise UnknownNameError("output format", format, ["jsonl", "parquet"])
-        (write_jsonl if format == "jsonl" else write_parquet)(self._rows, places, Path(path))
+        (write_jsonl if format == "jsonl" else write_parquet)(self._rows, np.sort(places), Path(path))
 
     @classmethod
     def from_rows(
@@ -284,12 +285,12 @@ class Dataset(Sequence[Example]):
         listed = list(rows)
         if listed and all(isinstance(row, Example) for row in listed):
             return _of_examples([row for row in listed if isinstance(row, Example)])
-        first, items = first_rows(_items(listed))
+        first = first_rows(_items(listed))
         shape = settle(first, format, mapping, "The rows") if first else None
         batches: list[pa.RecordBatch] = []
         rejected = Rejections()
         intake = Intake(batches.append, _holder(rejected, on_bad_rows))
-        intake.take(items, shape or Shape("alpaca", {}))
+        intake.take(_items(listed), shape or NO_SHAPE)
         intake.flush()
         return _assemble(intake, batches, shape, rejected, "rows in memory")
 
@@ -460,10 +461,6 @@ def _with_fields(row: Example) -> Example:
 def detect_one(row: Mapping[str, Any]) -> tuple[list[shapes.Turn], str]:
     """Return the turns and context of one row of any shape."""
     return shapes.detect([row]).reader()(row)
-
-
-def _in_order(places: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.int64]:
-    return of[np.isin(of, places)]
 
 
 def _equals(value: Any, wanted: str) -> bool:

@@ -7,13 +7,14 @@ is called by its 0-based position among all rows of the source, damaged ones inc
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.data.jsontext import Item
-from dfilter.data.rejects import Rejection
+from dfilter.data.rejects import Rejection, excerpt
+from dfilter.data.rows import Damaged, objects, plain
 from dfilter.data.shapes import RowError, Shape, content_key_of, detect, text_length
 from dfilter.errors import InputError
 
@@ -72,7 +73,7 @@ class Intake:
             try:
                 turns, context = read(row)
             except RowError as error:
-                self.refuse(Rejection(place, str(error), text[:1000]))
+                self.refuse(Rejection(place, str(error), excerpt(text)))
                 continue
             if (columns := row.keys()) != known:
                 known = columns
@@ -105,19 +106,19 @@ class Intake:
         """Read all rows of columnar batches; a row's place is its 1-based position."""
         import pyarrow as pa
 
-        from dfilter.data.rows import plain
-
         read, row_id = shape.reader(), shape.row_id
         for batch in batches:
             good: list[int] = []
             structs = batch.to_struct_array()
-            for index, row in enumerate(structs.to_pylist()):
+            for index, row in enumerate(objects(structs)):
                 position = self.read
                 self.read += 1
                 try:
+                    _refuse_damaged(row)
                     turns, context = read(row)
                 except RowError as error:
-                    self.refuse(Rejection(position + 1, str(error), str(plain(row))[:1000]))
+                    raw = json.dumps(plain(row), ensure_ascii=False)
+                    self.refuse(Rejection(position + 1, str(error), excerpt(raw)))
                     continue
                 good.append(index)
                 self._ids.append(row_id(row) or str(position))
@@ -128,19 +129,21 @@ class Intake:
             self.flush(structs)
 
 
-def first_rows(items: Iterator[Item]) -> tuple[list[Mapping[str, Any]], Iterator[Item]]:
-    """Return the first usable rows and an iterator that yields everything again."""
-    seen: list[Item] = []
+def _refuse_damaged(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        if type(value) is Damaged:
+            raise RowError(f"invalid UTF-8 in '{name}'")
+
+
+def first_rows(items: Iterable[Item]) -> list[Mapping[str, Any]]:
+    """Return the first parsable rows; however many damaged ones stand before, one is looked for."""
     rows: list[Mapping[str, Any]] = []
-    for item in items:
-        seen.append(item)
-        if type(item[2]) is dict:
-            rows.append(item[2])
-            if len(rows) == FIRST_ROWS:
-                break
-        elif len(seen) - len(rows) == 10 * FIRST_ROWS:
+    for number, (_, _, row) in enumerate(items):
+        if type(row) is dict:
+            rows.append(row)
+        if len(rows) == FIRST_ROWS or (rows and number >= 100 * FIRST_ROWS):
             break
-    return rows, itertools.chain(seen, items)
+    return rows
 
 
 def settle(rows: list[Mapping[str, Any]], name: str, mapping: Mapping[str, str] | None, where: str) -> Shape:

@@ -82,6 +82,14 @@ def parse(text: str, start: int = 0) -> tuple[Any, int]:
     return value, end
 
 
+def parse_whole(text: str) -> Any:
+    """Return the one JSON value of a text; see :func:`parse`."""
+    value, end = parse(text)
+    if end < len(text) and _BLANK.fullmatch(text, end) is None:
+        raise RowError(f"invalid JSON: something follows the value at character {end + 1}")
+    return value
+
+
 def check(text: str, value: Any) -> None:
     """Refuse what parses but cannot be used: no object, too deep, lone surrogates."""
     if type(value) is not dict:
@@ -134,9 +142,7 @@ def json_lines(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
             continue
         try:
             text = line.decode().strip(" \t\r")
-            value, end = parse(text)
-            if end != len(text):
-                raise RowError(f"invalid JSON: something follows the value at character {end + 1}")
+            value = parse_whole(text)
             check(text, value)
         except RowError as error:
             yield number, "", Rejection(number, str(error), excerpt(line))
@@ -257,9 +263,7 @@ def _slow_element(window: _Window, limit: int) -> tuple[Any, int]:
         raise RowError("its brackets or quotes do not match; it reaches to the end of the file")
     raw = window.text[window.at : end]
     try:
-        value, stop = parse(raw)
-        if _BLANK.fullmatch(raw, stop) is None:
-            raise RowError(f"invalid JSON: something follows the value at character {stop + 1}")
+        value = parse_whole(raw)
     except RowError:
         window.at = end
         _check_utf8(raw)

@@ -29,7 +29,8 @@ from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
 from dfilter.data.dataset import Dataset, Source, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import Rejection, Rejections, as_line
-from dfilter.data.shapes import Shape
+from dfilter.data.shapes import NO_SHAPE, Shape
+from dfilter.data.write import replacing
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.store.disk import settle as put_in_place
@@ -131,14 +132,14 @@ def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
         return str(entry["hash"])
     taken = time.time_ns()
     digest = hashlib.blake2b(digest_size=32)
-    with bar_of(progress, "hashing", state[0]) as bar, file.path.open("rb") as raw:
+    with bar_of(progress, "hashing rows", state[0]) as bar, file.path.open("rb") as raw:
         while block := raw.read(1 << 20):
             digest.update(block)
             bar.advance(len(block))
     known.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        known, {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
-    )
+    entry = {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
+    with replacing(known) as part:  # not flushed: a lost entry only costs another hash
+        part.write_text(json.dumps(entry), encoding="utf-8")
     return digest.hexdigest()
 
 
@@ -246,17 +247,15 @@ class _Reading:
                 rows = batch.slice(0, 100).to_pylist() if batch is not None else []
             else:
                 with opened(file, lambda _: None) as stream:
-                    rows, _ = first_rows(items_of(file, stream))
+                    rows = first_rows(items_of(file, stream))
             if rows:
                 return settle(rows, self.format, self.mapping, str(file.path))
         return None
 
     def _pour(self, intake: Intake, shape: Shape | None, table: pa.Schema | None) -> None:
         total = sum(file.path.stat().st_size for file in self.files)
-        reading = shape or Shape(
-            "alpaca", {"instruction": "", "input": "", "output": "", "id": "", "system": ""}
-        )
-        with bar_of(self.progress, "reading", total) as bar:
+        reading = shape or NO_SHAPE
+        with bar_of(self.progress, "reading rows", total) as bar:
             for file in self.files:
                 self._file = file
                 if table is not None:

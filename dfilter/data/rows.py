@@ -74,12 +74,13 @@ class _Chunks:
 
     def at(self, index: int) -> Any:
         chunk = bisect_right(self.starts, index) - 1
-        return self.chunks[chunk][index - self.starts[chunk]].as_py()
+        place = index - self.starts[chunk]
+        return objects(self.chunks[chunk][place : place + 1])[0]
 
     def stream(self) -> Iterator[Any]:
         for chunk in self.chunks:
             for start in range(0, len(chunk), READ_AHEAD):
-                yield from chunk.slice(start, READ_AHEAD).to_pylist()
+                yield from objects(chunk.slice(start, READ_AHEAD))
 
 
 class JsonRows:
@@ -94,27 +95,33 @@ class JsonRows:
         return len(self._text)
 
     def fields(self, index: int) -> dict[str, Any]:
+        """See :class:`Rows`."""
         fields: dict[str, Any] = parse(self._text.at(index))[0]
         return fields
 
     def example(self, index: int, row_id: str) -> Example:
+        """See :class:`Rows`."""
         fields = self.fields(index)
         return example(row_id, *self._read(fields), fields)
 
     def stream(self, ids: Sequence[str]) -> Iterator[Example]:
+        """See :class:`Rows`."""
         for row_id, text in zip(ids, self._text.stream(), strict=True):
             fields = parse(text)[0]
             yield example(row_id, *self._read(fields), fields)
 
     def line(self, index: int) -> str:
+        """See :class:`Rows`."""
         text: str = self._text.at(index)
         return text
 
     def values(self, column: str) -> Iterator[Any]:
+        """See :class:`Rows`."""
         for text in self._text.stream():
             yield dig(parse(text)[0], column)
 
     def typed(self, indices: Sequence[int]) -> pa.Table | None:
+        """See :class:`Rows`."""
         del indices
         return None
 
@@ -132,22 +139,27 @@ class ArrowRows:
         return len(self._structs)
 
     def fields(self, index: int) -> dict[str, Any]:
+        """See :class:`Rows`."""
         fields: dict[str, Any] = plain(self._structs.at(index))
         return fields
 
     def example(self, index: int, row_id: str) -> Example:
+        """See :class:`Rows`."""
         fields = self.fields(index)
         return example(row_id, *self._read(fields), fields)
 
     def stream(self, ids: Sequence[str]) -> Iterator[Example]:
+        """See :class:`Rows`."""
         for row_id, row in zip(ids, self._structs.stream(), strict=True):
             fields = plain(row)
             yield example(row_id, *self._read(fields), fields)
 
     def line(self, index: int) -> str:
+        """See :class:`Rows`."""
         return json.dumps(self.fields(index), ensure_ascii=False, allow_nan=False)
 
     def values(self, column: str) -> Iterator[Any]:
+        """See :class:`Rows`."""
         head, _, rest = column.partition("/")
         name = column if column in self.columns else head
         if name not in self.columns:
@@ -157,6 +169,7 @@ class ArrowRows:
             yield plain(value if name == column else dig(value, rest))
 
     def typed(self, indices: Sequence[int]) -> pa.Table | None:
+        """See :class:`Rows`."""
         import pyarrow as pa
 
         schema = pa.schema(list(self._structs.chunks[0].type), metadata=self._metadata)
@@ -183,38 +196,79 @@ class ExampleRows:
         return len(self._examples)
 
     def fields(self, index: int) -> dict[str, Any]:
+        """See :class:`Rows`."""
         return dict(self._examples[index].fields)
 
     def example(self, index: int, row_id: str) -> Example:
+        """See :class:`Rows`."""
         row = self._examples[index]
         return row if row.id == row_id else Example(row_id, row.messages, row.fields, row.context)
 
     def stream(self, ids: Sequence[str]) -> Iterator[Example]:
+        """See :class:`Rows`."""
         for index, row_id in enumerate(ids):
             yield self.example(index, row_id)
 
     def line(self, index: int) -> str:
+        """See :class:`Rows`."""
         return json.dumps(plain(self.fields(index)), ensure_ascii=False, allow_nan=False)
 
     def values(self, column: str) -> Iterator[Any]:
+        """See :class:`Rows`."""
         for row in self._examples:
             yield dig(row.fields, column)
 
     def typed(self, indices: Sequence[int]) -> pa.Table | None:
+        """See :class:`Rows`."""
         del indices
         return None
+
+
+def objects(array: pa.Array) -> list[Any]:
+    """Return an Arrow array's values as Python objects.
+
+    Values that Python cannot hold (nanoseconds, far dates) come as text; bytes that claim to be text
+    and are not UTF-8 as :class:`Damaged`.
+    """
+    try:
+        values: list[Any] = array.to_pylist()
+    except (ValueError, OverflowError):
+        values = [_object(array[index]) for index in range(len(array))]
+    return values
+
+
+class Damaged:
+    """Stands for a value that is said to be text and is not."""
+
+
+def _object(scalar: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if not pa.types.is_struct(scalar.type):
+            return Damaged()
+    except (ValueError, OverflowError):
+        if not pa.types.is_struct(scalar.type):
+            return str(scalar.cast(pa.string()))
+    return {field.name: _object(scalar[field.name]) for field in scalar.type}
 
 
 def plain(value: Any) -> Any:
     """Return a value in JSON's types: times as ISO 8601, decimals as text, bytes as base64, NaN as null."""
     if value is None or isinstance(value, (str, int)):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -86,12 +86,16 @@ class Shape:
 
     def row_id(self, row: Row) -> str | None:
         """Return the user's id for a row, or none when the row has none that can serve."""
-        value = _dig(row, self.columns["id"])
+        value = dig(row, self.columns["id"])
         if isinstance(value, str):
             return value or None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
         return None
+
+
+# Stands in where no row could be parsed, so that every one of them is rejected with its reason.
+NO_SHAPE = Shape("messages", {"messages": "messages", **{name: name for name in COMMON}})
 
 
 def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] | None = None) -> Shape:
@@ -106,7 +110,7 @@ def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] |
     for candidate in _candidates(name, mapping):
         read = candidate.reader()
         needed = [c for f, c in candidate.columns.items() if f not in OPTIONAL and f not in COMMON]
-        present = [row for row in rows if all(_dig(row, column) is not None for column in needed)]
+        present = [row for row in rows if all(dig(row, column) is not None for column in needed)]
         readable = sum(1 for row in present if _reads(read, row))
         ranked.append(((readable, len(present)), candidate))
     best, shape = max(ranked, key=lambda pair: pair[0])
@@ -175,32 +179,30 @@ def _reads(read: Read, row: Row) -> bool:
     return True
 
 
-def _dig(row: Any, column: str) -> Any:
+def dig(row: Any, column: str) -> Any:
     """Return the value of a column; ``a/b`` is a column of that name, else ``b`` within ``a``."""
     if not isinstance(row, Mapping):
         return None
     if column in row:
         return row[column]
     head, slash, rest = column.partition("/")
-    return _dig(row.get(head), rest) if slash else None
-
-
-dig = _dig
+    return dig(row.get(head), rest) if slash else None
 
 
 def _text(row: Row, column: str) -> str:
     value = row.get(column)
     if type(value) is str:
         return value
-    value = _dig(row, column)
+    value = dig(row, column)
     if isinstance(value, str):
         return value
     if value is None:
         raise RowError(f"the column '{column}' is missing" if column not in row else f"'{column}' is null")
-    raise RowError(f"'{column}' is {_kind(value)}, expected text")
+    raise RowError(f"'{column}' is {kind_of(value)}, expected text")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words: text, a number, an object, a list, ..."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):
@@ -214,9 +216,6 @@ def _kind(value: Any) -> str:
     return "null" if value is None else f"of type {type(value).__name__}"
 
 
-kind_of = _kind
-
-
 def _alpaca(columns: Mapping[str, str]) -> Read:
     instruction_column, input_column, output_column = (columns[c] for c in ("instruction", "input", "output"))
 
@@ -225,11 +224,11 @@ def _alpaca(columns: Mapping[str, str]) -> Read:
         output = _text(row, output_column)
         if not output or output.isspace():
             raise RowError(f"the response ('{output_column}') is empty")
-        context = _dig(row, input_column)
+        context = dig(row, input_column)
         if context is None or context == "":
             return [("user", prompt), ("assistant", output)], ""
         if not isinstance(context, str):
-            raise RowError(f"'{input_column}' is {_kind(context)}, expected text")
+            raise RowError(f"'{input_column}' is {kind_of(context)}, expected text")
         if context.isspace():
             return [("user", prompt), ("assistant", output)], ""
         return [("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
@@ -252,11 +251,11 @@ def _pair(columns: Mapping[str, str]) -> Read:
 
 def _turns(column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
-        value = _dig(row, column)
+        value = dig(row, column)
         if not isinstance(value, list):
             if value is None and column not in row:
                 raise RowError(f"the column '{column}' is missing")
-            raise RowError(f"'{column}' is {_kind(value)}, expected a list of turns")
+            raise RowError(f"'{column}' is {kind_of(value)}, expected a list of turns")
         turns = [_turn(item, number) for number, item in enumerate(value)]
         last = _last_assistant(turns)
         if last < 0:
@@ -272,7 +271,7 @@ def _turn(item: Any, number: int) -> Turn:
     if isinstance(item, str):  # LIMA's own files: the speakers alternate, the user begins
         return ("assistant" if number % 2 else "user"), item
     if not isinstance(item, Mapping):
-        raise RowError(f"turn {number + 1} is {_kind(item)}, expected an object with role and content")
+        raise RowError(f"turn {number + 1} is {kind_of(item)}, expected an object with role and content")
     said = item.get("role") if item.get("role") is not None else item.get("from")
     role = ROLES.get(said.lower()) if isinstance(said, str) else None
     if role is None:
@@ -292,11 +291,11 @@ def _content(item: Row, content: Any, number: int) -> str:
     elif content is None and calls:
         text = ""
     else:
-        raise RowError(f"the content of turn {number + 1} is {_kind(content)}, expected text")
+        raise RowError(f"the content of turn {number + 1} is {kind_of(content)}, expected text")
     if not calls:
         return text
     if not isinstance(calls, list):
-        raise RowError(f"the tool calls of turn {number + 1} are {_kind(calls)}, expected a list")
+        raise RowError(f"the tool calls of turn {number + 1} are {kind_of(calls)}, expected a list")
     blocks = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
     return "\n".join([text, *blocks] if text else blocks)
 
@@ -306,19 +305,19 @@ def _part(part: Any, number: int) -> str:
         return part
     if isinstance(part, Mapping) and isinstance(part.get("text"), str):
         return str(part["text"])
-    named = f"of type '{part.get('type')}'" if isinstance(part, Mapping) else _kind(part)
+    named = f"of type '{part.get('type')}'" if isinstance(part, Mapping) else kind_of(part)
     raise RowError(f"a part of turn {number + 1} is {named}, expected text")
 
 
 def _with_system(read: Read, column: str, *, named: bool) -> Read:
     def with_system(row: Row) -> tuple[list[Turn], str]:
         turns, context = read(row)
-        system = row.get(column) if not named else _dig(row, column)
+        system = row.get(column) if not named else dig(row, column)
         if system is None or system == "":
             return turns, context
         if not isinstance(system, str):
             if named:
-                raise RowError(f"'{column}' is {_kind(system)}, expected text")
+                raise RowError(f"'{column}' is {kind_of(system)}, expected text")
             return turns, context  # a column that happens to have this name
         if turns[0][0] != "system":
             turns.insert(0, ("system", system))
