@@ -1,0 +1,196 @@
+"""Answers of a model to prompts, generated in batches and kept by model and prompt.
+
+    DFILTER_HOME/answers/MODEL/DECODING/BATCH.json    {prompt key: answer}
+
+MODEL is a hash of the weights, so a model keeps its answers wherever its folder lies. Which prompts
+share a batch depends on all prompts that are asked, never on what is stored already, because a
+model's answer depends a little on its batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
+from dfilter.errors import SettingsError
+from dfilter.models import fast_dtype, load_causal, load_tokenizer, quiet_transformers, resolve
+from dfilter.store import home, spec_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dfilter.types import Message
+
+VERSION = 1  # of the way answers are made; another one asks again
+CPU_TOKENS = 8_192  # prompt and answer tokens of a batch, padded
+GPU_TOKENS = 131_072
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated.
+
+    Attributes:
+        max_new_tokens: longest answer.
+        temperature: 0 is greedy, and then the same model gives the same answers.
+        top_p: nucleus, when the temperature is above 0.
+        repetition_penalty: 1 is none.
+        template: of the prompt; see :mod:`dfilter.chat`.
+        batch_tokens: prompt and answer tokens of a batch, padded; 0 chooses by the device.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    template: Template = "auto"
+    batch_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        findings = []
+        if self.max_new_tokens < 1:
+            findings.append(f"max_new_tokens = {self.max_new_tokens}; at least 1 is needed.")
+        if self.temperature < 0:
+            findings.append(f"temperature = {self.temperature}; 0 is greedy, above 0 samples.")
+        if not 0 < self.top_p <= 1:
+            findings.append(f"top_p = {self.top_p}; it lies above 0 and at most at 1.")
+        if self.repetition_penalty <= 0:
+            findings.append(f"repetition_penalty = {self.repetition_penalty}; it is positive, 1 is none.")
+        if findings:
+            raise SettingsError(*findings)
+
+
+def generate(
+    model: Path | str,
+    prompts: Sequence[Sequence[Message]],
+    decoding: Decoding | None = None,
+    *,
+    seed: int = 0,
+) -> list[str]:
+    """Return a model's answer to every prompt; what was generated before is read.
+
+    Args:
+        model: folder or name of a model.
+        prompts: (n,) conversations, each ending with the turn to answer.
+        decoding: how to generate.
+        seed: of sampling; greedy answers do not depend on it.
+
+    Returns:
+        (n,) answers without special tokens; "" where the model said nothing.
+    """
+    import torch
+
+    decoding = decoding or Decoding()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    budget = decoding.batch_tokens or (GPU_TOKENS if device == "cuda" else CPU_TOKENS)
+    spec: dict[str, Any] = {
+        **asdict(decoding),
+        "batch_tokens": budget,
+        "dtype": fast_dtype(device),
+        "device": device,
+        "version": VERSION,
+    }
+    if decoding.temperature > 0:
+        spec["seed"] = seed
+    folder = home() / "answers" / resolve(model).sha[:32] / spec_hash(spec)
+    tokenizer = load_tokenizer(model)
+    ids = [render_prompt(messages, tokenizer, template=decoding.template) for messages in prompts]
+    keys = [_key(sequence) for sequence in ids]
+    plan = _plan(ids, keys, decoding.max_new_tokens, budget)
+    writer: _Writer | None = None
+    answers: dict[str, str] = {}
+    for batch in plan:
+        place = folder / f"{_key([keys[at] for at in batch])}.json"
+        stored = _stored(place)
+        if stored is None:
+            writer = writer or _Writer(model, decoding)
+            texts = writer.write([ids[at] for at in batch], seed=seed)
+            stored = dict(zip((keys[at] for at in batch), texts, strict=True))
+            _keep(place, stored)
+        answers |= stored
+    return [answers[key] for key in keys]
+
+
+def _key(content: Sequence[Any]) -> str:
+    return hashlib.blake2b(json.dumps(list(content)).encode(), digest_size=16).hexdigest()
+
+
+def _plan(ids: Sequence[Sequence[int]], keys: Sequence[str], new: int, budget: int) -> list[list[int]]:
+    """Cut the distinct prompts into batches of similar length, longest first."""
+    first: dict[str, int] = {}
+    for at, key in enumerate(keys):
+        first.setdefault(key, at)
+    order = sorted(first.values(), key=lambda at: (-len(ids[at]), keys[at]))
+    batches: list[list[int]] = []
+    while order:
+        size = max(1, budget // (len(ids[order[0]]) + new))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+def _stored(place: Path) -> dict[str, str] | None:
+    try:
+        data = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # absent, or cut off by a full disk: generated again
+    return data if isinstance(data, dict) else None
+
+
+def _keep(place: Path, answers: dict[str, str]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = place.with_name(f".{place.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8", errors="replace")
+    scratch.replace(place)
+
+
+class _Writer:
+    """A loaded model that answers batches."""
+
+    def __init__(self, model: Path | str, decoding: Decoding) -> None:
+        self.model, self.tokenizer = load_causal(model, dtype=fast_dtype(), merge=True)
+        template, eot = style(self.tokenizer, template=decoding.template)
+        self.pad = special_ids(self.tokenizer).pad
+        self.config = self._config(decoding, end_ids(self.tokenizer, template=template, eot=eot))
+        self.limit = (
+            int(getattr(self.model.config, "max_position_embeddings", 0) or 0) - decoding.max_new_tokens
+        )
+
+    def _config(self, decoding: Decoding, ends: list[int]) -> Any:
+        from transformers import GenerationConfig
+
+        sampled = decoding.temperature > 0
+        settings: dict[str, Any] = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "do_sample": sampled,
+            "eos_token_id": ends,
+            "pad_token_id": self.pad,
+            "repetition_penalty": decoding.repetition_penalty,
+        }
+        if sampled:
+            settings |= {"temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+        config = GenerationConfig(**settings)  # type: ignore[no-untyped-call]
+        self.model.generation_config = config  # a model's own defaults (often sampling) do not enter
+        return config
+
+    def write(self, batch: Sequence[Sequence[int]], *, seed: int) -> list[str]:
+        import torch
+
+        limit = self.limit if self.limit > 0 else max(map(len, batch))
+        kept = [list(sequence)[-limit:] for sequence in batch]  # the question's end and the opening stay
+        width = max(map(len, kept))
+        ids = torch.tensor([[self.pad] * (width - len(s)) + s for s in kept])
+        mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in kept])
+        place = self.model.device
+        with torch.inference_mode(), torch.random.fork_rng(), quiet_transformers():
+            torch.manual_seed(seed)
+            out = self.model.generate(  # type: ignore[operator]
+                input_ids=ids.to(place), attention_mask=mask.to(place), generation_config=self.config
+            )
+        texts = self.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
+        return [text.strip() for text in texts]

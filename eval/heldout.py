@@ -1,0 +1,159 @@
+"""Held-out loss: how likely a model finds reference answers it was not trained on.
+
+It is cheap and precise, and it is a proxy: LIMA saw perplexity anti-correlate with quality
+(arXiv 2305.11206, §3 and appendix B), so tables mark it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dfilter.chat import Encoded, Template, render_many
+from dfilter.errors import InputError, SettingsError
+from dfilter.models import fast_dtype, load_causal
+from dfilter.textmatch import clusters
+from dfilter.types import EvalResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+CPU_TOKENS = 2_048
+GPU_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Loss of the reference answers of a file, per row and per token.
+
+    Attributes:
+        source: a file of rows, of any form that training data may have.
+        per: "row": every row counts alike, its value is the mean loss of its answer's tokens; "token":
+            every token counts alike, a row's value is its summed loss over the mean number of
+            tokens of a row, so that the mean over rows is the loss per token of the whole file.
+        max_tokens: longer rows are cut; rows whose answer is cut off entirely have no value.
+        template: of the prompt; see :mod:`dfilter.chat`.
+        batch_tokens: padded tokens of a batch; 0 chooses by the device.
+        dtype: of the weights: "auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16".
+    """
+
+    source: str
+    per: Literal["row", "token"] = "row"
+    max_tokens: int = 2_048
+    template: Template = "auto"
+    batch_tokens: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 2:
+            raise SettingsError(
+                f"max_tokens = {self.max_tokens}; a prompt and an answer need more than that."
+            )
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
+        """Return one loss in nats per row; lower is better.
+
+        Facts: ``loss_per_token`` and ``loss_per_row`` of the file, ``tokens`` of each row's answer.
+
+        Raises:
+            InputError: no row has an answer within ``max_tokens``.
+        """
+        from dfilter.data.loading import load
+
+        rows = list(load(self.source))
+        sums, tokens = self._losses(rows, model)
+        counted = tokens > 0
+        if not counted.any():
+            raise InputError(f"No row of {self.source} has an answer within {self.max_tokens} tokens.")
+        sums = np.where(counted, sums, math.nan)
+        per_row = sums / np.maximum(tokens, 1)
+        per_token = sums / tokens[counted].mean()
+        facts: dict[str, Any] = {
+            "proxy": True,
+            "loss_per_token": float(np.nansum(sums) / tokens.sum()),
+            "loss_per_row": float(np.nanmean(per_row)),
+            "tokens": tokens.tolist(),
+        }
+        labels = clusters(row.prompt for row in rows)
+        if len(set(labels)) < len(labels):
+            facts["clusters"] = labels
+        values = per_row if self.per == "row" else per_token
+        return EvalResult(
+            tuple(row.id for row in rows),
+            values,
+            f"held-out loss per {self.per}",
+            higher_is_better=False,
+            facts=facts,
+        )
+
+    def _losses(self, rows: Sequence[Any], model: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        import torch
+
+        network, tokenizer = load_causal(
+            model, dtype=fast_dtype() if self.dtype == "auto" else self.dtype, merge=True
+        )
+        encoded = render_many(rows, tokenizer, template=self.template, max_tokens=self.max_tokens)
+        on_gpu = network.device.type == "cuda"
+        budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
+        sums = np.zeros(len(rows))
+        with torch.inference_mode():
+            for batch in _batches([len(row.input_ids) for row in encoded], budget):
+                sums[batch] = response_losses(network, [encoded[at] for at in batch])
+        return sums, np.array([row.trained for row in encoded], dtype=np.int64)
+
+
+def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    batches = []
+    while order:
+        size = max(1, budget // max(lengths[order[0]], 1))
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+def response_losses(network: Any, batch: Sequence[Encoded]) -> NDArray[np.float64]:
+    """Return the summed loss, in nats, of each row's labelled tokens.
+
+    The logits are made from the first labelled position on, and the logarithms are taken in float32.
+    """
+    import inspect
+
+    import torch
+
+    width = max(len(row.input_ids) for row in batch)
+    ids = torch.zeros((len(batch), width), dtype=torch.long)
+    labels = torch.full((len(batch), width), -100, dtype=torch.long)
+    mask = torch.zeros((len(batch), width), dtype=torch.long)
+    for at, row in enumerate(batch):
+        size = len(row.input_ids)
+        ids[at, :size] = torch.tensor(row.input_ids)
+        labels[at, :size] = torch.tensor(row.labels)
+        mask[at, :size] = 1
+    labels[:, 0] = -100  # nothing comes before the first token
+    spoken = (labels != -100).any(0).nonzero()
+    if not len(spoken):
+        return np.zeros(len(batch))
+    first = int(spoken[0]) - 1
+    place = network.device
+    keep = (
+        {"logits_to_keep": width - first}
+        if "logits_to_keep" in inspect.signature(network.forward).parameters
+        else {}
+    )
+    out = network(input_ids=ids.to(place), attention_mask=mask.to(place), use_cache=False, **keep)
+    logits = out.logits[:, -(width - first) : -1]
+    wanted = labels[:, first + 1 :].to(place)
+    chosen = wanted != -100
+    losses = torch.nn.functional.cross_entropy(
+        logits[chosen].float(), wanted[chosen], reduction="none"
+    ).double()
+    rows = chosen.nonzero()[:, 0]
+    sums = torch.zeros(len(batch), dtype=torch.float64, device=place).index_add_(0, rows, losses)
+    return np.asarray(sums.cpu().numpy())
