@@ -1,0 +1,273 @@
+"""Compiled routines for k-center: the value of a pair, and the scans that decide which pairs need it.
+
+A row enters every routine as ``x * scale``: ``scale`` is 1/|x| for cosine and one power of two,
+common to all rows, for Euclidean. The value of a pair is the squared length of the difference of
+two scaled rows, so both metrics share one routine, equal rows are at 0 without a special case,
+and nothing cancels between rows that almost coincide (which 1 - x.y would).
+
+A score is ``a.b - |b|^2 / 2`` for a row a and a centre b, computed in low precision elsewhere; the
+larger the score, the nearer the centre: |a - b|^2 = |a|^2 - 2 score. Products a.b arrive as float32,
+or as the bits of bfloat16 in uint16, since NumPy has no such type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Routine = TypeVar("Routine", bound=Callable[..., Any])
+
+LANES = 8  # independent sums of a pair: part of the definition of its value
+FLIP = np.int32(0x7FFFFFFF)
+LOWEST = np.int32(-0x80000000)
+REORDERED = {"reassoc", "contract", "nsz"}  # where a sum is only a bound and may be vectorised
+
+
+def compiled(**options: Any) -> Callable[[Routine], Routine]:
+    """Compile without the interpreter lock, and keep the machine code where a folder can be written.
+
+    Numba looks for a folder beside the source, then in the user's cache, and refuses when there is
+    neither (read-only installation, no home); compiling anew in every process is then all that is left.
+    """
+
+    def decorate(routine: Routine) -> Routine:
+        try:
+            return njit(cache=True, nogil=True, **options)(routine)  # type: ignore[no-any-return]
+        except RuntimeError:
+            return njit(nogil=True, **options)(routine)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+@compiled()
+def lane_sum(x: Float32, x_scale: float, y: Float32, y_scale: float) -> float:
+    """Return the sum of (x * x_scale - y * y_scale)^2 in float64, in one fixed order.
+
+    Element i belongs to lane i mod 8, the rest to a sum of its own. Nothing is fused or reordered, so
+    the bits are the same on every machine.
+    """
+    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = rest = 0.0
+    whole = x.shape[0] - x.shape[0] % LANES
+    for i in range(0, whole, LANES):
+        t0 = x[i] * x_scale - y[i] * y_scale
+        t1 = x[i + 1] * x_scale - y[i + 1] * y_scale
+        t2 = x[i + 2] * x_scale - y[i + 2] * y_scale
+        t3 = x[i + 3] * x_scale - y[i + 3] * y_scale
+        t4 = x[i + 4] * x_scale - y[i + 4] * y_scale
+        t5 = x[i + 5] * x_scale - y[i + 5] * y_scale
+        t6 = x[i + 6] * x_scale - y[i + 6] * y_scale
+        t7 = x[i + 7] * x_scale - y[i + 7] * y_scale
+        a0 += t0 * t0
+        a1 += t1 * t1
+        a2 += t2 * t2
+        a3 += t3 * t3
+        a4 += t4 * t4
+        a5 += t5 * t5
+        a6 += t6 * t6
+        a7 += t7 * t7
+    for i in range(whole, x.shape[0]):
+        t = x[i] * x_scale - y[i] * y_scale
+        rest += t * t
+    return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7)) + rest
+
+
+@compiled()
+def pair(x: Float32, x_scale: float, y: Float32, y_scale: float) -> float:
+    """Return the squared distance of two scaled rows: the value that decides every comparison.
+
+    A scale of 0 marks a row of zeros under cosine. It points in a direction of its own: 2 from any
+    other row (cosine distance 1), 0 from its like.
+    """
+    if (x_scale == 0.0) != (y_scale == 0.0):
+        return 2.0
+    return lane_sum(x, x_scale, y, y_scale)
+
+
+@compiled()
+def square_norms(start: int, stop: int, X: Float32, out: Float64) -> None:
+    """Write |x|^2 of rows start to stop; a row with NaN or infinity gives NaN or infinity."""
+    for i in range(start, stop):
+        out[i] = lane_sum(X[i], 1.0, X[i], 0.0)
+
+
+@compiled()
+def to_float(bits: Any) -> Any:
+    """Return the float32 that a bfloat16's bits stand for; a float32 passes through."""
+    if isinstance(bits, np.uint16):
+        return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+    return bits
+
+
+@compiled()
+def to_filter(value: Any, target: Any) -> Any:
+    """Round a float32 to the type of ``target``, to nearest with ties to even."""
+    if isinstance(target, np.uint16):
+        bits = np.float32(value).view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    return value
+
+
+@compiled(fastmath=REORDERED)
+def pack(start: int, stop: int, X: Float32, scale: Float64, out: Any, size: Float64, lost: Float64) -> None:
+    """Write rows start to stop, scaled and rounded, with the length kept and the length lost.
+
+    A row of zeros under cosine gets its 1 in the column behind the last, which exists if any does.
+    """
+    width = X.shape[1]
+    zero = to_filter(np.float32(0.0), out[0, 0])
+    for i in range(start, stop):
+        kept = gone = 0.0
+        for j in range(width):
+            exact = X[i, j] * scale[i]
+            bits = to_filter(np.float32(exact), out[0, 0])
+            out[i, j] = bits
+            value = np.float64(to_float(bits))
+            kept += value * value
+            gone += (exact - value) * (exact - value)
+        for j in range(width, out.shape[1]):
+            out[i, j] = zero
+        if scale[i] == 0.0:
+            out[i, width] = to_filter(np.float32(1.0), out[0, 0])
+            kept = 1.0
+        size[i] = np.sqrt(kept)
+        lost[i] = np.sqrt(gone)
+
+
+@compiled()
+def best_score(start: int, stop: int, products: Any, half: Float32, out: Float32) -> None:
+    """Raise out[i] to the largest score in row i of ``products``, for rows start to stop.
+
+    Floats are compared as integers of the same order: an integer maximum may be reordered, hence
+    vectorised, where a maximum of floats may not.
+    """
+    for i in range(start, stop):
+        row = products[i]
+        key = LOWEST
+        for c in range(row.shape[0]):
+            bits = np.float32(to_float(row[c]) - half[c]).view(np.int32)
+            key = max(key, bits ^ ((bits >> np.int32(31)) & FLIP))
+        score = np.int32(key ^ ((key >> np.int32(31)) & FLIP)).view(np.float32)
+        out[i] = max(out[i], score)
+
+
+@compiled()
+def tighten(
+    rows: Int64, best: Float32, square: Float64, margin: Float64, bound: Float64, exact: NDArray[np.bool_]
+) -> None:
+    """Lower the bounds of rows whose best score among some more centres is ``best``.
+
+    The nearest of those centres lies between ``square - 2 (best + margin)`` and
+    ``square - 2 (best - margin)``. If even the former is no less than an exact bound, that stays exact.
+    """
+    for i in range(rows.shape[0]):
+        r = rows[i]
+        middle = square[r] - 2.0 * best[i]
+        if exact[r] and middle - 2.0 * margin[r] >= bound[r]:
+            continue
+        exact[r] = bound[r] == 0.0
+        bound[r] = min(bound[r], middle + 2.0 * margin[r])
+
+
+@compiled()
+def recheck(
+    start: int,
+    stop: int,
+    products: Any,
+    half: Float32,
+    first: int,
+    rows: Int64,
+    last: Int64,
+    centres: Int64,
+    X: Float32,
+    V: Float32,
+    scale: Float64,
+    square: Float64,
+    margin: Float64,
+    value: Float64,
+    nearest: Int64,
+) -> int:
+    """Compute exactly every pair whose score could make it the nearest; return how many these were.
+
+    The columns are the centres from ``first`` on; row i may use those before ``last[i]``. ``value`` and
+    ``nearest`` hold the smallest value among earlier columns and the first centre that has it, or
+    infinity and -1, and leave as the same with these columns. Ids of centres beyond X's rows are V's.
+    """
+    count = 0
+    for i in range(start, stop):
+        r = rows[i]
+        columns = min(products.shape[1], last[i] - first)
+        key = LOWEST
+        for c in range(columns):
+            bits = np.float32(to_float(products[i, c]) - half[c]).view(np.int32)
+            key = max(key, bits ^ ((bits >> np.int32(31)) & FLIP))
+        best = np.int32(key ^ ((key >> np.int32(31)) & FLIP)).view(np.float32)
+        threshold = 0.5 * (square[r] - value[i]) - margin[r]
+        if columns <= 0 or best < threshold:
+            continue
+        threshold = max(threshold, best - 2.0 * margin[r])
+        for c in range(columns):
+            if to_float(products[i, c]) - half[c] < threshold:
+                continue
+            other = centres[first + c]
+            y = X[other] if other < X.shape[0] else V[other - X.shape[0]]
+            distance = pair(X[r], scale[r], y, scale[other])
+            count += 1
+            if distance < value[i]:
+                value[i] = distance
+                nearest[i] = first + c
+                threshold = max(threshold, 0.5 * (square[r] - distance) - margin[r])
+    return count
+
+
+@compiled()
+def greedy_block(
+    products: Any,
+    half: Float32,
+    rows: Int64,
+    value: Float64,
+    X: Float32,
+    scale: Float64,
+    square: Float64,
+    margin: Float64,
+    outside: float,
+    outside_row: int,
+    picks: Int64,
+    radius: Float64,
+) -> tuple[int, int]:
+    """Pick farthest-first among candidates with exact values while none outside can be farther.
+
+    ``rows`` ascend, so the first of equals has the lowest index. ``outside`` bounds the value of every
+    other row and ``outside_row`` is the lowest row that may attain it. Values of picks become -1; the
+    others' are exact for the new picks too. Returns the number of picks and of pairs computed.
+    """
+    count = computed = 0
+    while count < picks.shape[0]:
+        far = 0
+        for j in range(rows.shape[0]):
+            if value[j] > value[far]:
+                far = j
+        if value[far] < 0.0 or value[far] < outside or (value[far] == outside and rows[far] > outside_row):
+            break
+        picks[count] = far
+        radius[count] = value[far]
+        value[far] = -1.0
+        count += 1
+        pick = rows[far]
+        for j in range(rows.shape[0]):
+            if value[j] <= 0.0:
+                continue
+            r = rows[j]
+            score = to_float(products[far, j]) - half[far]
+            if score < 0.5 * (square[r] - value[j]) - margin[r]:
+                continue
+            computed += 1
+            value[j] = min(value[j], pair(X[r], scale[r], X[pick], scale[pick]))
+    return count, computed

@@ -1,0 +1,308 @@
+"""Low-precision products of rows and centres, with a proven bound on their error.
+
+The bound. Let a, b be scaled rows (see ``pairs``) and A, B what the filter holds of them, rounded to
+bfloat16 or float32. By Cauchy-Schwarz
+
+    |a.b - A.B| = |(a - A).b + A.(b - B)| <= |a - A| |b| + |A| |b - B|,
+
+where |a - A| and |A| are measured for every row while it is packed, and |b| <= |B| + |b - B|. The
+machine adds to this. A sum of d products in float32, in any order, rounded or truncated at each step
+(tensor cores truncate), errs by at most d 2^-23 / (1 - d 2^-23) |A| |B|; we allow (d + 2) 2^-22. A
+result stored as bfloat16 (8 significant bits, to nearest) errs by 2^-8 |A| |B|. Subtracting |b|^2 / 2
+in float32, itself rounded, errs by at most 2^-23 (|A| |B| + |b|^2). Scaling makes the longest row at
+most 1, so that what falls below float32's range is covered by 2^-100, and float64's own errors (pair
+routine, these formulas) by 2^-40 (|a|^2 + |b|^2). Every |B|, |b|, |b - B| is taken at its largest over
+all rows, which leaves one margin for each row, whatever the centre.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dfilter.cluster import pairs
+
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+Precision: TypeAlias = Literal["auto", "bf16", "f32"]
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+COLUMNS = 1024  # centres in one product
+OUTPUT = {"cpu": 4 << 20, "cuda": 32 << 20}  # values in one product; on a CPU it should stay in the cache
+READ_ROWS = 1 << 16  # rows read at once from a memory map
+PART_ROWS = 64  # fewer are not worth a thread
+
+
+@contextmanager
+def exact_products(threads: int | None) -> Iterator[None]:
+    """Hold torch to what the margin assumes, and to a number of threads; restore both afterwards.
+
+    A caller may have allowed float32 products in TF32 or bfloat16, and CUDA adds up the parts of a
+    split bfloat16 product in bfloat16 unless told otherwise.
+    """
+    matmuls: tuple[Any, Any] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [m.fp32_precision for m in matmuls]
+    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+    count = torch.get_num_threads()
+    try:
+        for matmul in matmuls:
+            matmul.fp32_precision = "ieee"
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        for matmul, precision in zip(matmuls, before, strict=True):
+            matmul.fp32_precision = precision
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
+        torch.set_num_threads(count)
+
+
+@cache
+def bf16_pays(device: str) -> bool:
+    """Whether bfloat16 products are right and faster than float32's here: tried out, not looked up.
+
+    The answer changes no result, only the time.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    single = torch.linspace(-1, 1, 512 * 384).reshape(512, 384).sin()
+    half = single.to(torch.bfloat16)
+    exact = half.double() @ half.double().T
+    size = half.double().norm(dim=1)
+    margin = torch.outer(size, size) * (386 * 2.0**-22 + 2.0**-8)
+    if bool(((half @ half.T).double() - exact).abs().gt(margin).any()):
+        return False
+
+    def seconds(matrix: torch.Tensor) -> float:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            torch.mm(matrix, matrix.T)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return seconds(half) < 0.8 * seconds(single)
+
+
+def checked(X: Any, name: str = "X") -> Float32:
+    """Return ``X`` as read-only, row-contiguous float32 without copying what already is.
+
+    Raises:
+        ValueError: ``X`` is not a matrix of at least one row and column.
+    """
+    if getattr(X, "ndim", 0) != 2 or 0 in X.shape:
+        found = getattr(X, "shape", type(X).__name__)
+        raise ValueError(f"{name} has to be a matrix with one row per vector, found {found}.")
+    rows = np.ascontiguousarray(X, dtype=np.float32).view(np.ndarray)
+    rows = rows[:]
+    rows.flags.writeable = False  # one type for every routine to be compiled for
+    return rows
+
+
+class Space:
+    """Rows under one metric: scales and lengths, a low-precision copy, the margin of every row.
+
+    A point's id is its row in ``X``, or n + its row in ``vectors``.
+
+    Args:
+        X: (n, d) as :func:`checked` returns it; may be a memory map.
+        metric: "cosine" or "euclidean".
+        vectors: (m, d) centres that are not rows, likewise checked.
+        precision: of the copy; "auto" takes bfloat16 where it pays.
+        device: "auto", "cpu" or "cuda".
+        threads: at most so many threads; none leaves torch's number.
+
+    Raises:
+        ValueError: a row holds NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        X: Float32,
+        metric: Metric,
+        *,
+        vectors: Float32 | None = None,
+        precision: Precision = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self.X = X
+        self.V = X[:0] if vectors is None else vectors
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.cuda = self.device.startswith("cuda")
+        half = precision == "bf16" or (precision == "auto" and bf16_pays("cuda" if self.cuda else "cpu"))
+        self.dtype = torch.bfloat16 if half else torch.float32
+        self.batch = OUTPUT["cuda" if self.cuda else "cpu"] // COLUMNS
+        self.threads = threads or torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.threads)
+        self._sigma = 1.0
+        self.scale, self.square = self._measured(metric)
+        self.cosine = metric == "cosine"
+        self.width = X.shape[1] + int(self.cosine and not self.scale.all())
+        self.rows, size, lost = self._packed(X, self.scale[: len(X)])
+        self.vectors, v_size, v_lost = self._packed(self.V, self.scale[len(X) :])
+        self.vectors = self.vectors.to(self.device)
+        self.margin = self._margins(
+            size, lost, np.concatenate([size, v_size]), np.concatenate([lost, v_lost])
+        )
+        self._home()
+        self._gathered = torch.empty((self.batch, self.width), dtype=self.dtype, device=self.rows.device)
+        self._output = torch.empty(self.batch * COLUMNS, dtype=self.dtype, device=self.device)
+
+    def distance(self, value: Float64) -> Float64:
+        """Return what users see of squared scaled distances: 1 - cosine, or the Euclidean distance."""
+        return np.asarray(value / 2 if self.cosine else np.sqrt(value) / self._sigma)
+
+    def each(self, routine: Callable[..., Any], count: int, *args: Any) -> list[Any]:
+        """Run ``routine(start, stop, *args)`` over parts of ``range(count)``, one thread each."""
+        parts = min(self.threads, max(count // PART_ROWS, 1))
+        if parts == 1:
+            return [routine(0, count, *args)]
+        edges = [count * i // parts for i in range(parts + 1)]
+        return list(self._pool.map(lambda a, b: routine(a, b, *args), edges[:-1], edges[1:]))
+
+    def take(self, ids: Int64) -> torch.Tensor:
+        """Return packed points on the device; the result is valid until the next call."""
+        if len(self.V) and ids.max(initial=0) >= len(self.X):
+            index = torch.from_numpy(np.maximum(ids - len(self.X), 0)).to(self.device)
+            rows = torch.from_numpy(np.minimum(ids, len(self.X) - 1)).to(self.rows.device)
+            given = torch.from_numpy(ids >= len(self.X)).to(self.device)[:, None]
+            return torch.where(given, self.vectors[index], self.rows[rows].to(self.device))
+        out = self._gathered[: len(ids)] if len(ids) <= self.batch else None
+        index = torch.from_numpy(ids).to(self.rows.device)
+        return torch.index_select(self.rows, 0, index, out=out).to(self.device)
+
+    def multiply(self, rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+        """Return the (rows, centres) products; the result is valid until the next call."""
+        shape = (len(rows), len(centres))
+        out = (
+            self._output[: shape[0] * shape[1]].view(shape)
+            if shape[0] * shape[1] <= len(self._output)
+            else None
+        )
+        return torch.mm(rows, centres.T, out=out)
+
+    def best_scores(self, ids: Int64, centres: Centres, first: int) -> Float32:
+        """Return each row's largest score among the centres from ``first`` on."""
+        rows = self.take(ids)
+        best = np.full(len(ids), -np.inf, np.float32)
+        for start in range(first, centres.count, COLUMNS):
+            packed, half = centres.part(start, min(start + COLUMNS, centres.count))
+            products = self.multiply(rows, packed)
+            if self.cuda:
+                scores = products.float().sub_(torch.from_numpy(half).to(self.device)).amax(1)
+                np.maximum(best, scores.cpu().numpy(), out=best)
+                continue
+            self.each(pairs.best_score, len(ids), as_numpy(products), half, best)
+        return best
+
+    def nearest(self, ids: Int64, centres: Centres, last: Int64 | None = None) -> tuple[Float64, Int64, int]:
+        """Return each row's exact smallest value, the first centre that has it, and the pairs computed.
+
+        Row i may only use centres before ``last[i]``; with none of these it gets infinity and -1.
+        """
+        rows = self.take(ids)
+        last = np.full(len(ids), centres.count) if last is None else last
+        value, nearest, count = np.full(len(ids), np.inf), np.full(len(ids), -1), 0
+        for start in range(0, centres.count, COLUMNS):
+            packed, half = centres.part(start, min(start + COLUMNS, centres.count))
+            products = as_numpy(self.multiply(rows, packed))
+            points = centres.ids, self.X, self.V, self.scale, self.square, self.margin
+            found = self.each(
+                pairs.recheck, len(ids), products, half, start, ids, last, *points, value, nearest
+            )
+            count += sum(found)
+        return value, nearest, count
+
+    def _measured(self, metric: Metric) -> tuple[Float64, Float64]:
+        """Return scale and squared scaled length of every point."""
+        square = np.empty(len(self.X) + len(self.V))
+        for matrix, out, what in ((self.X, square, "Row"), (self.V, square[len(self.X) :], "Given centre")):
+            for start in range(0, len(matrix), READ_ROWS):
+                block = matrix[start : start + READ_ROWS]
+                self.each(pairs.square_norms, len(block), block, out[start:])
+            wrong = np.flatnonzero(~np.isfinite(out[: len(matrix)]))
+            if len(wrong):
+                raise ValueError(
+                    f"{what} {wrong[0]} holds NaN or infinity ({len(wrong)} of {len(matrix)} do); every "
+                    "vector has to be finite. Leave such rows out, or compute them anew."
+                )
+        if metric == "cosine":
+            scale = np.divide(1.0, np.sqrt(square), out=np.zeros_like(square), where=square > 0)
+            return scale, np.ones_like(square)
+        self._sigma = float(np.ldexp(1.0, -int(np.frexp(np.sqrt(square.max()))[1])))
+        return np.full(len(square), self._sigma), square * self._sigma**2
+
+    def _packed(self, X: Float32, scale: Float64) -> tuple[torch.Tensor, Float64, Float64]:
+        """Return the low-precision copy, and of each row the length kept and the length lost."""
+        rows = torch.empty((len(X), self.width), dtype=self.dtype)
+        size, lost = np.empty(len(X)), np.empty(len(X))
+        table = as_numpy(rows)
+        for start in range(0, len(X), READ_ROWS):
+            part = slice(start, start + READ_ROWS)
+            self.each(pairs.pack, len(X[part]), X[part], scale[part], table[part], size[part], lost[part])
+        return rows, size, lost
+
+    def _margins(self, size: Float64, lost: Float64, all_size: Float64, all_lost: Float64) -> Float64:
+        """Return the largest error of any score of each row: the module's bound."""
+        longest = all_size.max()
+        product = size * longest
+        rounding = (self.width + 2) * 2.0**-22 + (2.0**-8 if self.dtype == torch.bfloat16 else 0.0)
+        largest = self.square.max()
+        margin = lost * (all_size + all_lost).max() + size * all_lost.max()
+        margin += rounding * product + 2.0**-23 * (product + largest)
+        return np.asarray(margin * (1 + 2.0**-20) + 2.0**-39 * largest + 2.0**-100)
+
+    def _home(self) -> None:
+        """Move the copy to the device if it takes at most two thirds of what is free there."""
+        if not self.cuda:
+            return
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if self.rows.nbytes * 3 <= free * 2:
+            self.rows = self.rows.to(self.device)
+
+
+class Centres:
+    """Chosen points in order, packed to be multiplied with rows."""
+
+    def __init__(self, space: Space, capacity: int) -> None:
+        self._space = space
+        self.count = 0
+        self.ids = np.empty(max(capacity, 1), np.int64)
+        self.half = np.empty(max(capacity, 1), np.float32)
+        self._packed = torch.empty((max(capacity, 1), space.width), dtype=space.dtype, device=space.device)
+
+    def add(self, ids: Int64) -> None:
+        """Append points."""
+        end = self.count + len(ids)
+        if end > len(self.ids):
+            more = max(end, 2 * len(self.ids)) - len(self.ids)
+            self.ids = np.concatenate([self.ids, np.empty(more, np.int64)])
+            self.half = np.concatenate([self.half, np.empty(more, np.float32)])
+            self._packed = torch.cat([self._packed, torch.empty_like(self._packed[:1]).expand(more, -1)])
+        self.ids[self.count : end] = ids
+        self.half[self.count : end] = self._space.square[ids] / 2
+        for start in range(self.count, end, COLUMNS):
+            stop = min(start + COLUMNS, end)
+            self._packed[start:stop] = self._space.take(self.ids[start:stop])
+        self.count = end
+
+    def part(self, first: int, stop: int) -> tuple[torch.Tensor, Float32]:
+        """Return the packed centres from ``first`` to ``stop``, and half their squared lengths."""
+        return self._packed[first:stop], self.half[first:stop]
+
+
+def as_numpy(table: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor's values, bfloat16 as the bits in uint16; shares memory on the CPU."""
+    table = table.cpu()
+    return table.view(torch.uint16).numpy() if table.dtype == torch.bfloat16 else table.numpy()
