@@ -6,7 +6,7 @@ is given when it shall write that response, and the mask is exact: no token lies
 
 Templates:
 
-    auto      the model's own chat template, else alpaca
+    auto      what the model was fine-tuned with here, else its own chat template, else alpaca
     chat      the model's own chat template
     alpaca    Stanford Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca, train.py), for base models
     tulu      <|user|> and <|assistant|> on lines of their own, as LESS trains (arXiv 2402.04333)
@@ -35,6 +35,8 @@ ALPACA_HEAD = (
 ALPACA_PAIRED = ", paired with an input that provides further context"
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
 NEW_END_OF_TURN = "<|eot|>"
+TRAINED_TEMPLATE = "dfilter_template"  # names in tokenizer_config.json
+TRAINED_EOT = "dfilter_eot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def render(
     *,
     template: Template = "auto",
     max_tokens: int | None = None,
-    eot: bool = False,
+    eot: bool | None = None,
     context: str = "",
     turns: Literal["all", "last"] = "all",
 ) -> Encoded:
@@ -90,7 +92,8 @@ def render(
         tokenizer: the model's.
         template: see the module.
         max_tokens: keep the first so many tokens, as Alpaca and LESS do; the row may lose its response.
-        eot: close every turn by the end-of-turn token, where the template has none of its own.
+        eot: close every turn by the end-of-turn token, where the template has none of its own; none
+            is what the model was fine-tuned with, else false.
         context: the row's ``Example.context``; alpaca's template shows it under "Input".
         turns: label every assistant turn, or the last one.
 
@@ -108,7 +111,7 @@ def render_many(
     *,
     template: Template = "auto",
     max_tokens: int | None = None,
-    eot: bool = False,
+    eot: bool | None = None,
     turns: Literal["all", "last"] = "all",
 ) -> list[Encoded]:
     """Return :func:`render` of every row, with its context; several times faster than row by row."""
@@ -128,7 +131,7 @@ def render_prompt(
     *,
     template: Template = "auto",
     max_tokens: int | None = None,
-    eot: bool = False,
+    eot: bool | None = None,
     context: str = "",
 ) -> list[int]:
     """Return the ids after which the assistant is to speak.
@@ -140,7 +143,7 @@ def render_prompt(
         tokenizer: the model's.
         template: see the module.
         max_tokens: keep the last so many tokens, so that the question and the assistant's opening stay.
-        eot: as it was in training.
+        eot: as in :func:`render`.
         context: as in :func:`render`.
     """
     asked = list(messages)
@@ -180,15 +183,42 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> Specials:
     Raises:
         ModelError: the tokenizer has none of them.
     """
-    eos: Any = tokenizer.eos_token_id
-    end = eot_id(tokenizer) if eos is None else int(eos)
+    eos = tokenizer.eos_token_id
+    end = eos if isinstance(eos, int) else eot_id(tokenizer)
     if end is None:
         raise ModelError(
             f"The tokenizer of '{tokenizer.name_or_path}' has no end token and none of "
             f"{', '.join(END_OF_TURN)} that could serve. Set its eos_token, or train with eot."
         )
-    pad: Any = tokenizer.pad_token_id
-    return Specials(pad=end if pad is None else int(pad), end=end)
+    pad = tokenizer.pad_token_id
+    return Specials(pad=pad if isinstance(pad, int) else end, end=end)
+
+
+def style(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    template: Template = "auto",
+    eot: bool | None = None,
+    base: Template = "alpaca",
+) -> tuple[Template, bool]:
+    """Return the template that "auto" stands for, and whether end-of-turn tokens are used.
+
+    Args:
+        tokenizer: the model's.
+        template: what was asked for; anything but "auto" is returned as it is.
+        eot: what was asked for; none asks the tokenizer.
+        base: what a model without chat template takes.
+    """
+    trained = tokenizer.init_kwargs
+    if template == "auto":
+        template = trained.get(TRAINED_TEMPLATE) or ("chat" if tokenizer.chat_template else base)
+    return template, bool(trained.get(TRAINED_EOT, False)) if eot is None else eot
+
+
+def remember_style(tokenizer: PreTrainedTokenizerBase, template: Template, eot: bool) -> None:
+    """Write template and eot into the tokenizer, where they are saved with it and "auto" finds them."""
+    tokenizer.init_kwargs[TRAINED_TEMPLATE] = template
+    tokenizer.init_kwargs[TRAINED_EOT] = eot
 
 
 def eot_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -205,7 +235,7 @@ def add_eot(tokenizer: PreTrainedTokenizerBase, model: Any = None) -> int:
     found = eot_id(tokenizer)
     if found is None:
         tokenizer.add_special_tokens({"additional_special_tokens": [NEW_END_OF_TURN]})
-        found = int(tokenizer.convert_tokens_to_ids(NEW_END_OF_TURN))
+        found = tokenizer.get_vocab()[NEW_END_OF_TURN]
     if model is not None and model.get_input_embeddings().weight.shape[0] <= found:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         _fill_with_mean(model, found)
@@ -230,12 +260,11 @@ def _pieces(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     template: Template,
-    eot: bool,
+    eot: bool | None,
     context: str,
     tails: dict[tuple[str, ...], str] | None = None,
 ) -> list[Piece]:
-    if template == "auto":
-        template = "chat" if tokenizer.chat_template else "alpaca"
+    template, eot = style(tokenizer, template=template, eot=eot)
     if template == "chat":
         return _chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
     opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""

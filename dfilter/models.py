@@ -17,10 +17,12 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,7 +125,7 @@ def load_causal(
     base = _base_of(files.path)
     model: Any = _load(base or files, dtype)
     if base is not None:
-        model = _with_adapter(model, files.path, tokenizer, merge)
+        model = _with_adapter(model, files.path, merge)
     return model.to(place).eval(), tokenizer
 
 
@@ -142,6 +144,28 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         )
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def count_parameters(folder: Path) -> int:
+    """Return how many weights a folder's safetensors hold, without reading them."""
+    from safetensors import safe_open
+
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="numpy") as tensors:
+            total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def is_adapter(name: str | Path) -> bool:
+    """Return whether a model is a LoRA adapter on top of another one."""
+    return (resolve(name).path / "adapter_config.json").is_file()
+
+
+def stored_dtype(name: str | Path) -> str:
+    """Return the dtype in which a model's weights are stored, as its configuration says it."""
+    config = json.loads((resolve(name).path / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def fast_dtype(device: str | torch.device | None = None) -> Literal["float32", "bfloat16"]:
@@ -165,7 +189,10 @@ def quiet_transformers() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 for a property under its old name.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:
@@ -182,11 +209,9 @@ def _load(files: ModelFiles, dtype: Dtype) -> PreTrainedModel:
     return model
 
 
-def _with_adapter(model: Any, folder: Path, tokenizer: PreTrainedTokenizerBase, merge: bool) -> Any:
+def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
     from peft import PeftModel
 
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))  # an end-of-turn token came in for the training
     with quiet_transformers(), _sentences(str(folder)):
         adapted: Any = PeftModel.from_pretrained(model, str(folder))
     return adapted.merge_and_unload() if merge else adapted

@@ -1,0 +1,249 @@
+"""The loop: transformers' Trainer with our batches, our refusals and our checkpoints.
+
+Importing this module imports transformers; :mod:`dfilter.train.trainer` does so when it trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import Trainer as TransformersTrainer
+
+from dfilter.errors import CheckError
+from dfilter.train.recipes import Recipe
+from dfilter.train.rows import Order, Rows, collate, parts
+
+WHOLE = "whole"  # written last into a checkpoint; a checkpoint without it was cut short
+
+
+def arguments(
+    recipe: Recipe, folder: Path, *, steps: int, seed: int, bf16: bool, checkpointing: bool, devices: int
+) -> TrainingArguments:
+    """Translate a recipe into transformers' terms.
+
+    A step's rows come as one batch and are cut into pieces by :func:`~dfilter.train.rows.parts`, so
+    transformers is told of no accumulation.
+    """
+    cuda = torch.cuda.is_available()
+    schedule: dict[str, Any] = {"lr_scheduler_type": recipe.schedule}
+    if recipe.final_learning_rate:
+        kwargs = {"lr_end": recipe.final_learning_rate, "power": 1.0}
+        schedule = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
+    elif recipe.schedule == "constant" and recipe.warmup:
+        schedule = {"lr_scheduler_type": "constant_with_warmup"}
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=max(1, recipe.batch // devices),
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.beta1,
+        adam_beta2=recipe.beta2,
+        adam_epsilon=recipe.epsilon,
+        max_grad_norm=recipe.clip,
+        bf16=bf16,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        seed=seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite ends the run instead
+        save_strategy="no",  # the callback below decides
+        activation_checkpointing=checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        ddp_find_unused_parameters=False,
+        **schedule,
+    )
+
+
+class Loop(TransformersTrainer):
+    """Trains on token-weighted batches in an order of our own."""
+
+    def __init__(self, model: Any, args: TrainingArguments, rows: Rows, pad: int, micro_tokens: int) -> None:
+        super().__init__(model=model, args=args, train_dataset=rows)
+        self.remove_callback(PrinterCallback)
+        self.rows = rows
+        self.pad = pad
+        self.micro_tokens = micro_tokens
+        self.order = Order(len(rows), args.seed)
+        self.step_tokens = 0
+        self.step_began = time.perf_counter()
+
+    def get_train_dataloader(self) -> Any:
+        """Return batches of whole steps; their order does not depend on torch's random state."""
+        loader: Any = DataLoader(
+            self.rows,  # type: ignore[arg-type]
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self.order,
+            collate_fn=partial(collate, pad=self.pad),
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Sum the gradient over the pieces of one step's batch.
+
+        Every piece is divided by the trained tokens of the whole step on all devices
+        (``num_items_in_batch``), so a token weighs the same wherever it falls.
+        """
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        pieces = parts(inputs, self.micro_tokens)
+        for at, piece in enumerate(pieces):
+            last = at == len(pieces) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                loss: Any = self.compute_loss(model, piece, num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.step_tokens = int(num_items_in_batch)
+        if not math.isfinite(total.item()):
+            raise CheckError(
+                f"The loss of step {self.state.global_step + 1} is {total.item()}, so the training stops. "
+                "Lower the learning rate, or train in float32 (dtype = 'float32')."
+            )
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what a step took and trained on; the log survives in the checkpoints."""
+        if "loss" in logs:
+            now = time.perf_counter()
+            logs |= {"trained_tokens": self.step_tokens, "seconds": now - self.step_began}
+            self.step_began = now
+            if not math.isfinite(logs.get("grad_norm", 0.0)):
+                raise CheckError(
+                    f"The gradient of step {self.state.global_step} is not finite. "
+                    "Lower the learning rate, or train in float32 (dtype = 'float32')."
+                )
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save, unless a weight is not finite."""
+        refuse_nan(self.model)
+        super().save_model(output_dir, _internal_call)
+
+
+def refuse_nan(model: Any) -> None:
+    """Refuse to save weights that are not finite.
+
+    Raises:
+        CheckError: with the first such weight's name.
+    """
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not torch.isfinite(weight).all():
+            raise CheckError(
+                f"The weight {name} holds values that are not finite, so the model is not saved. Lower the "
+                "learning rate, or train in float32 (dtype = 'float32')."
+            )
+
+
+class Keeper(TrainerCallback):
+    """Decides when to save, keeps epochs, and reports progress.
+
+    Args:
+        loop: the running loop.
+        folder: of the result.
+        steps_per_epoch: optimizer steps.
+        keep: first and last epoch to keep, or none.
+        minutes: between two checkpoints; there is one at every epoch's end too.
+        every: steps between two checkpoints, or none.
+        write_epoch: called with the epoch's number and the folder to fill.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        folder: Path,
+        *,
+        steps_per_epoch: int,
+        keep: tuple[int, ...],
+        minutes: float,
+        every: int | None,
+        write_epoch: Callable[[int, Path], None],
+    ) -> None:
+        self.loop = loop
+        self.folder = folder
+        self.steps_per_epoch = steps_per_epoch
+        self.keep = keep
+        self.seconds = minutes * 60
+        self.every = every
+        self.write_epoch = write_epoch
+        self.saved = time.monotonic()
+        self.started = False
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Set the epoch from the step count, which is right after a resume inside an epoch too."""
+        self.loop.order.epoch = state.global_step // self.steps_per_epoch
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the first step's clock after the set-up."""
+        if not self.started:
+            self.started = True
+            self.loop.step_began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Ask for a checkpoint when it is time; never after the last step, where the result is written."""
+        due = self.every is not None and state.global_step % self.every == 0
+        due = due or time.monotonic() - self.saved > self.seconds
+        whole = state.global_step % self.steps_per_epoch == 0
+        control.should_save = (due or whole) and state.global_step < state.max_steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Write where the run is, and keep the model of an epoch that was asked for.
+
+        This comes before the checkpoint of the same step, so a run that is killed between the two
+        repeats the epoch's end instead of missing it.
+        """
+        if not logs or "loss" not in logs:
+            return
+        if state.is_world_process_zero:
+            live = {"step": state.global_step, "steps": state.max_steps, "loss": logs["loss"]}
+            write_json(self.folder / "progress.json", live)
+        whole = state.global_step % self.steps_per_epoch == 0 or state.global_step == state.max_steps
+        epoch = math.ceil(state.global_step / self.steps_per_epoch)
+        if whole and self.keep and self.keep[0] <= epoch <= self.keep[1]:
+            refuse_nan(self.loop.model)
+            self.write_epoch(epoch, self.folder / "epochs" / f"epoch-{epoch:02d}")
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Mark the checkpoint whole and drop the older ones."""
+        self.saved = time.monotonic()
+        if state.is_world_process_zero:
+            latest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (latest / "training_args.bin").unlink(missing_ok=True)  # pickled, and nobody reads it
+            (latest / WHOLE).touch()
+            for old in checkpoints(Path(args.output_dir)):
+                if old != latest:
+                    shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def last_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end."""
+    return next((path for path in reversed(checkpoints(folder)) if (path / WHOLE).exists()), None)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is either the old one or the new one."""
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(path)

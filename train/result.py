@@ -1,0 +1,287 @@
+"""The result folder: what was planned, what came out, and that it is whole.
+
+plan.json           what is being trained; another plan in the same folder is refused
+checkpoints/        to resume from; gone when done
+epochs/epoch-NN/    kept models, with moments.safetensors when asked for
+*.safetensors, config.json or adapter_config.json, tokenizer files
+training.json       figures
+done                written last
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import CheckError, FolderError
+from dfilter.train.recipes import Recipe
+from dfilter.types import Evaluator
+
+FORMAT = 1
+DONE = "done"
+PACKAGES = ("dfilter", "torch", "transformers", "peft", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is, apart from how it goes.
+
+    Attributes:
+        model, model_sha: name and identity of the weights.
+        recipe_name, recipe: the recipe, with the overrides in it.
+        settings: the trainer's own settings.
+        template, eot: how conversations are written (see :mod:`dfilter.chat`).
+        dtype: what is computed in.
+        seed: of everything random.
+        rows, skipped: rows trained on, and ids of those without a token to learn from.
+        rows_digest: hash of the encoded rows.
+        steps: optimizer steps.
+        input_tokens, labelled_tokens: of one pass over the rows.
+    """
+
+    model: str
+    model_sha: str
+    recipe_name: str
+    recipe: Recipe
+    settings: Mapping[str, Any]
+    template: Any
+    eot: bool
+    dtype: str
+    seed: int
+    rows: int
+    skipped: tuple[str, ...]
+    rows_digest: str
+    steps: int
+    input_tokens: int
+    labelled_tokens: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the rows."""
+        return math.ceil(self.rows / self.recipe.batch)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the budget will train on; an estimate when it ends inside an epoch."""
+        return round(self.labelled_tokens * self.steps / self.steps_per_epoch)
+
+
+def world() -> int:
+    """Return the number of processes that train together (torchrun and accelerate set WORLD_SIZE)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Return whether this process writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world() > 1:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+
+
+def claim(out: Path, plan: Plan) -> bool:
+    """Make or check the folder; return whether it is finished already.
+
+    Raises:
+        FolderError: it holds a training with another plan, or files that are no training.
+    """
+    from dfilter.train.loop import write_json
+
+    wanted = {"format": FORMAT, **_jsonable(asdict(plan))}
+    found = _read(out / "plan.json")
+    if found is None:
+        if out.is_dir() and any(out.iterdir()):
+            raise FolderError(f"{out} holds files that are no training. Choose another folder, or empty it.")
+        if is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "plan.json", wanted)
+    elif found != wanted:
+        names = sorted(name for name in wanted if found.get(name) != wanted[name])
+        raise FolderError(
+            f"{out} holds another training; it differs in {', '.join(names)}. "
+            "Choose another folder, or remove it."
+        )
+    return (out / DONE).exists()
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Writes models.
+
+    Attributes:
+        model: the base's name, which is written beside adapters.
+        tokenizer: saved beside every model.
+        dtype: torch dtype of fully trained weights.
+        moments: write Adam's moments too.
+    """
+
+    model: str
+    tokenizer: Any
+    dtype: Any
+    moments: bool
+
+    def write(self, loop: Any, folder: Path, plan: Plan, epoch: int) -> None:
+        """Write a kept epoch, whole or not at all."""
+        if folder.is_dir():
+            return
+        scratch = folder.with_name(f".{folder.name}.part")
+        if is_main():
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        self.write_into(loop, scratch)
+        if is_main():
+            from dfilter.train.loop import write_json
+
+            log = loop.state.log_history
+            part = [entry for entry in log if "loss" in entry and _epoch_of(entry, plan) == epoch]
+            write_json(
+                scratch / "training.json", {**_identity(plan), "epoch": epoch, **_sums(part), **_rates(part)}
+            )
+            scratch.rename(folder)
+
+    def write_into(self, loop: Any, folder: Path) -> None:
+        """Write model, tokenizer and moments into a folder; every process takes part."""
+        from dfilter.train.loop import write_json
+
+        state = loop.accelerator.get_state_dict(loop.model_wrapped) if world() > 1 else None
+        if not is_main():
+            return
+        model = loop.accelerator.unwrap_model(loop.model)
+        if _is_adapter(model):
+            model.save_pretrained(folder, state_dict=state)
+            (folder / "README.md").unlink(missing_ok=True)  # peft's card, without anything in it
+        else:
+            weights = _cast(state or model.state_dict(), self.dtype)
+            model.save_pretrained(folder, state_dict=weights)
+            config = _read(folder / "config.json") or {}
+            write_json(folder / "config.json", {**config, "dtype": str(self.dtype).removeprefix("torch.")})
+        self.tokenizer.save_pretrained(folder)
+        if self.moments:
+            from dfilter.train.moments import save_moments
+
+            save_moments(model, loop.optimizer, folder)
+
+
+def figures(log: Sequence[Mapping[str, Any]], device: str, plan: Plan) -> dict[str, Any]:
+    """Return the figures of a whole training from its log, one entry per step."""
+    steps = [entry for entry in log if "loss" in entry]
+    numbers = _sums(steps)
+    epochs = sorted({_epoch_of(entry, plan) for entry in steps})
+    means = [
+        _rates([e for e in steps if _epoch_of(e, plan) == epoch])["mean_learning_rate"] for epoch in epochs
+    ]
+    return {
+        "device": device,
+        "processes": world(),
+        "epochs": plan.steps / plan.steps_per_epoch,
+        **numbers,
+        "epoch_learning_rates": means,
+        "loss": [entry["loss"] for entry in steps],
+        "learning_rate": [entry["learning_rate"] for entry in steps],
+        "step_tokens": [entry["trained_tokens"] for entry in steps],
+    }
+
+
+def choose_epoch(out: Path, evaluator: Evaluator, seed: int) -> dict[str, Any]:
+    """Evaluate every kept epoch and make the best one the result; the earlier one of two equals.
+
+    Raises:
+        CheckError: the evaluator gave no finite mean for any epoch.
+    """
+    scores: dict[str, float] = {}
+    better = 1.0
+    for folder in sorted((out / "epochs").glob("epoch-*")):
+        found = evaluator.evaluate(folder, seed=seed)
+        better = 1.0 if found.higher_is_better else -1.0
+        scores[folder.name] = float(found.values.mean())
+    finite = {name: score for name, score in scores.items() if math.isfinite(score)}
+    if not finite:
+        raise CheckError(
+            f"The development set gave no finite value for any of {', '.join(scores) or 'no epochs'}."
+        )
+    best = min(finite, key=lambda name: (-better * finite[name], name))
+    for file in (out / "epochs" / best).iterdir():
+        if file.name != "training.json":
+            shutil.copy2(file, out / file.name)
+    return {"chosen": best, "development": scores}
+
+
+def finish(out: Path, plan: Plan, summary: Mapping[str, Any]) -> None:
+    """Write ``training.json``, drop what only a resume needs, and mark the folder done."""
+    from dfilter.train.loop import write_json
+
+    kept = [path.name for path in sorted((out / "epochs").glob("epoch-*"))]
+    write_json(out / "training.json", {**_identity(plan), **summary, "kept": kept, "versions": _versions()})
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / "progress.json").unlink(missing_ok=True)
+    (out / DONE).touch()
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    return {"format": FORMAT, **_jsonable(asdict(plan))}
+
+
+def _sums(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "trained_tokens": sum(int(entry["trained_tokens"]) for entry in steps),
+        "seconds": sum(float(entry["seconds"]) for entry in steps),
+    }
+
+
+def _rates(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    rates = [float(entry["learning_rate"]) for entry in steps]
+    return {"mean_learning_rate": sum(rates) / max(len(rates), 1)}
+
+
+def _epoch_of(entry: Mapping[str, Any], plan: Plan) -> int:
+    return math.ceil(int(entry["step"]) / plan.steps_per_epoch)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _cast(state: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Cast weights; those that share memory go on sharing it, so that they are saved once."""
+    done: dict[int, Any] = {}
+    cast = {}
+    for name, tensor in state.items():
+        wanted = dtype if tensor.is_floating_point() else tensor.dtype
+        cast[name] = done.setdefault(tensor.data_ptr(), tensor.to(wanted))
+    return cast
+
+
+def _is_adapter(model: Any) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    return value
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    import json
+
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,251 @@
+"""Fine-tune a model on rows: one call, one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from dfilter import chat, models
+from dfilter.errors import ModelError, SettingsError
+from dfilter.settings import plain
+from dfilter.train import result
+from dfilter.train.recipes import Recipe, recipe
+from dfilter.train.rows import Rows, encode, steps_for
+from dfilter.types import Evaluator, Example
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Fine-tune with a recipe, by transformers' Trainer and peft.
+
+    Attributes:
+        model: see :func:`dfilter.models.resolve`.
+        recipe: alpaca, lima, less or quick.
+        overrides: single settings of the recipe, by name (see :class:`~dfilter.train.recipes.Recipe`).
+        epochs, steps, tokens: the budget, at most one of them; tokens are trained tokens, and the
+            first step that reaches them is the last. None of them: the recipe's epochs.
+        template: see :mod:`dfilter.chat`; "auto" takes the recipe's for models without a chat template.
+        dtype: "bfloat16" computes in it (full: float32 weights under autocast; LoRA: bfloat16 base,
+            float32 adapter), "float32" in that; "auto" is bfloat16 where the device has it.
+        save_dtype: of a fully trained result; "auto" is the dtype the model came in.
+        micro_tokens: padded tokens of one forward pass; less needs less memory, and sums in another order.
+        gradient_checkpointing: recompute activations instead of keeping them.
+        save_moments: write Adam's moments by parameter name beside every model that is kept.
+        unlabelled: what to do with rows that hold no token to learn from.
+        choose: takes the best of the kept epochs as the result, by its mean value on a development set.
+        checkpoint_minutes: between two checkpoints; there is one at every epoch's end too.
+        checkpoint_steps: steps between two checkpoints.
+    """
+
+    recipe_names: ClassVar[str] = "alpaca, less, lima, quick"
+
+    model: str = "smollm2"
+    recipe: str = "quick"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    epochs: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    template: chat.Template = "auto"
+    dtype: models.Dtype = "auto"
+    save_dtype: models.Dtype = "auto"
+    micro_tokens: int = 4096
+    gradient_checkpointing: bool = False
+    save_moments: bool = False
+    unlabelled: Literal["refuse", "skip"] = "refuse"
+    choose: Evaluator | None = None
+    checkpoint_minutes: float = 10.0
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two budgets, and a budget of nothing."""
+        given = {name: getattr(self, name) for name in ("epochs", "steps", "tokens")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise SettingsError(f"Only one budget can hold, but {' and '.join(given)} are set.")
+        if any(not value > 0 for value in given.values()):
+            raise SettingsError(f"The budget {given} must be above 0.")
+        if self.micro_tokens < 1 or not self.checkpoint_minutes > 0:
+            raise SettingsError("micro_tokens and checkpoint_minutes must be above 0.")
+
+    def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
+        """Train on ``rows`` and return ``out`` with the model in it.
+
+        A folder that holds the same training, finished, is returned as it is; unfinished, the
+        training continues from its last checkpoint with the same curve.
+
+        Args:
+            rows: conversations.
+            out: the result: model (or adapter) and tokenizer, ``training.json``, ``epochs/`` for
+                those that are kept, and ``done``, which is written last.
+            seed: of the order of rows, the adapter's start and dropout.
+
+        Raises:
+            InputError: rows with nothing to learn from.
+            CheckError: a loss, gradient or weight that is not finite.
+            ModelError: the model cannot be found, loaded, padded or ended.
+            FolderError: ``out`` holds another training.
+        """
+        plan, encoded = self.plan(rows, seed=seed)
+        if result.claim(out, plan):
+            return out
+        summary = _run(self, plan, encoded, out)
+        if result.is_main():
+            if self.choose is not None and plan.recipe.keep_epochs:
+                summary |= result.choose_epoch(out, self.choose, seed)
+            result.finish(out, plan, summary)
+        result.barrier()
+        return out
+
+    def plan(self, rows: Sequence[Example], *, seed: int) -> tuple[result.Plan, Rows]:
+        """Return what will be trained: the resolved recipe, steps and tokens, and the encoded rows.
+
+        Nothing is written and no weight is loaded, so it is cheap enough for a dry run.
+        """
+        files = models.resolve(self.model)
+        made = recipe(self.recipe, models.count_parameters(files.path), self.overrides)
+        tokenizer = models.load_tokenizer(files.path)
+        template, eot = chat.style(tokenizer, template=self.template, eot=made.eot, base=made.base_template)
+        if eot:
+            if made.method == "lora" and chat.eot_id(tokenizer) is None:
+                raise SettingsError(
+                    f"'{self.model}' has no end-of-turn token, and an adapter cannot learn a new one. "
+                    "Set the recipe's eot to false, or its method to 'full'."
+                )
+            chat.add_eot(tokenizer)
+        chat.special_ids(tokenizer)
+        encoded = encode(
+            rows,
+            tokenizer,
+            template=template,
+            eot=eot,
+            max_tokens=made.max_tokens,
+            unlabelled=self.unlabelled,
+        )
+        steps = steps_for(
+            encoded,
+            made.batch,
+            seed,
+            epochs=made.epochs if self.epochs is None else self.epochs,
+            steps=self.steps,
+            tokens=self.tokens,
+        )
+        return result.Plan(
+            model=self.model,
+            model_sha=files.sha,
+            recipe_name=self.recipe,
+            recipe=made,
+            settings={k: v for k, v in plain(self).items() if k not in _HARMLESS},
+            template=template,
+            eot=eot,
+            dtype=models.fast_dtype() if self.dtype == "auto" else self.dtype,
+            seed=seed,
+            rows=len(encoded),
+            skipped=encoded.skipped,
+            rows_digest=encoded.digest(),
+            steps=steps,
+            input_tokens=int(encoded.offsets[-1]),
+            labelled_tokens=int(encoded.trained.sum()),
+        ), encoded
+
+
+# Settings that change when something is written, not what.
+_HARMLESS = {"checkpoint_minutes", "checkpoint_steps"}
+
+
+def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, Any]:
+    """Load, train and write the model; return figures for ``training.json``."""
+    import torch
+    from transformers import set_seed
+
+    from dfilter.train import loop
+
+    set_seed(plan.seed)  # the adapter's start
+    with models.quiet_transformers():
+        model, tokenizer, stored = _load(plan)
+        chat.remember_style(tokenizer, plan.template, plan.eot)
+        keep = result.Keep(
+            model=plan.model,
+            tokenizer=tokenizer,
+            dtype=stored if job.save_dtype == "auto" else getattr(torch, job.save_dtype),
+            moments=job.save_moments,
+        )
+        args = loop.arguments(
+            plan.recipe,
+            out / "checkpoints",
+            steps=plan.steps,
+            seed=plan.seed,
+            bf16=plan.dtype == "bfloat16",
+            checkpointing=job.gradient_checkpointing,
+            devices=result.world(),
+        )
+        running = loop.Loop(model, args, rows, chat.special_ids(tokenizer).pad, job.micro_tokens)
+        running.add_callback(
+            loop.Keeper(
+                running,
+                out,
+                steps_per_epoch=plan.steps_per_epoch,
+                keep=plan.recipe.keep_epochs,
+                minutes=job.checkpoint_minutes,
+                every=job.checkpoint_steps,
+                write_epoch=lambda epoch, folder: keep.write(running, folder, plan, epoch),
+            )
+        )
+        latest = loop.last_whole(out / "checkpoints")
+        running.train(resume_from_checkpoint=str(latest) if latest else None)
+        loop.refuse_nan(running.model)
+        keep.write_into(running, out)
+        return result.figures(running.state.log_history, running.args.device.type, plan)
+
+
+def _load(plan: result.Plan) -> tuple[Any, Any, Any]:
+    """Return model, tokenizer and the dtype the model is stored in."""
+    import torch
+
+    made = plan.recipe
+    # Full: float32 master weights, because at 2e-5 a bfloat16 weight of 0.02 moves by a third of half
+    # its last place, that is, not at all.
+    dtype: models.Dtype = "float32" if made.method == "full" or plan.dtype == "float32" else "bfloat16"
+    loaded, tokenizer = models.load_causal(plan.model, dtype=dtype, device="cpu")
+    model: Any = loaded
+    if models.is_adapter(plan.model):
+        raise ModelError(
+            f"'{plan.model}' is an adapter; name its base model, or a folder with whole weights."
+        )
+    stored = getattr(torch, models.stored_dtype(plan.model), torch.float32)
+    if plan.eot:
+        chat.add_eot(tokenizer, model)
+    if made.residual_dropout:
+        from dfilter.train.dropout import add_residual_dropout
+
+        add_residual_dropout(model, made.residual_dropout)
+    if made.method == "lora":
+        model = _adapted(model, made)
+    return model, tokenizer, stored
+
+
+def _adapted(model: Any, made: Recipe) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = made.lora_targets
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=made.lora_rank,
+        lora_alpha=made.lora_alpha,
+        lora_dropout=made.lora_dropout,
+        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        bias="none",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise SettingsError(
+            f"lora_targets = {list(targets)} do not fit {type(model).__name__}: {error}"
+        ) from error
+
+
+def discard(out: Path) -> None:
+    """Remove a result folder, finished or not."""
+    shutil.rmtree(out, ignore_errors=True)
