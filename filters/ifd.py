@@ -1,0 +1,112 @@
+"""Instruction-following difficulty: how much the prompt helps a model to say the response.
+
+Cherry: arXiv 2308.12032, equations 1 to 4; Superfiltering: arXiv 2402.00530, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from dfilter.chat import Template
+from dfilter.embed.losses import ResponseLoss
+from dfilter.errors import SettingsError
+from dfilter.types import Scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfilter.pool import Pool
+
+
+@dataclass(frozen=True)
+class IFD:
+    """Ratio of the response's loss with its prompt to its loss alone; high means the prompt helps little.
+
+    The papers keep the highest ratios below 1: there the model finds the instruction hard, yet it
+    helps. The same ratio exposes responses that do not belong to their prompt: with half of 400
+    Alpaca responses swapped on purpose, SmolLM2's ratio was lower for the clean row with probability
+    0.98. Keeping the highest without the cut therefore keeps almost only swapped rows; ``keep =
+    "lowest"`` turns the filter into a detector of them.
+
+    Attributes:
+        model: whose losses.
+        definition: ``cherry`` divides the mean losses; ``superfilter`` divides the perplexities, their
+            exponentials, and shows the lone response without what opens the assistant's turn.
+        keep: which end of the remaining ratios is good.
+        cut: rows at or above are dropped, because their prompt does not help; 0 drops none.
+        template: how a row is shown to the model; see :mod:`dfilter.chat`.
+        max_tokens: prompt and response together are cut here.
+        dtype: number format of the model.
+    """
+
+    model: str = "smollm2"
+    definition: Literal["cherry", "superfilter"] = "cherry"
+    keep: Literal["highest", "lowest"] = "highest"
+    cut: float = 1.0
+    template: Template = "auto"
+    max_tokens: int = 512
+    dtype: str = "auto"
+
+    paper: ClassVar[str] = "arXiv 2308.12032 (Cherry), arXiv 2402.00530 (Superfiltering)"
+    deterministic: ClassVar[bool] = True
+    reads: ClassVar[str] = "prompt and response, through a language model"
+
+    def __post_init__(self) -> None:
+        findings = []
+        if self.definition not in ("cherry", "superfilter"):
+            findings.append(f"ifd: definition = '{self.definition}' is neither cherry nor superfilter.")
+        if self.keep not in ("highest", "lowest"):
+            findings.append(f"ifd: keep = '{self.keep}' is neither highest nor lowest.")
+        if not self.cut >= 0:
+            findings.append(f"ifd: cut = {self.cut} is negative; 0 drops no row.")
+        if self.max_tokens < 2:
+            findings.append(f"ifd: max_tokens = {self.max_tokens} leaves no token to predict.")
+        if findings:
+            raise SettingsError(*findings)
+
+    def signal(self) -> ResponseLoss:
+        """The losses that the ratio is made of."""
+        return ResponseLoss(
+            model=self.model,
+            template=self.template,
+            opening=self.definition == "cherry",
+            max_tokens=self.max_tokens,
+            dtype=self.dtype,
+        )
+
+    def score(self, pool: Pool) -> Scores:
+        """Return the ratio, or its negative; NaN where it is cut or there is no response to measure."""
+        signal = self.signal()
+        losses = pool.signal(signal)
+        ratio = self.ratio(losses["prompted"], losses["alone"])
+        dropped = (ratio >= self.cut) if self.cut else np.zeros(len(ratio), dtype=bool)
+        known = np.isfinite(ratio)
+        values = np.where(known & ~dropped, ratio if self.keep == "highest" else -ratio, np.nan)
+        where = signal.placement()
+        facts = {
+            "model": self.model,
+            "device": where.device,
+            "dtype": where.dtype,
+            "median_ratio": round(float(np.median(ratio[known])), 4) if known.any() else None,
+            "prompt_does_not_help": int((known & dropped).sum()),
+            "not_measured": int((~known).sum()),
+        }
+        return Scores(values, reasons=[self._reason(value) for value in ratio.tolist()], facts=facts)
+
+    def ratio(self, prompted: NDArray[np.float32], alone: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return loss over loss, or perplexity over perplexity; NaN where there is none."""
+        with_prompt, without = prompted.astype(np.float64), alone.astype(np.float64)
+        if self.definition == "superfilter":
+            return np.exp(with_prompt - without)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(without > 0, with_prompt / without, np.nan)
+
+    def _reason(self, ratio: float) -> str:
+        if not np.isfinite(ratio):
+            return f"no response within {self.max_tokens} tokens"
+        if self.cut and ratio >= self.cut:
+            return f"the prompt does not help: ratio {ratio:.3f}"
+        return f"ratio {ratio:.3f}"

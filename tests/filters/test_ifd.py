@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dfilter.data.dataset import Dataset
+from dfilter.embed.losses import LOSSES
+from dfilter.errors import SettingsError
+from dfilter.filters.ifd import IFD
+from dfilter.pool import Pool
+from dfilter.types import Example, Message
+
+
+class Known:
+    """Stands in for a pool whose losses are known."""
+
+    def __init__(self, prompted: list[float], alone: list[float]) -> None:
+        self.losses = np.zeros(len(prompted), dtype=LOSSES)
+        self.losses["prompted"], self.losses["alone"] = prompted, alone
+
+    def signal(self, _: object) -> Any:
+        return self.losses
+
+
+def example(number: int, prompt: str, response: str) -> Example:
+    return Example(str(number), (Message("user", prompt), Message("assistant", response)), {})
+
+
+PROMPTED, ALONE = [1.0, 2.0, 3.0, float("nan")], [2.0, 2.5, 3.0, float("nan")]
+
+
+def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> None:
+    scores = IFD().score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores.values, [0.5, 0.8, np.nan, np.nan])
+    assert scores.reasons == [
+        "ratio 0.500",
+        "ratio 0.800",
+        "the prompt does not help: ratio 1.000",
+        "no response within 512 tokens",
+    ]
+    assert scores.facts["prompt_does_not_help"] == 1
+    assert scores.facts["not_measured"] == 1
+
+
+def test_superfilter_divides_perplexities() -> None:
+    scores = IFD(definition="superfilter").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores.values, [np.exp(-1), np.exp(-0.5), np.nan, np.nan])
+
+
+def test_direction_and_cut_are_settings() -> None:
+    lowest = IFD(keep="lowest", cut=0.0).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    np.testing.assert_allclose(lowest.values, [-0.5, -0.8, -1.0, np.nan])
+    tighter = IFD(cut=0.8).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    np.testing.assert_allclose(tighter.values, [0.5, np.nan, np.nan, np.nan])
+
+
+def test_a_response_that_costs_nothing_alone_has_no_loss_ratio() -> None:
+    scores = IFD(cut=0.0).score(Known([1.0], [0.0]))  # type: ignore[arg-type]
+    assert np.isnan(scores.values).all()
+
+
+def test_superfilter_shows_the_lone_response_bare() -> None:
+    assert IFD().signal().opening
+    assert not IFD(definition="superfilter").signal().opening
+
+
+def test_wrong_settings_are_all_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        IFD(definition="x", keep="y", cut=float("nan"), max_tokens=1)  # type: ignore[arg-type]
+    assert len(caught.value.findings) == 4
+
+
+def test_a_pool_is_scored_end_to_end_and_rows_may_be_permuted() -> None:
+    rows = [example(i, f"write {i} words", "the list is " + "two " * i) for i in range(12)]
+    rows.append(example(99, "word " * 2000, "too far away"))
+    made = IFD(model="tiny", dtype="float32", cut=0.0)
+    forward = made.score(Pool(Dataset.from_rows(rows))).values
+    backward = made.score(Pool(Dataset.from_rows(rows[::-1]))).values
+    np.testing.assert_array_equal(forward, backward[::-1])
+    assert np.isnan(forward[-1])
+    assert np.isfinite(forward[:-1]).all()
+
+
+@pytest.mark.slow
+def test_a_low_ratio_separates_clean_from_swapped_responses(test_data: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = random.Random(0)
+    alpaca = json.loads((test_data / "alpaca/alpaca_data.json").read_text(encoding="utf-8"))
+    short = [r for r in alpaca if 0 < len(r["output"]) < 250 and len(r["instruction"] + r["input"]) < 250]
+    chosen = rng.sample(short, 400)
+    responses = [r["output"] for r in chosen]
+    swapped = np.arange(400) < 200
+    responses[:200] = responses[1:200] + responses[:1]
+    rows = [
+        example(i, "\n\n".join(filter(None, (r["instruction"], r["input"]))), said)
+        for i, (r, said) in enumerate(zip(chosen, responses, strict=True))
+    ]
+    values = IFD(model="smollm2", cut=0.0, keep="lowest").score(Pool(Dataset.from_rows(rows))).values
+    assert roc_auc_score(~swapped, values) >= 0.96
