@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dfilter.data.containers import File
+from dfilter.data.rows import objects
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS = 2048
+FIRST_ROWS = 100
 
 
 def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -55,6 +57,11 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                 yield _as(batch.slice(start, BATCH_ROWS), schema)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from None
+
+
+def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
+    """Return the first rows as Python objects."""
+    return next((objects(batch.slice(0, FIRST_ROWS).to_struct_array()) for batch in of if len(batch)), [])
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from dfilter.data import shapes
+from dfilter.data import columnar, shapes
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
 from dfilter.data.rejects import Rejection, Rejections, excerpt
@@ -307,18 +307,16 @@ class Dataset(Sequence[Example]):
         Raises:
             InputError: no row can be used.
         """
-        from dfilter.data.columnar import batches_of
-
-        first = table.slice(0, 100).to_pylist()
+        first = columnar.first_rows(columnar.batches_of(table))
         shape = settle(first, format, mapping, "The table") if first else None
         batches: list[pa.RecordBatch] = []
         rejected = Rejections()
         intake = Intake(batches.append, _holder(rejected, on_bad_rows))
         if shape:
-            intake.take_columnar(batches_of(table), shape)
+            intake.take_columnar(columnar.batches_of(table), shape)
         held = "a table in memory"
         metadata = table.schema.metadata
-        return _assemble(intake, batches, shape, rejected, held, columnar=True, metadata=metadata)
+        return _assemble(intake, batches, shape, rejected, held, typed=True, metadata=metadata)
 
     def write_rejected(self, path: str | Path) -> None:
         """Write the rejected rows, one JSON object a line: (file,) line, reason, raw."""
@@ -358,7 +356,7 @@ def _assemble(
     rejected: Rejections,
     name: str,
     *,
-    columnar: bool = False,
+    typed: bool = False,
     metadata: Mapping[bytes, bytes] | None = None,
 ) -> Dataset:
     if shape is None or not intake.kept:
@@ -368,7 +366,7 @@ def _assemble(
     source = Source(
         name, digest, "memory", shape.name, dict(shape.columns), (), intake.read, intake.rejected, duplicates
     )
-    return from_batches(batches, ids, shape, source, rejected, list(intake.columns), columnar, metadata)
+    return from_batches(batches, ids, shape, source, rejected, list(intake.columns), typed, metadata)
 
 
 def from_batches(
@@ -378,12 +376,12 @@ def from_batches(
     source: Source,
     rejected: Rejections,
     columns: Sequence[str],
-    columnar: bool,
+    typed: bool,
     metadata: Mapping[bytes, bytes] | None,
 ) -> Dataset:
     """Return the dataset of record batches ``(key, chars, row)`` and the rows' settled ids."""
     chunks = [batch.column("row") for batch in batches]
-    rows: Rows = ArrowRows(chunks, shape, metadata) if columnar else JsonRows(chunks, shape, columns)
+    rows: Rows = ArrowRows(chunks, shape, metadata) if typed else JsonRows(chunks, shape, columns)
     keys = [np.frombuffer(_bytes_of(batch.column("key")), np.uint8) for batch in batches]
     lengths = [batch.column("chars").to_numpy() for batch in batches]
     return Dataset(

@@ -23,13 +23,15 @@ Item: TypeAlias = tuple[int, str, Any]
 BLOCK = 1 << 20  # bytes read at once
 ROW_LIMIT = 64 << 20  # bytes; a longer row is refused before it is held
 DEPTH_LIMIT = 100
+BEGINNING = 2000  # characters of a damaged element that are remembered
+RESUME = 4 << 20  # characters that an unclosed element may go on after a line that begins like another
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _AFTER_COMMA = re.compile(r",[ \t]*[\r\n][ \t\r\n]*")
 _BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 _BLANK = re.compile(r"[ \t\r\n]*")
 _SEPARATOR = re.compile(r"[ \t\r\n,]*")
-_INSIDE_STRING = re.compile(r'[^"\\\r\n]*')
+_INSIDE_STRING = re.compile(r'[^"\\]*')
 _STRUCTURE = re.compile(r'["{}\[\],]')
 
 
@@ -156,24 +158,26 @@ def json_lines(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
 def array_elements(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
     """Yield the elements of one JSON array, one at a time.
 
-    An element that is damaged is passed over by counting brackets outside strings; when its own
-    brackets do not match, what follows may be lost with it, and the rejection says so.
+    A damaged element is passed over by counting brackets outside strings. Where its own brackets or
+    quotes do not match, reading goes on at the next line that begins as the damaged element's line did;
+    when the array has no such lines, what follows may be lost with it, and the rejection says so.
     """
     window = _Window(stream)
     window.skip(_BLANK)
     window.at += 1  # the opening bracket, which the caller has seen
     number = 0
     while True:
-        window.skip(_SEPARATOR)
+        mark = _line_mark(window.skip(_SEPARATOR))
         if window.at >= len(window.text):
-            reason = "the array is not closed; the file may be cut off"
-            yield number + 1, "", Rejection(number + 1, reason)
+            if not window.lost:
+                reason = "the array is not closed; the file may be cut off"
+                yield number + 1, "", Rejection(number + 1, reason)
             return
         if window.text[window.at] == "]":
             break
         number += 1
         try:
-            text, value = _element(window, limit)
+            text, value = _element(window, limit, mark)
         except RowError as error:
             raw = window.begins
             yield number, "", Rejection(number, str(error), excerpt(raw))
@@ -203,6 +207,7 @@ class _Window:
         self.at = 0
         self.begins = ""  # how the element being read begins
         self.ended = False
+        self.lost = False  # an element reached to the end of the file
 
     def refill(self) -> bool:
         """Read on, and drop what was passed."""
@@ -212,15 +217,25 @@ class _Window:
         self.at = 0
         return not self.ended
 
-    def skip(self, pattern: re.Pattern[str]) -> None:
+    def skip(self, pattern: re.Pattern[str]) -> str:
+        """Move past what matches, and return it."""
+        skipped = ""
         while True:
             match = pattern.match(self.text, self.at)
-            self.at = match.end() if match else self.at
+            if match:
+                skipped += match.group()
+                self.at = match.end()
             if self.at < len(self.text) or not self.refill():
-                return
+                return skipped
 
 
-def _element(window: _Window, limit: int) -> tuple[str, dict[str, Any]]:
+def _line_mark(before: str) -> str:
+    """Return how a line that begins an object looks, if the separator before an element broke the line."""
+    _, newline, indent = before.rpartition("\n")
+    return f"\n{indent}{{" if newline and "," not in indent else ""
+
+
+def _element(window: _Window, limit: int, mark: str) -> tuple[str, dict[str, Any]]:
     """Read the element that the window stands on and move past it, whether it is good or not."""
     window.begins = ""
     try:
@@ -229,46 +244,50 @@ def _element(window: _Window, limit: int) -> tuple[str, dict[str, Any]]:
     except RowError:
         whole = False
     if not whole:
-        value, end = _slow_element(window, limit)
+        value, end = _slow_element(window, limit, mark)
     raw = window.text[window.at : end]
-    window.begins = raw[:2000]
+    window.begins = raw[:BEGINNING]
     window.at = end
     _check_utf8(raw)
     check(raw, value)
     return one_line(raw), value
 
 
-def _slow_element(window: _Window, limit: int) -> tuple[Any, int]:
-    """Find where an element ends by its brackets, reading on as needed, then parse it."""
-    extent = _Extent()
-    seen, end = 0, -1
-    size = 0
-    while True:
-        start = window.at
-        end = extent.feed(window.text, start + seen)
-        seen = len(window.text) - start
-        if end >= 0:
-            break
-        if size + seen > limit:  # pass over it without holding it
-            window.begins = window.begins or window.text[start : start + 2000]
-            size, seen, window.at = size + seen, 0, len(window.text)
-        if not window.refill():
-            break
-    window.begins = window.begins or window.text[window.at : window.at + 2000]
-    if size:
-        window.at = end if end >= 0 else len(window.text)
-        raise RowError(f"it is longer than {limit >> 20} MB")
-    if end < 0:
-        window.at = len(window.text)
-        raise RowError("its brackets or quotes do not match; it reaches to the end of the file")
-    raw = window.text[window.at : end]
+def _slow_element(window: _Window, limit: int, mark: str) -> tuple[Any, int]:
+    """Find where an element ends, reading on as needed, then parse it."""
+    end = _find_end(window, limit, mark)
+    raw = window.text[window.at : max(end, 0)]
     try:
         value = parse_whole(raw)
     except RowError:
-        window.at = end
+        window.begins = raw[:BEGINNING]
+        again = raw.find(mark) if mark else -1
+        window.at = window.at + again if again >= 0 else end
         _check_utf8(raw)
         raise
     return value, end
+
+
+def _find_end(window: _Window, limit: int, mark: str) -> int:
+    """Return where the element ends by its brackets; moves on and raises when that cannot be told."""
+    extent = _Extent()
+    seen = dropped = 0
+    while (end := extent.feed(window.text, window.at + seen)) < 0:
+        seen = len(window.text) - window.at
+        window.begins = window.begins or window.text[window.at : window.at + BEGINNING]
+        again = window.text.find(mark, window.at) - window.at if mark and not dropped else -1
+        if again < 0 and dropped + seen > limit:  # pass over it without holding it
+            dropped, seen, window.at = dropped + seen, 0, len(window.text)
+        if 0 <= again < seen - RESUME or not window.refill():
+            if again >= 0:
+                window.at += again
+                raise RowError("its brackets or quotes do not match")
+            window.at, window.lost = len(window.text), True
+            raise RowError("its brackets or quotes do not match; it reaches to the end of the file")
+    if dropped:
+        window.at = end
+        raise RowError(f"it is longer than {limit >> 20} MB")
+    return end
 
 
 def _check_utf8(raw: str) -> None:
@@ -299,7 +318,6 @@ class _Extent:
                 at = match.end() if match else at
                 if at < len(text):
                     self._escaped = text[at] == "\\"
-                    # A string never crosses a line: a break ends one whose quote was lost.
                     self._quoted = self._escaped
                     at += 1
             elif (match := _STRUCTURE.search(text, at)) is None:

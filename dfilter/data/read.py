@@ -243,8 +243,7 @@ class _Reading:
         """Detect the shape from the first rows of the first file that has any."""
         for file in self.files:
             if table is not None:
-                batch = next(columnar.batches(file, table), None)
-                rows = batch.slice(0, 100).to_pylist() if batch is not None else []
+                rows = columnar.first_rows(columnar.batches(file, table))
             else:
                 with opened(file, lambda _: None) as stream:
                     rows = first_rows(items_of(file, stream))
