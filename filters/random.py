@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dfilter.selector import seeded
+from dfilter.selector import seeded, told_apart
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
-    from dfilter.data.dataset import Dataset
     from dfilter.pool import Pool
 
 
@@ -32,20 +30,5 @@ class Random:
     def score(self, pool: Pool) -> Scores:
         """Return one number in [0, 1) a row."""
         # Another constant than the selector's: a draw must not agree with how it breaks ties.
-        first, second = seeded(_told_apart(pool.rows), pool.seed)
+        first, second = seeded(told_apart(pool.rows.keys, pool.rows.ids), pool.seed)
         return Scores(((first ^ (second << np.uint64(1))) >> np.uint64(11)).astype(np.float64) / 2**53)
-
-
-def _told_apart(rows: Dataset) -> NDArray[np.uint8]:
-    """Return the rows' keys, (n, 16), with the copies of a row numbered into theirs."""
-    words = np.array(rows.keys).view(np.uint64)
-    _, group, counts = np.unique(words, axis=0, return_inverse=True, return_counts=True)
-    copied = np.flatnonzero(counts[group.ravel()] > 1)
-    ids = rows.take(copied).ids
-    met: dict[int, int] = {}
-    for place in sorted(range(len(copied)), key=lambda i: ids[i]):
-        row = int(copied[place])
-        number = met.get(int(group.ravel()[row]), 0)
-        met[int(group.ravel()[row])] = number + 1
-        words[row, 1] += np.uint64(number)
-    return words.view(np.uint8)
