@@ -13,6 +13,7 @@ import csv
 import glob
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,29 +76,36 @@ def find_files(source: str | Path) -> list[File]:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        files = [_file(found, str(found.relative_to(path))) for found in _walk(path)]
-        if not files:
+        paths = _walk(path)
+        if not paths:
             raise InputError(f"The folder {source} holds no file of rows ({' '.join(CONTAINERS)}).")
     elif path.is_file():
-        files = [_file(path, path.name)]
+        paths = [path]
     elif path.exists():
         raise InputError(f"{source} is neither a file nor a folder.")
     elif glob.has_magic(str(path)):
-        found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())  # noqa: PTH207 - the pattern may be absolute
-        files = [_file(p, p.name) for p in found]
-        if len({f.name for f in files}) < len(files):
-            files = [_file(p, str(p)) for p in found]
-        if not files:
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        paths = sorted(match for match in map(Path, matches) if match.is_file())
+        if not paths:
             raise InputError(f"No file matches {source}.")
     else:
         raise InputError(f"There is no file {source}.")
-    kinds = sorted({"json" if f.container == "jsonl" else f.container for f in files})
+    filled = [p for p in paths if p.stat().st_size]  # an empty shard among others is no mistake
+    if not filled:
+        raise InputError(f"{source} is empty.")
+    above = Path(os.path.commonpath([p.parent for p in filled]))
+    return one_kind(str(source), [_file(p, str(p.relative_to(above))) for p in filled])
+
+
+def one_kind(source: str, files: Sequence[File]) -> list[File]:
+    """Return the files, or raise when they are not of one kind."""
+    kinds = sorted({"json" if file.container == "jsonl" else file.container for file in files})
     if len(kinds) > 1:
         raise InputError(
-            f"{source} holds files of several kinds ({', '.join(kinds)}). Name one kind, "
-            f"for instance {Path(source) / '*.parquet' if path.is_dir() else '*.jsonl'}."
+            f"{source} holds files of several kinds ({', '.join(kinds)}); name some, for instance with a "
+            f"pattern that ends in *.{kinds[0]}."
         )
-    return files
+    return list(files)
 
 
 def container_of(path: Path) -> tuple[str, str] | None:
@@ -318,8 +326,6 @@ def _file(path: Path, name: str) -> File:
             head = raw.read(4096)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-    if not head:
-        raise InputError(f"{path} is empty.")
     found = named or _recognised(head)
     if found is None:
         raise InputError(

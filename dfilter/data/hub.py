@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dfilter.data.containers import CONTAINERS, File, container_of, find_files
+from dfilter.data.containers import CONTAINERS, File, container_of, find_files, one_kind
 from dfilter.errors import InputError
 from dfilter.types import Progress
 
@@ -71,12 +71,7 @@ def files_of(address: Address, progress: Progress | None = None) -> list[File]:
         listed = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
         chosen = choose(listed, address)
     found = [file for name in chosen for file in find_files(folder / name)]
-    kinds = sorted({"json" if file.container == "jsonl" else file.container for file in found})
-    if len(kinds) > 1:
-        raise InputError(
-            f"{address.repo} holds files of several kinds ({', '.join(kinds)}). Name some, for instance "
-            f"hf://datasets/{address.repo}/*.{kinds[0]}."
-        )
+    one_kind(f"hf://datasets/{address.repo}", found)
     return [File(f.path, name, f.container, f.compression) for f, name in zip(found, chosen, strict=True)]
 
 
