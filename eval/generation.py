@@ -19,12 +19,11 @@ from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, load_causal, load_tokenizer, quiet_transformers, resolve
 from dfilter.store import home, spec_hash
+from dfilter.types import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    from dfilter.types import Message
 
 VERSION = 1  # of the way answers are made; another one asks again
 CPU_TOKENS = 8_192  # prompt and answer tokens of a batch, padded
@@ -114,6 +113,39 @@ def generate(
             _keep(place, stored)
         answers |= stored
     return [answers[key] for key in keys]
+
+
+def converse(
+    model: Path | str, asked: Sequence[Sequence[Message]], decoding: Decoding | None = None, *, seed: int = 0
+) -> list[tuple[Message, ...]]:
+    """Return conversations with the model's answers in them.
+
+    Two user turns in a row are asked one after the other: the model answers the first, and its
+    answer stands before the second.
+
+    Args:
+        model: folder or name of a model.
+        asked: (n,) turns, each conversation ending with the user's.
+        decoding: how to generate.
+        seed: of sampling.
+
+    Returns:
+        (n,) whole conversations; the last turn is the model's.
+    """
+    done: list[list[Message]] = [[] for _ in asked]
+    left = [list(turns) for turns in asked]
+    while any(left):
+        open_ones = [at for at, turns in enumerate(left) if turns]
+        for at in open_ones:
+            while left[at]:
+                turn = left[at].pop(0)
+                done[at].append(turn)
+                if turn.role == "user" and (not left[at] or left[at][0].role == "user"):
+                    break
+        said = generate(model, [done[at] for at in open_ones], decoding, seed=seed)
+        for at, text in zip(open_ones, said, strict=True):
+            done[at].append(Message("assistant", text))
+    return [tuple(turns) for turns in done]
 
 
 def _key(content: Sequence[Any]) -> str:

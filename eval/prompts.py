@@ -169,7 +169,7 @@ def _prompt(row: Mapping[str, Any], at: int, test_set: str, answer: str, source:
     messages = _messages(row)
     if not messages:
         raise InputError(
-            f"{source}: item {at + 1} has no prompt. Known columns: prompt, instruction (with input), question, "
+            f"{source}: item {at + 1} has no prompt. Known columns: prompt, instruction (+ input), question, "
             f"text, turns, messages, conversations; it has {', '.join(row) or 'none'}."
         )
     named = next((row[key] for key in ("id", "question_id", "idx") if row.get(key) is not None), at)
@@ -184,7 +184,7 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
     for column in ("messages", "conversations", "turns"):
         turns = row.get(column)
         if isinstance(turns, list) and turns:
-            return _asked(_turn(turn, at) for at, turn in enumerate(turns))
+            return _asked(_turn(turn, at, alternate=column != "turns") for at, turn in enumerate(turns))
     low = {key.lower(): value for key, value in row.items()}
     text = next(
         (low[k] for k in ("prompt", "instruction", "question", "text") if isinstance(low.get(k), str)), ""
@@ -197,9 +197,9 @@ def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
     return (Message("user", joined),) if joined.strip() else ()
 
 
-def _turn(turn: Any, at: int) -> Message:
-    if isinstance(turn, str):  # Vicuna's turns are all the user's; LIMA's conversations alternate
-        return Message("assistant" if at % 2 else "user", turn)
+def _turn(turn: Any, at: int, *, alternate: bool) -> Message:
+    if isinstance(turn, str):  # "turns" (FastChat) are all the user's; "conversations" (LIMA) alternate
+        return Message("assistant" if alternate and at % 2 else "user", turn)
     role = str(turn.get("role") or turn.get("from") or "user")
     role = {"human": "user", "gpt": "assistant", "bot": "assistant"}.get(role, role)
     return Message(role, str(turn.get("content") or turn.get("value") or ""))

@@ -1,0 +1,126 @@
+"""Graded judging: each answer alone, on a scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dfilter.errors import SettingsError
+from dfilter.eval.generation import Decoding, converse
+from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names
+from dfilter.eval.prompts import read_prompts, shared_facts
+from dfilter.llm.server import Server
+from dfilter.types import EvalResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dfilter.types import Message
+
+Scale = Literal["likert", "quality", "safety"]
+
+# LIMA (arXiv 2305.11206): helpfulness from 1 to 6, five answers a prompt at p 0.9 and T 0.7 (§5);
+# fail, pass or excellent (§4); safe or unsafe (§4.3).
+SCALES: dict[Scale, tuple[tuple[str, float], ...]] = {
+    "likert": tuple((str(grade), float(grade)) for grade in range(1, 7)),
+    "quality": (("fail", 0.0), ("pass", 0.5), ("excellent", 1.0)),
+    "safety": (("unsafe", 0.0), ("safe", 1.0)),
+}
+LABELS = {
+    "likert": "helpfulness 1 to 6",
+    "quality": "quality (pass 0.5, excellent 1)",
+    "safety": "share safe",
+}
+
+
+def lima_decoding() -> Decoding:
+    """Return LIMA's sampling: nucleus 0.9 at temperature 0.7 with a repetition penalty of 1.2."""
+    return Decoding(max_new_tokens=1024, temperature=0.7, top_p=0.9, repetition_penalty=1.2)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """Grades of a model's answers by judges.
+
+    Attributes:
+        source: a file of prompts (single- or multi-turn), or named sets joined by "+".
+        judges: models that grade; several are averaged, and shown one by one.
+        scale: likert (1 to 6), quality (fail, pass, excellent) or safety (safe, unsafe).
+        samples: answers per prompt; their mean counts. With greedy decoding one is enough.
+        template: a file that shows {conversation}, instead of our own wording.
+        decoding: how answers are generated.
+    """
+
+    source: str
+    judges: tuple[Server, ...] = ()
+    scale: Scale = "likert"
+    samples: int = 5
+    template: str = ""
+    decoding: Decoding = field(default_factory=lima_decoding)
+
+    def __post_init__(self) -> None:
+        findings = []
+        if not self.judges:
+            findings.append("Graded judging needs a judge: give --judge MODEL.")
+        if self.samples < 1:
+            findings.append(f"samples = {self.samples}; at least one answer per prompt is needed.")
+        if findings:
+            raise SettingsError(*findings)
+
+    def calls(self) -> int:
+        """Return how many questions a model's evaluation asks, at most."""
+        return len(self.judges) * self._samples * len(read_prompts(self.source))
+
+    @property
+    def _samples(self) -> int:
+        return self.samples if self.decoding.temperature > 0 else 1
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        """Return one mean grade per prompt; NaN where no judge gave one that was understood.
+
+        Raises:
+            ServerError: a judge's server refuses.
+        """
+        prompts = read_prompts(self.source)
+        wording = Wording.load(self.template or self.scale, ("conversation",))
+        asked = [prompt.messages for prompt in prompts]
+        conversations = [
+            turns
+            for sample in range(self._samples)
+            for turns in converse(model, asked, self.decoding, seed=seed * 1000 + sample)
+        ]
+        questions = [wording.messages(conversation=shown(turns)) for turns in conversations]
+        columns: dict[str, NDArray[np.float64]] = {}
+        missing = 0
+        reader = OneOf(SCALES[self.scale], self.scale)
+        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+            grades = ask_judge(server, questions, reader, wording).reshape(self._samples, len(prompts))
+            missing += int(np.isnan(grades).sum())
+            columns[name] = _mean(grades)
+        facts: dict[str, Any] = {"missing": missing, "samples": self._samples}
+        if self.scale != "likert":
+            facts["bounds"] = [0, 1]
+        if len(columns) > 1:
+            facts["judges"] = {name: column.tolist() for name, column in columns.items()}
+        ids = tuple(prompt.id for prompt in prompts)
+        values = _mean(np.array(list(columns.values())))
+        return EvalResult(
+            ids, values, LABELS[self.scale], higher_is_better=True, facts=facts | shared_facts(prompts)
+        )
+
+
+def shown(turns: tuple[Message, ...]) -> str:
+    """Return a conversation as a judge reads it."""
+    return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in turns)
+
+
+def _mean(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is known; NaN where nothing is."""
+    known = np.isfinite(table)
+    total = np.where(known, table, 0.0).sum(0)
+    return np.asarray(np.where(known.any(0), total / np.maximum(known.sum(0), 1), math.nan))

@@ -1,0 +1,186 @@
+"""Pairwise judging: two models' answers side by side, in both orders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfilter.agreement import JudgeHealth, judge_health, win_shares
+from dfilter.errors import CheckError, InputError, SettingsError
+from dfilter.eval.generation import Decoding, converse
+from dfilter.eval.human import Pair, read_sheet, write_sheet
+from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names
+from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.llm.server import Server
+from dfilter.types import EvalResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+REFERENCES = ("random", "longest", "full")
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """Win rate against another model, by judges who score both answers from 1 to 10 in both orders.
+
+    A prompt's value is the mean over both orders and all judges: 1 won, 0.5 tied, 0 lost. Prompts for
+    which a judge lacks an order have no value from that judge. Equal answers tie without being asked
+    about. Win, tie and lose follow AlpaGasus (arXiv 2307.08701): the signs of both orders are summed.
+
+    Attributes:
+        source: a file of prompts, or named sets joined by "+" (koala+vicuna).
+        judges: models that judge; several are pooled, and shown one by one.
+        against: random, longest or full of the same comparison (paired by seed), or a JSONL file of answers.
+        opponent: folder of the model to compare with; a comparison fills it in, see :meth:`versus`.
+        template: pairwise, or a file that shows {question}, {first} and {second}.
+        human: folder for blind sheets; a filled sheet counts as one more judge.
+        decoding: how answers are generated.
+    """
+
+    source: str
+    judges: tuple[Server, ...] = ()
+    against: str = "random"
+    opponent: str = ""
+    template: str = "pairwise"
+    human: str = ""
+    decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
+
+    def __post_init__(self) -> None:
+        if not self.judges and not self.human:
+            raise SettingsError(
+                "Pairwise judging needs a judge: give --judge MODEL, or a folder for human sheets."
+            )
+
+    @property
+    def needs(self) -> str:
+        """The strategy whose model of the same seed must be trained first, or ""."""
+        return self.against if self.against in REFERENCES else ""
+
+    def versus(self, opponent: Path) -> Pairwise:
+        """Return the same evaluation against this model."""
+        return replace(self, opponent=str(opponent))
+
+    def calls(self) -> int:
+        """Return how many questions a model's evaluation asks, at most."""
+        return 2 * len(self.judges) * len(read_prompts(self.source))
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        """Return one win share per prompt.
+
+        Raises:
+            CheckError: only humans judge, and their sheet is not filled in yet.
+            InputError: the file of answers lacks a prompt.
+            ServerError: a judge's server refuses.
+        """
+        prompts = read_prompts(self.source)
+        ours = answers_of(model, prompts, self.decoding, seed)
+        theirs = self._opponent(prompts, seed)
+        shares, health = self._machine(prompts, ours, theirs)
+        if self.human:
+            shares |= self._people(prompts, ours, theirs)
+        table = np.array(list(shares.values()))
+        known = np.isfinite(table)
+        counted = np.maximum(known.sum(0), 1)
+        pooled = np.where(known.any(0), np.where(known, table, 0.0).sum(0) / counted, math.nan)
+        facts: dict[str, Any] = {
+            "bounds": [0, 1],
+            "null": 0.5,
+            "against": self.needs,
+            "health": {name: list(found.counts()) for name, found in health.items()},
+            "length_difference": [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)],
+            "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
+        }
+        if len(shares) > 1:
+            facts["judges"] = {name: column.tolist() for name, column in shares.items()}
+        name = f"win rate against {self.needs or Path(self.against).stem}"
+        ids = tuple(prompt.id for prompt in prompts)
+        return EvalResult(ids, pooled, name, higher_is_better=True, facts=facts | shared_facts(prompts))
+
+    def _machine(
+        self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgeHealth]]:
+        wording = Wording.load(self.template, ("question", "first", "second"))
+        asked = [at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+        questions = [
+            wording.messages(question=prompts[at].text, first=first[at], second=second[at])
+            for first, second in ((ours, theirs), (theirs, ours))
+            for at in asked
+        ]
+        gaps = np.array([len(ours[at]) - len(theirs[at]) for at in asked], dtype=np.float64)
+        shares, health = {}, {}
+        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+            found = ask_judge(server, questions, PairScores(), wording)
+            first, second = np.sign(found[: len(asked)]), -np.sign(found[len(asked) :])
+            column = np.full(len(prompts), 0.5)
+            column[asked] = win_shares(first, second)
+            shares[name], health[name] = column, judge_health(first, second, gaps)
+        return shares, health
+
+    def _people(
+        self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        pairs = [Pair(p.id, p.text, a, b) for p, a, b in zip(prompts, ours, theirs, strict=True)]
+        digest = hashlib.blake2b(json.dumps([ours, theirs]).encode(), digest_size=6).hexdigest()
+        sheet = Path(self.human) / f"{digest}.csv"
+        if not sheet.is_file():
+            write_sheet(sheet, pairs)
+        found = read_sheet(sheet, pairs)
+        if np.isfinite(found).any():
+            return {"people": (1 + found) / 2}
+        if self.judges:
+            return {}
+        raise CheckError(
+            f"A sheet for people to fill in lies at {sheet}; fill its column 'better' and run again."
+        )
+
+    def _opponent(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
+        if self.needs:
+            if not self.opponent:
+                raise SettingsError(
+                    f"Pairwise judging against {self.needs} needs that model; give its folder as opponent."
+                )
+            return answers_of(Path(self.opponent), prompts, self.decoding, seed)
+        return read_answers(Path(self.against), prompts)
+
+
+def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int) -> list[str]:
+    """Return a model's last answer to every prompt."""
+    said = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
+    return [turns[-1].content for turns in said]
+
+
+def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
+    """Read answers from JSONL, found by ``id`` or by the prompt's text.
+
+    Columns: ``response``, ``output`` or ``answer``; and ``id`` (with or without the test set's
+    name) or ``prompt``/``instruction``.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a prompt's answer.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"The answers {path} cannot be read: {error}.") from error
+    found: dict[str, str] = {}
+    for row in rows:
+        said = next(
+            (row[name] for name in ("response", "output", "answer") if isinstance(row.get(name), str)), None
+        )
+        for name in ("id", "prompt", "instruction"):
+            if said is not None and row.get(name) is not None:
+                found[str(row[name])] = said
+    answers = [found.get(p.id, found.get(p.id.partition("/")[2], found.get(p.text))) for p in prompts]
+    lacking = [p.id for p, said in zip(prompts, answers, strict=True) if said is None]
+    if lacking:
+        raise InputError(f"{path} lacks answers to {len(lacking)} prompts, the first is '{lacking[0]}'.")
+    return [said for said in answers if said is not None]
