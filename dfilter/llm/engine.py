@@ -99,7 +99,13 @@ class Engine:
             task.cancel()
 
     async def run(
-        self, requests: Iterator[Request], reader: Reader, asker: int | None, *, texts: bool, backlog: Callable[[], bool]
+        self,
+        requests: Iterator[Request],
+        reader: Reader,
+        asker: int | None,
+        *,
+        texts: bool,
+        backlog: Callable[[], bool],
     ) -> None:
         """Answer every request, in whatever order the answers come.
 
@@ -148,7 +154,9 @@ class Engine:
         for index, request in part:
             if request.key in found:
                 self.stats.stored += 1
-                self._emit(_answer(index, found[request.key], self.reader, texts=self.texts, stored_before=True))
+                self._emit(
+                    answer_of(index, found[request.key], self.reader, texts=self.texts, stored_before=True)
+                )
             elif request.key in self.flying:
                 self.flying[request.key].indexes.append(index)
             else:
@@ -166,7 +174,9 @@ class Engine:
         out = request.params.get("max_tokens", 0)
         out = out if isinstance(out, int) else 0
         if self.budget.max_usd is not None and out <= 0:
-            self.halt(SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept."))
+            self.halt(
+                SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept.")
+            )
             return
         usd = self.price.cost(worst, out) if self.price else 0.0
         job = Job(request.key, encode(self.server.model, request.messages, params), worst + out, usd, [index])
@@ -192,7 +202,9 @@ class Engine:
         """
         job = Job(key, body, worst_tokens, worst_usd, [])
         while True:
-            while (wait := max(self.gate.delay(now := self.loop.time()), self.rates.delay(now, worst_tokens))) > 0:
+            while (
+                wait := max(self.gate.delay(now := self.loop.time()), self.rates.delay(now, worst_tokens))
+            ) > 0:
                 if self.stop is not None:
                     raise self.stop
                 await self._sleep(min(wait, 1.0))
@@ -288,7 +300,9 @@ class Engine:
             self._wake.set()
         return outcome, usd, number
 
-    def _account(self, job: Job, outcome: Got | Fault | None, receipt: Receipt, *, begun: bool) -> float | None:
+    def _account(
+        self, job: Job, outcome: Got | Fault | None, receipt: Receipt, *, begun: bool
+    ) -> float | None:
         """Replace reservations by what an attempt really took; returns its cost, if anybody knows."""
         now, tokens, usd = self.loop.time(), None, None
         if isinstance(outcome, Got):
@@ -381,7 +395,9 @@ class Engine:
         self.flying.pop(job.key, None)
         self.stats.answered += 1
         for index in job.indexes:
-            self._emit(_answer(index, stored, self.reader, texts=self.texts, stored_before=False, reply=reply))
+            self._emit(
+                answer_of(index, stored, self.reader, texts=self.texts, stored_before=False, reply=reply)
+            )
 
     def _emit(self, answer: Answer) -> None:
         self._out.append(answer)
@@ -405,8 +421,14 @@ class Engine:
             await asyncio.wait(late, timeout=1.0)
 
 
-def _answer(
-    index: int, stored: Stored, reader: Reader, *, texts: bool, stored_before: bool, reply: Reply | None = None
+def answer_of(
+    index: int,
+    stored: Stored,
+    reader: Reader,
+    *,
+    texts: bool,
+    stored_before: bool,
+    reply: Reply | None = None,
 ) -> Answer:
     """Make an answer of what the ledger holds; a reader of another kind reads the body anew."""
     value, mass, status, reason = stored.value, stored.mass, stored.status, stored.reason

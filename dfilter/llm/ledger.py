@@ -71,17 +71,20 @@ CREATE TABLE capability (
     PRIMARY KEY (server, model)
 );
 CREATE TABLE batch (
-    id TEXT PRIMARY KEY,            -- the server's id
+    plan TEXT PRIMARY KEY,          -- our name, which the batch carries as metadata
+    id TEXT,                        -- the server's name; NULL: perhaps never created
     server TEXT NOT NULL,
     asker TEXT NOT NULL,
+    turn INTEGER NOT NULL,          -- 1, and one more for each time its rows were sent again
+    usd REAL NOT NULL,              -- its worst case
     created REAL NOT NULL,
     ended REAL                      -- NULL: not harvested yet
 );
 CREATE TABLE batch_row (
-    batch TEXT NOT NULL REFERENCES batch (id),
-    attempt INTEGER NOT NULL REFERENCES attempt (id),
+    plan TEXT NOT NULL REFERENCES batch (plan),
     key BLOB NOT NULL,
-    PRIMARY KEY (batch, key)
+    attempt INTEGER NOT NULL REFERENCES attempt (id),
+    PRIMARY KEY (plan, key)
 ) WITHOUT ROWID;
 """
 
@@ -258,7 +261,9 @@ class Ledger:
         )
         return [(row[0], row[1], json.loads(row[2]), row[3]) for row in rows]
 
-    def reread(self, asker: int, reader: Reader, *, write: bool = True) -> list[tuple[bytes, Reading, Reading]]:
+    def reread(
+        self, asker: int, reader: Reader, *, write: bool = True
+    ) -> list[tuple[bytes, Reading, Reading]]:
         """Read an asker's stored answers again, without asking anybody.
 
         Returns:
@@ -274,7 +279,9 @@ class Ledger:
             for row in rows:
                 before = Reading(row[2], _float(row[3]), _float(row[4]), row[5])
                 now = reader.read(read_body(row[6]))
-                updates.append((now.status, _null(now.value), _null(now.mass), now.reason, reader.name, row[0]))
+                updates.append(
+                    (now.status, _null(now.value), _null(now.mass), now.reason, reader.name, row[0])
+                )
                 if not _same(before, now):
                     changed.append((row[1], before, now))
             if write:
@@ -303,36 +310,65 @@ class Ledger:
                 (server, model, json.dumps(found, sort_keys=True), time.time()),
             )
 
-    def keep_batch(self, batch: str, server: str, asker: str, rows: Sequence[tuple[int, bytes]]) -> None:
-        """Note a batch that the server accepted, with its (attempt, key) rows."""
+    def plan_batch(
+        self, plan: str, server: str, asker: str, turn: int, usd: float, rows: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """Note a batch and its (attempt, key) rows before anything is sent."""
+        now = time.time()
         with _sentences(self.path):
             self.begin_group()
+            self.begin([(attempt, key, now) for attempt, key in rows])
             self.db.execute(
-                "INSERT INTO batch (id, server, asker, created) VALUES (?, ?, ?, ?)",
-                (batch, server, asker, time.time()),
+                "INSERT INTO batch (plan, server, asker, turn, usd, created) VALUES (?, ?, ?, ?, ?, ?)",
+                (plan, server, asker, turn, usd, now),
             )
             self.db.executemany(
-                "INSERT OR REPLACE INTO batch_row (batch, attempt, key) VALUES (?, ?, ?)",
-                [(batch, attempt, key) for attempt, key in rows],
+                "INSERT INTO batch_row (plan, key, attempt) VALUES (?, ?, ?)",
+                [(plan, key, attempt) for attempt, key in rows],
             )
             self.commit()
 
-    def open_batches(self, server: str, asker: str) -> list[str]:
-        """Return the batches of a server and asker that were not harvested yet, oldest first."""
+    def name_batch(self, plan: str, identity: str) -> None:
+        """Note the server's name of a batch."""
+        with _sentences(self.path):
+            self.db.execute("UPDATE batch SET id = ? WHERE plan = ?", (identity, plan))
+
+    def batch_id(self, plan: str) -> str:
+        """Return the server's name of a batch."""
+        return str(self.db.execute("SELECT id FROM batch WHERE plan = ?", (plan,)).fetchone()[0])
+
+    def open_batches(self, server: str, asker: str) -> list[tuple[str, str | None, int]]:
+        """Return (plan, server's name, turn) of batches that were not harvested yet, oldest first."""
         rows = self.db.execute(
-            "SELECT id FROM batch WHERE server = ? AND asker = ? AND ended IS NULL ORDER BY created, id",
+            "SELECT plan, id, turn FROM batch WHERE server = ? AND asker = ? AND ended IS NULL ORDER BY created, plan",
             (server, asker),
         )
-        return [row[0] for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
-    def batch_rows(self, batch: str) -> dict[bytes, int]:
+    def batch_rows(self, plan: str) -> dict[bytes, int]:
         """Return a batch's rows: key to attempt."""
-        return dict(self.db.execute("SELECT key, attempt FROM batch_row WHERE batch = ?", (batch,)))
+        return dict(self.db.execute("SELECT key, attempt FROM batch_row WHERE plan = ?", (plan,)))
 
-    def end_batch(self, batch: str) -> None:
-        """Note that a batch is harvested."""
+    def end_batch(self, plan: str) -> None:
+        """Note that a batch is harvested; rows that it did not bring cost nothing."""
+        self._close_batch(plan, "not in the batch")
+
+    def drop_batch(self, plan: str) -> None:
+        """Note that a planned batch was never created."""
+        self._close_batch(plan, "never sent")
+
+    def _close_batch(self, plan: str, outcome: str) -> None:
+        now = time.time()
         with _sentences(self.path):
-            self.db.execute("UPDATE batch SET ended = ? WHERE id = ?", (time.time(), batch))
+            self.begin_group()
+            self.db.execute("UPDATE batch SET ended = ? WHERE plan = ?", (now, plan))
+            self.db.execute(
+                "UPDATE attempt SET ended = ?, outcome = ?, usd = 0 WHERE ended IS NULL"
+                " AND id IN (SELECT attempt FROM batch_row WHERE plan = ?)",
+                (now, outcome, plan),
+            )
+            self.db.execute("DELETE FROM batch_row WHERE plan = ?", (plan,))
+            self.commit()
 
     def check(self) -> str:
         """Return SQLite's own verdict on the file: ``ok``, or what is broken."""

@@ -39,7 +39,9 @@ class Price:
     batch: float = 0.5
     date: str = ""
 
-    def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, *, batch: bool = False) -> float:
+    def cost(
+        self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, *, batch: bool = False
+    ) -> float:
         """Return the cost in US dollars."""
         fresh = max(0, input_tokens - cached_tokens)
         usd = (fresh * self.input + cached_tokens * self.cached + output_tokens * self.output) / MILLION
@@ -145,6 +147,6 @@ def refuse_unpriced(model: str, max_usd: float | None, price: Price | None) -> N
     if max_usd is not None and price is None:
         raise SettingsError(
             f"--max-usd {max_usd:g} cannot be kept: the price of '{model}' is not in the table. Add "
-            f"[models.\"{model}\"] with input and output (US dollars per million tokens; 0 for a server of "
+            f'[models."{model}"] with input and output (US dollars per million tokens; 0 for a server of '
             f"yours) to {home() / 'prices.toml'}, or leave --max-usd out."
         )

@@ -89,7 +89,12 @@ async def probe(engine: Engine) -> Capabilities:
 
 async def _everything(engine: Engine) -> Capabilities | None:
     outcome = await _try(
-        engine, max_tokens=PROBE_TOKENS, temperature=0, logprobs=True, top_logprobs=TOPS[0], response_format=SCHEMA
+        engine,
+        max_tokens=PROBE_TOKENS,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=TOPS[0],
+        response_format=SCHEMA,
     )
     return Capabilities() if isinstance(outcome, Got) and outcome.reply.logprobs else None
 
@@ -118,7 +123,9 @@ async def _try(engine: Engine, **params: Json) -> Got | Fault:
     body = encode(engine.server.model, QUESTION, params)
     worst = at_most(QUESTION)
     usd = engine.price.cost(worst, PROBE_TOKENS) if engine.price else 0.0
-    outcome = await engine.single(hashlib.blake2b(body, digest_size=16).digest(), body, worst + PROBE_TOKENS, usd)
+    outcome = await engine.single(
+        hashlib.blake2b(body, digest_size=16).digest(), body, worst + PROBE_TOKENS, usd
+    )
     if isinstance(outcome, Fault) and outcome.http not in {400, 413, 422}:
         raise ServerError(outcome.sentence)  # no parameter's fault
     return outcome

@@ -215,7 +215,9 @@ class ScriptedServer:
 
     # -- deciding ---------------------------------------------------------------------------------
 
-    def decide(self, body: Mapping[str, Any], authorization: str, *, batch: bool = False) -> tuple[Say, bytes]:
+    def decide(
+        self, body: Mapping[str, Any], authorization: str, *, batch: bool = False
+    ) -> tuple[Say, bytes]:
         """Return what to say to a request and the body to send, and put it on log and bill."""
         now = time.monotonic()
         say = self._refusal(now, body, authorization, batch=batch)
@@ -252,14 +254,20 @@ class ScriptedServer:
 
 def count(body: Mapping[str, Any]) -> int:
     """Return the prompt tokens of a request as the scripted server counts them: a quarter of its bytes."""
-    return sum(4 + len(str(m.get("content", "")).encode("utf-8", "replace")) // 4 for m in body.get("messages", []))
+    return sum(
+        4 + len(str(m.get("content", "")).encode("utf-8", "replace")) // 4 for m in body.get("messages", [])
+    )
 
 
 def _payload(say: Say, body: Mapping[str, Any], tokens_in: int, tokens_out: int) -> bytes:
     if say.body is not None:
         return say.body
     if say.status != 200:
-        error = {"message": say.text or f"scripted error {say.status}", "code": say.code or None, "type": None}
+        error = {
+            "message": say.text or f"scripted error {say.status}",
+            "code": say.code or None,
+            "type": None,
+        }
         return json.dumps({"error": error}).encode()
     message = {"role": "assistant", "content": say.text, "refusal": say.refusal or None}
     choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": say.finish, "logprobs": None}
@@ -317,7 +325,7 @@ class _Connection(asyncio.Protocol):
         head, separator, rest = self.buffer.partition(b"\r\n\r\n")
         if not separator:
             return
-        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.I)
+        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
         size = int(length.group(1)) if length else 0
         if len(rest) < size:
             return
@@ -329,7 +337,7 @@ class _Connection(asyncio.Protocol):
 
     def _handle(self, head: bytes, body: bytes) -> None:
         method, path, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-        found = re.search(rb"\r\nauthorization: *([^\r]*)", head, re.I)
+        found = re.search(rb"\r\nauthorization: *([^\r]*)", head, re.IGNORECASE)
         authorization = found.group(1).decode("latin-1") if found else ""
         server = self.server
         if not path.endswith("/chat/completions"):
@@ -351,7 +359,10 @@ class _Connection(asyncio.Protocol):
             self._send(say, payload)
 
     def _head(self, say: Say, size: int) -> bytes:
-        lines = [f"HTTP/1.1 {say.status} {PHRASES.get(say.status, 'Status')}", "content-type: application/json"]
+        lines = [
+            f"HTTP/1.1 {say.status} {PHRASES.get(say.status, 'Status')}",
+            "content-type: application/json",
+        ]
         lines += [f"{name}: {value}" for name, value in say.headers.items()]
         return "\r\n".join([*lines, f"content-length: {size}", "", ""]).encode()
 
@@ -372,7 +383,9 @@ class _Connection(asyncio.Protocol):
             if say.then == "reset":
                 self.transport.abort()
             elif say.then == "cut":
-                self.transport.write(self._head(replace(say, then=""), len(payload) + 1) + payload[: len(payload) // 2])
+                self.transport.write(
+                    self._head(replace(say, then=""), len(payload) + 1) + payload[: len(payload) // 2]
+                )
                 self.transport.close()
             elif say.then == "drip":
                 self.transport.write(self._head(say, len(payload) + 10_000))

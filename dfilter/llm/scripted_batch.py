@@ -30,13 +30,18 @@ class Batches:
         self.expire = 0.0
         self.lose: set[str] = set()
 
-    def handle(self, method: str, path: str, head: bytes, body: bytes, authorization: str) -> tuple[int, bytes]:
+    def handle(
+        self, method: str, path: str, head: bytes, body: bytes, authorization: str
+    ) -> tuple[int, bytes]:
         """Answer a request about files or batches: (status, body)."""
-        parts = path.split("?")[0].split("/v1/", 1)[-1].strip("/").split("/")
+        parts = path.split("?", maxsplit=1)[0].split("/v1/", 1)[-1].strip("/").split("/")
         if method == "POST" and parts == ["files"]:
             return self._keep_file(head, body)
         if method == "GET" and parts[0] == "files" and parts[-1] == "content" and parts[1] in self.files:
             return 200, self.files[parts[1]]
+        if method == "GET" and parts == ["batches"]:
+            shown = [batch["shown"] for batch in reversed(self.batches.values())]
+            return 200, json.dumps({"object": "list", "data": shown, "has_more": False}).encode()
         if method == "POST" and parts == ["batches"]:
             return self._create(json.loads(body))
         if method == "POST" and parts[0] == "batches" and parts[-1] == "cancel" and parts[1] in self.batches:
@@ -55,18 +60,21 @@ class Batches:
         name = f"file-{len(self.files) + 1}"
         self.files[name] = content.encode()
         shown = {"id": name, "object": "file", "bytes": len(content), "created_at": int(time.time())}
-        return 200, json.dumps({**shown, "filename": "batch.jsonl", "purpose": "batch", "status": "processed"}).encode()
+        return 200, json.dumps(
+            {**shown, "filename": "batch.jsonl", "purpose": "batch", "status": "processed"}
+        ).encode()
 
     def _create(self, asked: dict[str, Any]) -> tuple[int, bytes]:
         lines = self.files.get(asked["input_file_id"], b"").splitlines()
         name = f"batch_{len(self.batches) + 1}"
         too_many = len(lines) > self.most
-        shown = {
+        shown: dict[str, Any] = {
             "id": name,
             "object": "batch",
             "endpoint": asked["endpoint"],
             "input_file_id": asked["input_file_id"],
             "completion_window": asked["completion_window"],
+            "metadata": asked.get("metadata"),
             "status": "failed" if too_many else "in_progress",
             "created_at": int(time.time()),
         }
@@ -83,7 +91,8 @@ class Batches:
         return 200, json.dumps(batch["shown"]).encode()
 
     def _work(self, shown: dict[str, Any], authorization: str) -> None:
-        out, errors = [], []
+        out: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
         rows = [json.loads(line) for line in self.files[shown["input_file_id"]].splitlines()]
         answered = len(rows) - int(len(rows) * self.expire)
         for number, row in enumerate(rows):
@@ -98,7 +107,11 @@ class Batches:
                 body = json.loads(payload)
             except (ValueError, RecursionError):
                 body = payload[:200].decode("utf-8", "replace")
-            line = {"custom_id": row["custom_id"], "response": {"status_code": say.status, "body": body}, "error": None}
+            line = {
+                "custom_id": row["custom_id"],
+                "response": {"status_code": say.status, "body": body},
+                "error": None,
+            }
             (out if say.status == 200 else errors).append(line)
         out.reverse()  # results come in no order that one may rely on
         shown["status"] = "expired" if self.expire else "completed"

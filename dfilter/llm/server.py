@@ -46,6 +46,7 @@ class Server:
             request after that time, and the rest follow when it succeeds.
         patience: with no success for so many seconds the run stops.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
+        poll_seconds: how often a batch is looked at.
     """
 
     model: str
@@ -61,6 +62,7 @@ class Server:
     longest_pause: float = 3600.0
     patience: float = 60.0
     first_wait: float = 0.5
+    poll_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         findings = []
@@ -73,7 +75,14 @@ class Server:
                 findings.append(f"{name} = {getattr(self, name)}; expected 0 (learn it) or more.")
         if self.attempts < 1:
             findings.append(f"attempts = {self.attempts}; expected 1 or more.")
-        for name in ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait"):
+        for name in (
+            "attempt_seconds",
+            "row_seconds",
+            "longest_pause",
+            "patience",
+            "first_wait",
+            "poll_seconds",
+        ):
             if not getattr(self, name) > 0:
                 findings.append(f"{name} = {getattr(self, name)}; expected a number of seconds above 0.")
         if findings:
@@ -91,8 +100,16 @@ class Server:
 
     @property
     def identity(self) -> str:
-        """What the ledger calls the server."""
-        return "in process" if self.local else self.name or self.url
+        """What the ledger calls the server; a model in this process is its weights.
+
+        Raises:
+            ModelError: the weights of a ``local:`` model cannot be found.
+        """
+        if self.local:
+            from dfilter.models import resolve
+
+            return f"in process, weights {resolve(self.local).sha[:16]}"
+        return self.name or self.url
 
 
 class Secret:
@@ -157,7 +174,9 @@ def check_url(url: str) -> None:
     if parts.scheme not in {"http", "https"} or not host:
         raise SettingsError(f"The base URL '{shown}' is not of the form http(s)://HOST[:PORT]/v1.")
     if parts.username or parts.password:
-        raise SettingsError(f"The base URL for {host} holds a user name or password; keys belong in the environment.")
+        raise SettingsError(
+            f"The base URL for {host} holds a user name or password; keys belong in the environment."
+        )
     if parts.query or parts.fragment:
         raise SettingsError(f"The base URL for {host} holds a query; expected http(s)://HOST[:PORT]/v1.")
     if host in METADATA_NAMES:
@@ -169,7 +188,7 @@ def check_url(url: str) -> None:
 
 def _literal(host: str) -> list[str]:
     """Return the address that a host is in numbers: dotted, IPv6, or the decimal and octal forms."""
-    bare = host.split("%")[0]
+    bare = host.split("%", maxsplit=1)[0]
     try:
         return [str(ipaddress.ip_address(bare))]
     except ValueError:
@@ -185,7 +204,7 @@ def _literal(host: str) -> list[str]:
 def forbidden(address: str) -> bool:
     """Return whether an address is link-local or a cloud's metadata service, in any disguise."""
     try:
-        ip = ipaddress.ip_address(address.split("%")[0])
+        ip = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     except ValueError:
         return False
     inner = None

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
@@ -24,9 +24,17 @@ from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.store import home, spec_hash
-from dfilter.types import Json
+from dfilter.types import Json, Progress
+
+if TYPE_CHECKING:
+    from dfilter.llm.engine import Engine
+    from dfilter.llm.loop import LoopThread
+    from dfilter.llm.wire import Wire
+    from dfilter.llm.writer import Writer
 
 BACKLOG = 64  # groups of answers that may wait for a slow consumer
+
+Out: TypeAlias = "queue.SimpleQueue[list[Answer] | BaseException | None]"
 
 
 def ledger_path() -> Path:
@@ -47,6 +55,14 @@ class Asking(Protocol):
     ) -> Iterator[Answer]:
         """Answer requests; see :meth:`Session.ask`."""
         ...
+
+    def facts(self) -> dict[str, Json]:
+        """Return what was asked, answered and spent, for a summary."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Session:
@@ -69,10 +85,10 @@ class Session:
         refuse_unpriced(server.model, self.budget.max_usd, self.price)
         check_url(server.url)
         self.key = key_of(server)
-        self._thread: threading.Thread | None = None
-        self.engine: Any = None
+        self._thread: LoopThread | None = None
+        self._opened: tuple[Engine, Ledger, Wire, Writer] | None = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +105,8 @@ class Session:
         """Answer every request, from the ledger where it can, and yield the answers as they come.
 
         Args:
-            requests: taken a few hundred at a time, as answers come in; may be a generator.
+            requests: taken a few hundred at a time, as answers come in; may be a generator. It is
+                iterated in the session's own thread.
             reader: understands the replies; takes any text for an answer when none is given.
             asker: who asks what of whom; kept once in the ledger, so that stored answers can be
                 read again and explained.
@@ -105,14 +122,24 @@ class Session:
             Interrupted: Ctrl-C; what was in flight got a few seconds to answer.
             StoreError: the ledger cannot be written.
         """
-        self._start()
-        out: queue.SimpleQueue[list[Answer] | BaseException | None] = queue.SimpleQueue()
-        asyncio.run_coroutine_threadsafe(
-            self._run(iter(requests), reader or TextReader(), asker, out, texts=texts), self._loop
-        )
+        thread, engine, ledger = self._open()
+        out: Out = queue.SimpleQueue()
         over = False
+
+        async def run() -> None:
+            last: BaseException | None = None
+            try:
+                number = ledger.asker(spec_hash(asker), asker) if asker is not None else None
+                engine.stop, engine.emitted = None, out.put
+                full: Callable[[], bool] = lambda: out.qsize() > BACKLOG  # noqa: E731 - a name for its type
+                await engine.run(iter(requests), reader or TextReader(), number, texts=texts, backlog=full)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
+                last = error
+            out.put(last)
+
+        asyncio.run_coroutine_threadsafe(run(), thread.loop)
         try:
-            while True:
+            while not over:
                 part = out.get()
                 if isinstance(part, list):
                     yield from part
@@ -120,98 +147,87 @@ class Session:
                 over = True
                 if part is not None:
                     raise part
-                return
         except KeyboardInterrupt:
-            over = over or self._stop(out)
+            if not over:
+                over = _stop(thread, engine, out)
             raise Interrupted(
                 "Stopped. Every answer that came in is kept; the same command goes on with the rest."
             ) from None
         finally:
             if not over:
-                self._stop(out)
+                _stop(thread, engine, out)
 
-    def _stop(self, out: queue.SimpleQueue[list[Answer] | BaseException | None]) -> bool:
-        """Send nothing more and wait until the engine says its last word."""
-        self._loop.call_soon_threadsafe(self.engine.halt, Interrupted("Stopped."))
-        try:
-            self._rest(out)
-        except KeyboardInterrupt:  # a second Ctrl-C: wait for nothing
-            self._loop.call_soon_threadsafe(self.engine.abandon)
-            self._rest(out)
-        return True
-
-    @staticmethod
-    def _rest(out: queue.SimpleQueue[list[Answer] | BaseException | None]) -> None:
-        while isinstance(out.get(), list):
-            pass
-
-    async def _run(
-        self,
-        requests: Iterator[Request],
-        reader: Reader,
-        asker: Mapping[str, Json] | None,
-        out: queue.SimpleQueue[list[Answer] | BaseException | None],
-        *,
-        texts: bool,
-    ) -> None:
-        last: BaseException | None = None
-        try:
-            number = self._ledger.asker(spec_hash(asker), asker) if asker is not None else None
-            engine = self.engine
-            engine.stop, engine.emitted = None, out.put
-            await engine.run(requests, reader, number, texts=texts, backlog=lambda: out.qsize() > BACKLOG)
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
-            last = error
-        out.put(last)
-
-    # -- the thread that the event loop lives in --------------------------------------------------
-
-    def _start(self) -> None:
-        if self._thread is not None:
-            return
-        ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._live, args=(ready,), name="dfilter-llm", daemon=True)
-        self._thread.start()
-        if (error := ready.get()) is not None:
-            self._thread.join()
-            self._thread = None
-            raise error
-
-    def _live(self, ready: queue.SimpleQueue[BaseException | None]) -> None:
-        from dfilter.llm.wire import GuardedLoop
-
-        try:
-            with asyncio.Runner(loop_factory=GuardedLoop) as runner:
-                self._loop = runner.get_loop()
-                runner.run(self._serve(ready))
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that started this one
-            ready.put(error)
-
-    async def _serve(self, ready: queue.SimpleQueue[BaseException | None]) -> None:
-        from dfilter.llm.engine import Engine
-        from dfilter.llm.wire import Wire
-        from dfilter.llm.writer import Writer
-
-        self._over = asyncio.Event()
-        self._ledger = Ledger(self.path)
-        wire = Wire(self.server, self.key)
-        writer = Writer(Ledger(self.path))  # its own connection: reads go on while it commits
-        self.engine = Engine(self.server, wire, self._ledger, writer, self.budget, self.price)
-        ready.put(None)
-        try:
-            await self._over.wait()
-        finally:
-            await writer.close()
-            writer.ledger.close()
-            self._ledger.close()
-            await wire.close()
+    def facts(self) -> dict[str, Json]:
+        """Return what this session asked, got and spent, for a summary."""
+        out: dict[str, Json] = {"server": self.server.identity, "usd": round(self.budget.spent, 6)}
+        if self.budget.uncertain:
+            out["usd_uncertain"] = round(self.budget.uncertain, 6)
+        if self._opened is None:
+            return out
+        engine = self._opened[0]
+        stats, found = engine.stats, engine.capabilities
+        return out | {
+            "stored": stats.stored,
+            "answered": stats.answered,
+            "failed": stats.failed,
+            "calls": stats.attempts,
+            "faults": dict(stats.faults),
+            "input_tokens": stats.input_tokens,
+            "output_tokens": stats.output_tokens,
+            "reported_models": sorted(stats.models),
+            "accepts": asdict(found) if found else None,
+            "price": asdict(self.price) if self.price else None,
+        }
 
     def close(self) -> None:
         """Close the connections and the ledger."""
         if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._over.set)
-            self._thread.join()
+            if self._opened is not None:
+                self._thread.call(_shut(*self._opened[1:]))
+            self._thread.close()
             self._thread = None
+
+    def _open(self) -> tuple[LoopThread, Engine, Ledger]:
+        from dfilter.llm.loop import LoopThread
+
+        if self._thread is None:
+            self._thread = LoopThread()
+        if self._opened is None:
+            self._opened = self._thread.call(self._connect())
+        return self._thread, self._opened[0], self._opened[1]
+
+    async def _connect(self) -> tuple[Engine, Ledger, Wire, Writer]:
+        from dfilter.llm.engine import Engine
+        from dfilter.llm.wire import Wire
+        from dfilter.llm.writer import Writer
+
+        ledger = Ledger(self.path)
+        wire = Wire(self.server, self.key)
+        writer = Writer(Ledger(self.path))  # its own connection: reads go on while it commits
+        return Engine(self.server, wire, ledger, writer, self.budget, self.price), ledger, wire, writer
+
+
+async def _shut(ledger: Ledger, wire: Wire, writer: Writer) -> None:
+    await writer.close()
+    writer.ledger.close()
+    ledger.close()
+    await wire.close()
+
+
+def _stop(thread: LoopThread, engine: Engine, out: Out) -> bool:
+    """Send nothing more and wait until the engine says its last word."""
+
+    def rest() -> None:
+        while isinstance(out.get(), list):
+            pass
+
+    thread.loop.call_soon_threadsafe(engine.halt, Interrupted("Stopped."))
+    try:
+        rest()
+    except KeyboardInterrupt:  # a second Ctrl-C: wait for nothing
+        thread.loop.call_soon_threadsafe(engine.abandon)
+        rest()
+    return True
 
 
 def ask(
@@ -228,6 +244,29 @@ def ask(
         yield from session.ask(requests, reader=reader, asker=asker)
 
 
-def open_session(server: Server, *, budget: Budget | None = None, ledger: Path | None = None) -> Any:
-    """Return the session for a server: live, or in this process for ``local:MODEL``."""
+def open_session(
+    server: Server,
+    *,
+    budget: Budget | None = None,
+    ledger: Path | None = None,
+    transport: str = "live",
+    progress: Progress | None = None,
+) -> Asking:
+    """Return the session for a server: live, a batch, or in this process for ``local:MODEL``.
+
+    Args:
+        server: where to ask.
+        budget: what may be spent.
+        ledger: the ledger's file.
+        transport: ``live`` or ``batch``.
+        progress: where a batch says what it waits for.
+    """
+    if server.local:
+        from dfilter.llm.local import LocalSession
+
+        return LocalSession(server, ledger=ledger)
+    if transport == "batch":
+        from dfilter.llm.batch import BatchSession
+
+        return BatchSession(server, budget=budget, ledger=ledger, progress=progress)
     return Session(server, budget=budget, ledger=ledger)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,14 @@ BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which common servers hang up, which would cost an attempt
 
-QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"})
+QUOTA = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
+)
 FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "responsible_ai_policy_violation"})
-TOO_LONG = re.compile(r"context[ _](length|window)|maximum (context|input|sequence)|max_model_len|prompt is too long", re.I)
+TOO_LONG = re.compile(
+    r"context[ _](length|window)|maximum (context|input|sequence)|max_model_len|prompt is too long",
+    re.IGNORECASE,
+)
 STRAIN = frozenset({503, 504, 529})
 
 ADVICE = {
@@ -95,7 +100,9 @@ def encode(model: str, messages: Sequence[ChatMessage], params: Mapping[str, Jso
 class Wire:
     """The connection to one server; lives in one event loop."""
 
-    def __init__(self, server: Server, key: Secret) -> None:
+    def __init__(
+        self, server: Server, key: Secret, *, body_cap: int = BODY_CAP, seconds: float | None = None
+    ) -> None:
         import httpx2
         from openai import AsyncOpenAI, DefaultAioHttpClient
 
@@ -106,7 +113,7 @@ class Wire:
             max_keepalive_connections=server.concurrency,
             keepalive_expiry=KEEPALIVE_SECONDS,
         )
-        timeout = httpx2.Timeout(server.attempt_seconds, connect=CONNECT_SECONDS, pool=None)
+        timeout = httpx2.Timeout(seconds or server.attempt_seconds, connect=CONNECT_SECONDS, pool=None)
         self.client: AsyncOpenAI = AsyncOpenAI(
             api_key=key.reveal(),
             base_url=server.url,
@@ -114,7 +121,10 @@ class Wire:
             default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
             timeout=timeout,
             http_client=DefaultAioHttpClient(
-                limits=limits, timeout=timeout, follow_redirects=False, event_hooks={"response": [_cap]}
+                limits=limits,
+                timeout=timeout,
+                follow_redirects=False,
+                event_hooks={"response": [_cap(body_cap)]},
             ),
         )
         self._response: type[httpx2.Response] = httpx2.Response
@@ -131,15 +141,18 @@ class Wire:
             async with asyncio.timeout(self.server.attempt_seconds):
                 response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
         except openai.APIStatusError as error:
-            return self._refused(error.status_code, error.response.headers, error.body)
+            return self.refused(error.status_code, error.response.headers, error.body)
         except TimeoutError:
             seconds = self.server.attempt_seconds
-            return Fault("timeout", "retry", f"no answer within {seconds:g} s", maybe_billed=True, strain=True)
+            return Fault(
+                "timeout", "retry", f"no answer within {seconds:g} s", maybe_billed=True, strain=True
+            )
         except (openai.APIConnectionError, GarbledError, ForbiddenAddressError, OSError) as error:
-            return self._broken(error)
-        return self._understood(response)
+            return self.broken(error)
+        return self.understood(response)
 
-    def _understood(self, response: httpx2.Response) -> Got | Fault:
+    def understood(self, response: httpx2.Response) -> Got | Fault:
+        """Return the reply in a response, without the key if that stands in it."""
         content = response.content
         if self.key.within(content):
             content = self.key.redact(content.decode("utf-8", "replace")).encode()
@@ -149,7 +162,8 @@ class Wire:
         except GarbledError as error:
             return Fault("garbled", "retry", str(error), response.status_code, headers, maybe_billed=True)
 
-    def _broken(self, error: BaseException) -> Fault:
+    def broken(self, error: BaseException) -> Fault:
+        """Return what a connection's error means."""
         chain = list(_causes(error))
         for cause in chain:
             if isinstance(cause, ForbiddenAddressError):
@@ -162,29 +176,49 @@ class Wire:
             return Fault("timeout", "retry", "the connection timed out", maybe_billed=True, strain=True)
         return Fault("reset", "retry", "the connection broke", maybe_billed=True)
 
-    def _refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
+    def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
+        """Return what a status code with an error body means."""
         said = self.key.redact(_message(body))[:300]
         kind, url = _code(body), self.server.url
         sentence = f"{url} answered {code}{': ' if said else ''}{said}".rstrip(".")
         if code == 402 or kind & QUOTA:
-            return Fault(str(code), "stop", f"{sentence}. The quota is used up; add credit and run again.", code)
+            return Fault(
+                str(code), "stop", f"{sentence}. The quota is used up; add credit and run again.", code
+            )
         if code == 429:
             return Fault("429", "pause", sentence, code, headers, strain=True)
         if code in {408, 409, 425} or code >= 500:
             return Fault(str(code), "retry", sentence, code, headers, strain=code in STRAIN)
         if kind & FILTER_CODES:
-            return Fault(str(code), "row", "the server's content filter refused the prompt", code, status=FILTERED)
-        if code in {400, 413, 422} and (code == 413 or TOO_LONG.search(said) or "context_length_exceeded" in kind):
-            return Fault(str(code), "row", "the prompt does not fit the judge's context", code, status=TRUNCATED)
+            return Fault(
+                str(code), "row", "the server's content filter refused the prompt", code, status=FILTERED
+            )
+        if code in {400, 413, 422} and (
+            code == 413 or TOO_LONG.search(said) or "context_length_exceeded" in kind
+        ):
+            return Fault(
+                str(code), "row", "the prompt does not fit the judge's context", code, status=TRUNCATED
+            )
         if 300 <= code < 400:
-            return Fault(str(code), "stop", f"{sentence}: a redirect, which is not followed. Give the final --base-url.", code)
-        return Fault(str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code)
+            return Fault(
+                str(code),
+                "stop",
+                f"{sentence}: a redirect, which is not followed. Give the final --base-url.",
+                code,
+            )
+        return Fault(
+            str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code
+        )
 
 
-async def _cap(response: httpx2.Response) -> None:
-    """Cut the response's body at BODY_CAP before anybody reads it."""
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
-    response.stream = _capped()(response.stream, BODY_CAP // 16 if encoded else BODY_CAP)
+def _cap(most: int) -> Callable[[httpx2.Response], Awaitable[None]]:
+    """Return a hook that cuts a response's body at ``most`` bytes before anybody reads it."""
+
+    async def cap(response: httpx2.Response) -> None:
+        encoded = response.headers.get("content-encoding", "identity") != "identity"
+        response.stream = _capped()(response.stream, most // 16 if encoded else most)
+
+    return cap
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,281 @@
+"""A judge, and rating rows with it.
+
+A rating's key is a hash of the row's content, of everything that makes the judge what it is, and of
+the repeat; the address is part of the judge unless the server is given a name. How answers are read
+is not part of it, so a better parser reads stored answers again for free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dfilter.errors import SettingsError
+from dfilter.llm.answers import STATUSES, Answer, Reader, Request
+from dfilter.llm.scores import ExpectedScore, TextScore
+from dfilter.llm.server import Server
+from dfilter.llm.templates import Template, load
+from dfilter.store import spec_hash
+from dfilter.types import Example, Json, Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfilter.llm.session import Asking
+
+RATING = np.dtype(
+    [
+        ("value", np.float64),  # mean over the repeats that were understood; NaN when none is
+        ("spread", np.float64),  # sample standard deviation over them; NaN below two
+        ("mass", np.float64),  # mean probability covered, in `expected` mode; else NaN
+        ("status", np.uint8),  # index into STATUSES
+        ("repeats", np.uint8),  # how many repeats were understood
+    ]
+)
+SERVER_FIELDS = tuple(f.name for f in fields(Server))
+NOTE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model, a template and a scale; and how to reach the model (see :class:`Server`).
+
+    Attributes:
+        model: the model's name on its server, or ``local:NAME`` for one in this process.
+        template: accuracy, helpfulness, instruction_following, clarity, or a file with one's own.
+        mode: ``text`` reads a score from the answer's first line; ``expected`` takes the mean over
+            the score tokens' probabilities, which ranks finely and costs one token.
+        low: the scale's lowest rating.
+        high: the scale's highest rating.
+        temperature: 0 as published; models that refuse one are asked without.
+        max_tokens: most tokens of an answer in ``text`` mode, as published.
+        repeat: ratings per row; their mean counts.
+        min_mass: least probability on score tokens in ``expected`` mode.
+        transport: ``live``, or ``batch`` for the Batch API (half the price, up to 24 h).
+    """
+
+    model: str = ""
+    template: str = "accuracy"
+    mode: Literal["text", "expected"] = "text"
+    low: int = 0
+    high: int = 5
+    temperature: float = 0.0
+    max_tokens: int = 256
+    repeat: int = 1
+    min_mass: float = 0.5
+    transport: Literal["live", "batch"] = "live"
+    base_url: str = ""
+    key_env: str = "OPENAI_API_KEY"
+    name: str = ""
+    concurrency: int = 64
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    attempts: int = 8
+    attempt_seconds: float = 120.0
+    row_seconds: float = 900.0
+    longest_pause: float = 3600.0
+    patience: float = 60.0
+    first_wait: float = 0.5
+    poll_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        findings = []
+        if not 0 <= self.low < self.high <= 100:
+            findings.append(f"The scale {self.low} to {self.high} is none; expected 0 <= low < high <= 100.")
+        if self.mode == "expected" and self.high > 9:
+            findings.append(
+                f"expected mode reads one digit; the scale goes up to {self.high}. Use mode text."
+            )
+        if not 1 <= self.repeat <= 100:
+            findings.append(f"repeat = {self.repeat}; expected 1 to 100.")
+        if self.max_tokens < 1:
+            findings.append(f"max_tokens = {self.max_tokens}; expected 1 or more.")
+        if not 0 <= self.min_mass <= 1:
+            findings.append(f"min_mass = {self.min_mass}; expected a share in [0, 1].")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            findings.append(f"temperature = {self.temperature}; expected 0 or more.")
+        if self.model.startswith("local:") and self.mode != "expected":
+            findings.append("A local: judge reads probabilities only; set its mode to expected.")
+        if findings:
+            raise SettingsError(*findings)
+
+    @property
+    def server(self) -> Server:
+        """Where the judge is asked.
+
+        Raises:
+            SettingsError: no model is named.
+        """
+        return Server(**{name: getattr(self, name) for name in SERVER_FIELDS})
+
+    @cached_property
+    def wording(self) -> Template:
+        """The template; read once."""
+        return load(self.template)
+
+    @property
+    def reader(self) -> Reader:
+        """Understands this judge's answers."""
+        if self.mode == "expected":
+            return ExpectedScore(self.low, self.high, self.min_mass)
+        return TextScore(self.low, self.high)
+
+    @property
+    def params(self) -> dict[str, Json]:
+        """The chat-completion parameters."""
+        if self.mode == "expected":
+            return {"max_tokens": 1, "temperature": self.temperature, "logprobs": True, "top_logprobs": 20}
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature}
+
+    @cached_property
+    def spec(self) -> dict[str, Json]:
+        """Everything that makes an answer this judge's."""
+        return {
+            "kind": "rating",
+            "model": self.model,
+            "server": self.server.identity,
+            "template": dict(self.wording.parts),
+            "mode": self.mode,
+            "low": self.low,
+            "high": self.high,
+            "params": self.params,
+        }
+
+    @cached_property
+    def hash(self) -> str:
+        """Names the judge in keys and ledger."""
+        return spec_hash(self.spec)
+
+    def key(self, row: Example, repeat: int = 0) -> bytes:
+        """Return the key of one rating of one row."""
+        return hashlib.blake2b(
+            row.key + bytes.fromhex(self.hash) + repeat.to_bytes(4, "big"), digest_size=16
+        ).digest()
+
+    def request(self, row: Example, repeat: int = 0) -> Request:
+        """Return the question whose answer rates ``row``."""
+        messages = self.wording.messages(row, self.mode, self.low, self.high)
+        return Request(self.key(row, repeat), messages, self.params)
+
+    def requests(self, rows: Iterable[Example], repeats: Sequence[int]) -> Iterator[Request]:
+        """Return the questions for all rows, those of one row together."""
+        return (self.request(row, repeat) for row in rows for repeat in repeats)
+
+
+def rate(
+    rows: Sequence[Example],
+    judge: Judge,
+    *,
+    session: Asking,
+    progress: Progress | None = None,
+    repeats: Sequence[int] | None = None,
+    label: str = "",
+) -> NDArray[Any]:
+    """Rate rows; what the ledger holds costs nothing.
+
+    Args:
+        rows: what to rate; iterated once.
+        judge: who rates.
+        session: an open session with the judge's server.
+        progress: shows done, failed, rows/s, spent and expected cost.
+        repeats: which repeats to ask for; ``range(judge.repeat)`` unless given.
+        label: the stage's name.
+
+    Returns:
+        (len(rows),) of ``RATING``. A row counts as rated when more than half of its repeats are
+        understood; else its status is that of the first one that is not.
+
+    Raises:
+        ServerError, CheckError, Interrupted, StoreError: see ``Session.ask``.
+    """
+    repeats = range(judge.repeat) if repeats is None else repeats
+    tally = Tally(len(rows), len(repeats))
+    asked = session.ask(judge.requests(rows, repeats), reader=judge.reader, asker=judge.spec, texts=False)
+    if progress is None:
+        for answer in asked:
+            tally.add(answer)
+        return tally.ratings()
+    with progress.stage(
+        label or f"rating with {judge.model}", total=len(rows) * len(repeats), unit="ratings"
+    ) as bar:
+        said, waiting = time.monotonic(), 0
+        for answer in asked:
+            tally.add(answer)
+            waiting += 1
+            if (now := time.monotonic()) - said >= NOTE_SECONDS:
+                bar.advance(waiting, note=tally.note(now))
+                said, waiting = now, 0
+        bar.advance(waiting, note=tally.note(time.monotonic()))
+    return tally.ratings()
+
+
+class Tally:
+    """Answers of rows x repeats as they come in, and what they cost."""
+
+    def __init__(self, rows: int, repeats: int) -> None:
+        self.repeats = repeats
+        self.total = np.zeros(rows)
+        self.squares = np.zeros(rows)
+        self.mass = np.zeros(rows)
+        self.understood = np.zeros(rows, dtype=np.uint8)
+        self.status = np.full(rows, 255, dtype=np.uint8)
+        self.first = np.full(rows, 255, dtype=np.uint8)
+        self.done = self.failed = self.paid = 0
+        self.usd = 0.0
+        self.started = time.monotonic()
+
+    def add(self, answer: Answer) -> None:
+        """Count one answer."""
+        row, repeat = divmod(answer.index, self.repeats)
+        if answer.status == STATUSES[0]:
+            self.understood[row] += 1
+            self.total[row] += answer.value
+            self.squares[row] += answer.value * answer.value
+            self.mass[row] += answer.mass
+        elif repeat < self.first[row]:
+            self.first[row], self.status[row] = repeat, STATUSES.index(answer.status)
+        self.done += 1
+        self.failed += answer.status == "failed"
+        if not answer.stored:
+            self.paid += 1
+            self.usd += answer.usd or 0.0
+
+    def note(self, now: float) -> str:
+        """Return the live line: failed, rows a second, spent, expected total."""
+        parts = [f"{self.done / max(now - self.started, 1e-3) / self.repeats:.0f} rows/s"]
+        if self.failed:
+            parts.insert(0, f"{self.failed} failed")
+        if self.usd:
+            left = len(self.total) * self.repeats - self.done
+            parts.append(f"${self.usd:.2f} of about ${self.usd + self.usd / self.paid * left:.2f}")
+        return ", ".join(parts)
+
+    def ratings(self) -> NDArray[Any]:
+        """Return the rows' ratings."""
+        out = np.zeros(len(self.total), dtype=RATING)
+        n = self.understood.astype(np.float64)
+        rated = 2 * n > self.repeats
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.total / n
+            variance = (self.squares - n * mean * mean) / (n - 1)
+            out["value"] = np.where(rated, mean, np.nan)
+            out["spread"] = np.where(n >= 2, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+            out["mass"] = np.where(rated, self.mass / n, np.nan)
+        out["repeats"] = self.understood
+        out["status"] = np.where(
+            rated, 0, np.where(self.status == 255, STATUSES.index("failed"), self.status)
+        )
+        return out
+
+
+def counts(ratings: NDArray[Any]) -> Mapping[str, int]:
+    """Return how many rows have each status."""
+    numbers = np.bincount(ratings["status"], minlength=len(STATUSES))
+    return {name: int(numbers[i]) for i, name in enumerate(STATUSES) if numbers[i]}

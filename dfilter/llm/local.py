@@ -1,0 +1,202 @@
+"""A judge in this process: a model's own probabilities for the first token of its answer.
+
+Nothing is generated. The assistant's turn is begun with ``Score:`` and the next token's
+probabilities are read, so only readers of log probabilities make sense. It works offline with the
+packaged SmolLM2, which shows that the plumbing works and nothing more: no model below a billion
+parameters that was tried judged real rows better than the length of their responses did.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
+from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.store import spec_hash
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    from dfilter.llm.server import Server
+
+OPENING = "Score:"
+TOPS = 20
+CHUNK = 64  # requests looked up, sorted by length and committed together
+TOKENS = 4096  # tokens in one pass through the model, padding included
+LONGEST = 4096  # a longer prompt is cut in the middle of its tokens
+
+
+class LocalSession:
+    """Answers requests with a model in this process, through the same ledger.
+
+    Args:
+        server: its model is ``local:NAME``; see dfilter.models for the names.
+        ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
+    """
+
+    def __init__(self, server: Server, *, ledger: Path | None = None) -> None:
+        from dfilter.llm.session import ledger_path
+
+        self.server = server
+        self.ledger = Ledger(ledger or ledger_path())
+        self.stored = self.answered = self.tokens = 0
+        self._model: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ledger and let the model go."""
+        self.ledger.close()
+        self._model = None
+
+    def facts(self) -> dict[str, Json]:
+        """Return what this session answered, for a summary."""
+        return {
+            "server": self.server.identity,
+            "usd": 0.0,
+            "stored": self.stored,
+            "answered": self.answered,
+            "calls": self.answered,
+            "input_tokens": self.tokens,
+            "note": "a model in this process; small ones have not been seen to judge better than length does",
+        }
+
+    def ask(
+        self,
+        requests: Iterable[Request],
+        *,
+        reader: Reader | None = None,
+        asker: Mapping[str, Json] | None = None,
+        texts: bool = True,
+    ) -> Iterator[Answer]:
+        """Answer requests; see :meth:`dfilter.llm.session.Session.ask`."""
+        reader = reader or TextReader()
+        number = self.ledger.asker(spec_hash(asker), asker) if asker is not None else None
+        part: list[tuple[int, Request]] = []
+        for item in enumerate(requests):
+            part.append(item)
+            if len(part) == CHUNK:
+                yield from self._answer(part, reader, number, texts=texts)
+                part = []
+        yield from self._answer(part, reader, number, texts=texts)
+
+    def _answer(
+        self, part: Sequence[tuple[int, Request]], reader: Reader, asker: int | None, *, texts: bool
+    ) -> Iterator[Answer]:
+        from dfilter.llm.engine import answer_of
+
+        found = self.ledger.find({request.key for _, request in part}, raw=texts)
+        self.stored += sum(request.key in found for _, request in part)
+        before = frozenset(found)
+        missing = {request.key: request for _, request in part if request.key not in found}
+        if missing:
+            for stored in self._compute(list(missing.values()), reader, asker):
+                found[stored.key] = stored
+        for index, request in part:
+            yield answer_of(
+                index, found[request.key], reader, texts=texts, stored_before=request.key in before
+            )
+
+    def _compute(self, requests: Sequence[Request], reader: Reader, asker: int | None) -> list[Stored]:
+        """Ask the model and commit the answers of one chunk together."""
+        now, started = time.time(), time.monotonic()
+        bodies = self._bodies(requests)
+        latency = (time.monotonic() - started) / len(requests)
+        out = [_understood(r, b, reader, latency) for r, b in zip(requests, bodies, strict=True)]
+        numbers = [self.ledger.next_attempt() for _ in requests]
+        endings = [Ending(n, None, s.status, 0.0, s, asker) for n, s in zip(numbers, out, strict=True)]
+        self.ledger.begin_group()
+        try:
+            self.ledger.begin([(n, r.key, now) for n, r in zip(numbers, requests, strict=True)])
+            self.ledger.end(endings)
+            self.ledger.commit()
+        except BaseException:
+            self.ledger.rollback()
+            raise
+        self.answered += len(out)
+        self.tokens += sum(s.input_tokens or 0 for s in out)
+        return out
+
+    def _bodies(self, requests: Sequence[Request]) -> list[str]:
+        """Return what a server would have sent: one token with its alternatives, for each request."""
+        import torch
+
+        if self._model is None:
+            from dfilter.models import fast_dtype, load_causal
+
+            model, tokenizer = load_causal(self.server.local, dtype=fast_dtype())
+            self._model = (model, tokenizer)
+        model, tokenizer = self._model
+        ids = [_prompt_ids(tokenizer, request) for request in requests]
+        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        bodies = [""] * len(ids)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        for group in _groups(order, ids):
+            width = max(len(ids[i]) for i in group)
+            tokens = torch.full((len(group), width), pad, dtype=torch.long)
+            mask = torch.zeros((len(group), width), dtype=torch.long)
+            for line, i in enumerate(group):  # padded on the right: the last real token is what counts
+                tokens[line, : len(ids[i])] = torch.tensor(ids[i])
+                mask[line, : len(ids[i])] = 1
+            with torch.inference_mode():
+                last = mask.sum(dim=1) - 1
+                device = model.device
+                logits = model(tokens.to(device), attention_mask=mask.to(device), use_cache=False).logits
+                chosen = logits[torch.arange(len(group)), last.to(device)].float().log_softmax(-1).cpu()
+            values, indices = chosen.topk(min(TOPS, chosen.shape[-1]))
+            for line, i in enumerate(group):
+                words = tokenizer.convert_ids_to_tokens(indices[line].tolist())
+                bodies[i] = _body(
+                    self.server.model, list(zip(words, values[line].tolist(), strict=True)), len(ids[i])
+                )
+        return bodies
+
+
+def _prompt_ids(tokenizer: Any, request: Request) -> list[int]:
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(
+            [dict(m) for m in request.messages], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"]
+    else:
+        text = "\n\n".join(m["content"] for m in request.messages)
+        ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"]
+    if len(ids) > LONGEST:
+        ids = [*ids[: LONGEST // 2], *ids[len(ids) - LONGEST // 2 :]]
+    return list(ids)
+
+
+def _groups(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    group: list[int] = []
+    for i in order:
+        if group and (len(group) + 1) * len(ids[i]) > TOKENS:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+def _body(model: str, tops: Sequence[tuple[str, float]], size: int) -> str:
+    ranked = [{"token": word, "logprob": min(log, 0.0)} for word, log in tops]
+    content = {"content": [{**ranked[0], "top_logprobs": ranked}]}
+    message = {"role": "assistant", "content": ranked[0]["token"]}
+    choice = {"index": 0, "message": message, "finish_reason": "length", "logprobs": content}
+    usage = {"prompt_tokens": size, "completion_tokens": 1}
+    return json.dumps({"model": model, "choices": [choice], "usage": usage})
+
+
+def _understood(request: Request, body: str, reader: Reader, latency: float) -> Stored:
+    reply = read_body(body)
+    reading = reader.read(reply)
+    return Stored(
+        request.key, reading.status, reading.value, reading.mass, reading.reason, reader.name, body, reply.model,
+        reply.input_tokens, reply.output_tokens, 0.0, latency,
+    )  # fmt: skip

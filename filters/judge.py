@@ -1,0 +1,228 @@
+"""AlpaGasus (arXiv:2307.08701): a language model rates every row, and rows with at least 4.5 stay.
+
+The published rule keeps ratings >= 4.5 on 0 to 5 (9,229 of Alpaca's 52,002 rows; > 4.5 would keep
+11). A threshold belongs to one judge and one wording: with another, `--keep` takes the best share
+instead, and the run says which threshold would have kept the published 17.7 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from dfilter.errors import SettingsError
+from dfilter.filters.judge_health import Watched, cut_facts, examine, human_facts
+from dfilter.llm.agreement import krippendorff, ranks, rounded, spearman
+from dfilter.llm.answers import STATUSES
+from dfilter.llm.families import shared_family
+from dfilter.llm.judge import Judge as Model
+from dfilter.llm.judge import counts, rate
+from dfilter.llm.prices import Budget
+from dfilter.llm.session import open_session
+from dfilter.llm.templates import speaks_to_judge
+from dfilter.types import Json, Scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfilter.llm.quote import Quote
+    from dfilter.pool import Pool
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Rates every row with a language model.
+
+    Attributes:
+        judge: who rates, with which template, how and where (see dfilter.llm.judge.Judge).
+        others: further judges, each with limits of its own.
+        combine: how several judges become one score: ``mean``; ``ranks``, the mean of each judge's
+            ranks as shares in (0, 1]; or ``majority``, the rating that more than half of the judges
+            give or exceed, so that a gate asks for a strict majority.
+        threshold: the rating that figures about flips, ties and people refer to; the gate itself
+            is the step's ``at_least``.
+        max_usd: hard stop, in US dollars, over all judges of one run.
+        skip_pilot: go on even when the pilot says that the ratings will be useless.
+        human: a CSV file with columns ``id`` and ``rating``, to compare with.
+        generator: the model that wrote the responses, for the warning about families.
+        evaluator: the model that will compare trained models, for the same.
+    """
+
+    paper: ClassVar[str] = "arXiv:2307.08701, AlpaGasus: rating by a language model"
+    deterministic: ClassVar[bool] = True
+    reads: ClassVar[str] = "instruction, input and response, through a language-model server"
+
+    judge: Model = field(default_factory=Model)
+    others: tuple[Model, ...] = ()
+    combine: Literal["mean", "ranks", "majority"] = "mean"
+    threshold: float = 4.5
+    max_usd: float | None = None
+    skip_pilot: bool = False
+    human: str = ""
+    generator: str = ""
+    evaluator: str = ""
+
+    def score(self, pool: Pool) -> Scores:
+        """Return the combined ratings; NaN for rows that were not rated.
+
+        Raises:
+            SettingsError: no model is named, or a limit cannot be kept.
+            CheckError: the pilot found the judge useless, or the budget is spent.
+            ServerError: a server refused, or nothing succeeds.
+        """
+        judges = self._judges()
+        budget = Budget(self.max_usd)
+        watched = Watched(pool.rows)
+        results = [self._one(judge, pool, watched, budget) for judge in judges]
+        ratings = np.stack([result["value"] for result, _ in results])
+        values = combine(ratings, self.combine)
+        facts = self._facts(judges, pool, watched, ratings, values, [facts for _, facts in results])
+        return Scores(values, reasons=_reasons(values, results[0][0], watched.flagged), facts=facts)
+
+    def quote(self, pool: Pool) -> list[Quote]:
+        """Return what a run would ask, cost and take, one quote a judge, without asking anybody."""
+        from dfilter.llm.quote import quote
+
+        return [quote(pool.rows, judge) for judge in self._judges()]
+
+    def _judges(self) -> list[Model]:
+        judges = [self.judge, *self.others]
+        if any(not judge.model for judge in judges):
+            raise SettingsError(
+                "No judge is named. Give one with --judge MODEL (or --set judge.judge.model=MODEL)."
+            )
+        if len({judge.hash for judge in judges}) < len(judges):
+            raise SettingsError("Two of the judges are the same; give each another model, template or mode.")
+        return judges
+
+    def _one(
+        self, judge: Model, pool: Pool, watched: Watched, budget: Budget
+    ) -> tuple[NDArray[Any], dict[str, Json]]:
+        """Examine one judge, then rate all rows with it."""
+        say = pool.progress.say
+        say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
+        with open_session(judge.server, budget=budget) as live:
+            health = examine(pool, judge, live, threshold=self.threshold, skip_pilot=self.skip_pilot)
+            if judge.transport == "live" or judge.server.local:
+                ratings = rate(watched, judge, session=live, progress=pool.progress)
+            facts = live.facts()
+        if judge.transport == "batch" and not judge.server.local:
+            with open_session(
+                judge.server, budget=budget, transport="batch", progress=pool.progress
+            ) as batch:
+                ratings = rate(watched, judge, session=batch, progress=pool.progress)
+                facts = batch.facts()
+        facts |= {
+            "model": judge.model,
+            "mode": judge.mode,
+            "scale": [judge.low, judge.high],
+            "wording": judge.wording.wording,
+            "fenced": judge.wording.fenced,
+            "repeat": judge.repeat,
+            "statuses": dict(counts(ratings)),
+            "parsed_share": rounded(float(np.mean(ratings["status"] == 0)) if len(ratings) else 0.0),
+            "length_correlation": rounded(spearman(ratings["value"], watched.lengths)),
+            **health,
+        }
+        if judge.repeat > 1:
+            facts["mean_spread"] = rounded(_mean(ratings["spread"]))
+        if judge.mode == "expected":
+            facts["mean_mass"] = rounded(_mean(ratings["mass"]))
+        say(_health_line(judge.model, facts))
+        return ratings, facts
+
+    def _facts(
+        self,
+        judges: list[Model],
+        pool: Pool,
+        watched: Watched,
+        ratings: NDArray[np.float64],
+        values: NDArray[np.float64],
+        each: list[dict[str, Json]],
+    ) -> dict[str, Json]:
+        facts: dict[str, Json] = {"judges": each, "rows_that_speak_to_the_judge": int(watched.flagged.sum())}
+        if len(judges) > 1:
+            names = [judge.model for judge in judges]
+            facts["combine"] = self.combine
+            facts["spearman"] = {
+                f"{names[i]} ~ {names[j]}": rounded(spearman(ratings[i], ratings[j]))
+                for i in range(len(names))
+                for j in range(i + 1, len(names))
+            }
+            facts["krippendorff_alpha"] = rounded(krippendorff(ratings))
+            pool.progress.say(
+                f"Judges: Spearman {facts['spearman']}, Krippendorff's alpha {facts['krippendorff_alpha']}."
+            )
+        facts |= cut_facts(values, self.threshold, pool.wanted, pool.progress)
+        if self.human:
+            facts["human"] = human_facts(self.human, pool, values, self.threshold)
+        warning = shared_family(
+            generates=self.generator, selects=[judge.model for judge in judges], evaluates=self.evaluator
+        )
+        if warning:
+            facts["warning"] = warning
+            pool.progress.say(f"Warning: {warning}.")
+        return facts
+
+
+def combine(ratings: NDArray[np.float64], how: str) -> NDArray[np.float64]:
+    """Combine judges' ratings into one score a row.
+
+    Args:
+        ratings: (judges, rows), NaN where a judge gave none.
+        how: ``mean``, ``ranks`` or ``majority``.
+
+    Returns:
+        (rows,), NaN where half of the judges or fewer gave a rating.
+    """
+    known = ~np.isnan(ratings)
+    number = known.sum(axis=0)
+    enough = 2 * number > len(ratings)
+    if how == "majority":
+        # Among m ratings in falling order, number floor(m / 2) + 1 is what more than half reach.
+        falling = -np.sort(-np.where(known, ratings, -np.inf), axis=0)
+        values = np.take_along_axis(falling, (number // 2)[None, :].clip(max=len(ratings) - 1), axis=0)[0]
+    else:
+        if how == "ranks":
+            ratings = np.stack([ranks(row) / max(1, int((~np.isnan(row)).sum())) for row in ratings])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = np.where(known, ratings, 0.0).sum(axis=0) / number
+    return np.where(enough, values, np.nan)
+
+
+def _reasons(values: NDArray[np.float64], first: NDArray[Any], flagged: NDArray[np.bool_]) -> list[str]:
+    """Return what is to be said about each row; equal sentences are one object."""
+    seen: dict[tuple[float, int, bool], str] = {}
+    out = []
+    for value, status, flag in zip(values.tolist(), first["status"].tolist(), flagged.tolist(), strict=True):
+        key = (value if value == value else -1.0, status, flag)  # noqa: PLR0124 - NaN
+        if key not in seen:
+            text = f"rated {value:.3g}" if value == value else f"not rated: {STATUSES[status]}"  # noqa: PLR0124
+            seen[key] = text + ("; speaks to the judge" if flag else "")
+        out.append(seen[key])
+    return out
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _health_line(model: str, facts: Mapping[str, Any]) -> str:
+    again, canaries = facts.get("judged_again", {}), facts.get("canaries", {})
+    parts = [f"{model}: {facts['parsed_share']:.1%} parsed"]
+    if again.get("rows"):
+        parts.append(
+            f"{again['rows']} judged again, {again['same']:.0%} the same, {again['flips']:.0%} flip at the threshold"
+        )
+    if facts["length_correlation"] is not None:
+        parts.append(f"rank correlation with length {facts['length_correlation']:+.2f}")
+    if canaries.get("lift") is not None:
+        parts.append(f"planted injections lift a rating by {canaries['lift']:+.2f}")
+    return "; ".join(parts) + "."
+
+
+__all__ = ["Judge", "combine", "speaks_to_judge"]
