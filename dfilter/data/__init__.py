@@ -12,15 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfilter.data.dataset import Dataset, Source
+    from dfilter.data.dataset import Dataset
     from dfilter.data.loading import load
     from dfilter.data.read import open_dataset
+    from dfilter.data.source import Source
 
 __all__ = ["Dataset", "Source", "load", "open_dataset"]
 
 _HOMES = {
     "Dataset": "dfilter.data.dataset",
-    "Source": "dfilter.data.dataset",
+    "Source": "dfilter.data.source",
     "load": "dfilter.data.loading",
     "open_dataset": "dfilter.data.read",
 }

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from dfilter.data import columnar, shapes
-from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
-from dfilter.data.jsontext import Item, check, parse
-from dfilter.data.rejects import Rejection, Rejections, excerpt
-from dfilter.data.rows import ArrowRows, ExampleRows, JsonRows, Rows
-from dfilter.data.shapes import NO_SHAPE, RowError, Shape
+from dfilter.data.conditions import matching
+from dfilter.data.ingest import OnBadRows
+from dfilter.data.rejects import Rejections
+from dfilter.data.rows import ArrowRows, JsonRows, Rows
+from dfilter.data.shapes import Shape
+from dfilter.data.source import Source
 from dfilter.data.write import replacing, write_jsonl, write_parquet
-from dfilter.errors import InputError, SettingsError, UnknownNameError
+from dfilter.errors import InputError, UnknownNameError
 from dfilter.types import KEY_BYTES, Example
 
 if TYPE_CHECKING:
@@ -28,38 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WriteFormat = Literal["jsonl", "parquet"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a dataset came from and what was found there.
-
-    Attributes:
-        path: the path, glob or hub id as given; "rows in memory" where there is none.
-        digest: BLAKE2b of the file (``b2sum -l 256``), or of its shards' digests; of rows in memory, of
-            their contents.
-        container: jsonl, json, csv, parquet, arrow, or memory.
-        shape: a name of ``dfilter.data.shapes.FIELDS``, or "examples".
-        columns: field to column of that shape.
-        files: the files that were read, relative to the source.
-        read: rows seen, damaged ones included.
-        rejected: rows that could not be used.
-        duplicate_ids: rows whose id was taken and that are called ``id#2`` now.
-    """
-
-    path: str
-    digest: str
-    container: str
-    shape: str
-    columns: Mapping[str, str] = field(default_factory=dict)
-    files: Sequence[str] = ()
-    read: int = 0
-    rejected: int = 0
-    duplicate_ids: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the source as JSON."""
-        return asdict(self)
 
 
 class Ids(Sequence[str]):
@@ -233,17 +197,7 @@ class Dataset(Sequence[Example]):
         Raises:
             SettingsError: a condition of another form, or a column that no row has.
         """
-        kept = np.ones(len(self), dtype=bool)
-        for condition in [conditions] if isinstance(conditions, str) else conditions:
-            match = re.fullmatch(r"(.+?)(!=|=)(.*)", condition.strip(), re.DOTALL)
-            if match is None:
-                raise SettingsError(f"'{condition}' is no condition; write column=value or column!=value.")
-            column, sign, wanted = (part.strip() for part in match.groups())
-            values = self.column(column)
-            if all(value is None for value in values) and column not in (known := self._known_columns()):
-                raise UnknownNameError("column", column, known)
-            kept &= np.array([_equals(value, wanted) for value in values], dtype=bool) == (sign == "=")
-        return np.flatnonzero(kept)
+        return matching(self, conditions)
 
     def write(
         self,
@@ -282,17 +236,9 @@ class Dataset(Sequence[Example]):
         Raises:
             InputError: no row can be used.
         """
-        listed = list(rows)
-        if listed and all(isinstance(row, Example) for row in listed):
-            return _of_examples([row for row in listed if isinstance(row, Example)])
-        first = first_rows(_items(listed))
-        shape = settle(first, format, mapping, "The rows") if first else None
-        batches: list[pa.RecordBatch] = []
-        rejected = Rejections()
-        intake = Intake(batches.append, _holder(rejected, on_bad_rows))
-        intake.take(_items(listed), shape or NO_SHAPE)
-        intake.flush()
-        return _assemble(intake, batches, shape, rejected, "rows in memory")
+        from dfilter.data.memory import of_rows
+
+        return of_rows(rows, format, mapping, on_bad_rows)
 
     @classmethod
     def from_table(
@@ -307,16 +253,9 @@ class Dataset(Sequence[Example]):
         Raises:
             InputError: no row can be used.
         """
-        first = columnar.first_rows(columnar.batches_of(table))
-        shape = settle(first, format, mapping, "The table") if first else None
-        batches: list[pa.RecordBatch] = []
-        rejected = Rejections()
-        intake = Intake(batches.append, _holder(rejected, on_bad_rows))
-        if shape:
-            intake.take_columnar(columnar.batches_of(table), shape)
-        held = "a table in memory"
-        metadata = table.schema.metadata
-        return _assemble(intake, batches, shape, rejected, held, typed=True, metadata=metadata)
+        from dfilter.data.memory import of_table
+
+        return of_table(table, format, mapping, on_bad_rows)
 
     def write_rejected(self, path: str | Path) -> None:
         """Write the rejected rows, one JSON object a line: (file,) line, reason, raw."""
@@ -330,44 +269,6 @@ class Dataset(Sequence[Example]):
         place %= len(self)
         return place if self._indices is None else int(self._indices[place])
 
-    def _known_columns(self) -> list[str]:
-        known = dict.fromkeys(self.columns)
-        for index in range(min(len(self), 100)):
-            for name, value in self.fields(index).items():
-                if isinstance(value, Mapping):
-                    known.update(dict.fromkeys(f"{name}/{inner}" for inner in value))
-        return list(known)
-
-
-def _holder(rejected: Rejections, on_bad_rows: OnBadRows) -> Any:
-    def hold(rejection: Rejection) -> None:
-        if on_bad_rows == "stop":
-            raise InputError(rejection.sentence())
-        rejected.held.append(rejection)
-        rejected.number += 1
-
-    return hold
-
-
-def _assemble(
-    intake: Intake,
-    batches: list[pa.RecordBatch],
-    shape: Shape | None,
-    rejected: Rejections,
-    name: str,
-    *,
-    typed: bool = False,
-    metadata: Mapping[bytes, bytes] | None = None,
-) -> Dataset:
-    if shape is None or not intake.kept:
-        raise no_usable_row(name.capitalize(), intake)
-    ids, duplicates = unique_ids(intake.ids)
-    digest = _digest(batch.column("key") for batch in batches)
-    source = Source(
-        name, digest, "memory", shape.name, dict(shape.columns), (), intake.read, intake.rejected, duplicates
-    )
-    return from_batches(batches, ids, shape, source, rejected, list(intake.columns), typed, metadata)
-
 
 def from_batches(
     batches: Sequence[pa.RecordBatch],
@@ -376,6 +277,7 @@ def from_batches(
     source: Source,
     rejected: Rejections,
     columns: Sequence[str],
+    *,
     typed: bool,
     metadata: Mapping[bytes, bytes] | None,
 ) -> Dataset:
@@ -397,80 +299,3 @@ def from_batches(
 def _bytes_of(keys: pa.Array) -> Any:
     buffer = keys.buffers()[1]
     return buffer[keys.offset * KEY_BYTES : (keys.offset + len(keys)) * KEY_BYTES]
-
-
-def _digest(keys: Iterable[pa.Array]) -> str:
-    digest = hashlib.blake2b(digest_size=32)
-    for chunk in keys:
-        digest.update(_bytes_of(chunk))
-    return digest.hexdigest()
-
-
-def _items(rows: Iterable[Any]) -> Iterator[Item]:
-    """Yield rows in memory as JSON items; what JSON cannot say is rejected."""
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            reason = f"it is {shapes.kind_of(row)}, expected a dict"
-            yield number, "", Rejection(number, reason, excerpt(repr(row)))
-            continue
-        try:
-            text = json.dumps(row, ensure_ascii=False)
-            text.encode()
-            value, _ = parse(text)
-            check(text, value)
-        except RowError as error:
-            yield number, "", Rejection(number, str(error), excerpt(repr(row)))
-        except UnicodeEncodeError:
-            reason = "it holds half of a surrogate pair, which is no character"
-            yield number, "", Rejection(number, reason, excerpt(repr(row)))
-        except (TypeError, ValueError, RecursionError) as error:
-            reason = f"it holds a value that JSON has no form for ({error})"
-            yield number, "", Rejection(number, reason, excerpt(repr(row)))
-        else:
-            yield number, text, value
-
-
-def _of_examples(examples: list[Example]) -> Dataset:
-    """Return a dataset of Examples; a row whose fields do not say what its messages say gets new fields."""
-    import pyarrow as pa
-
-    kept = [_with_fields(row) for row in examples]
-    ids, duplicates = unique_ids([pa.array([row.id for row in kept], pa.large_string())])
-    keys = np.frombuffer(b"".join(row.key for row in kept), np.uint8).reshape(-1, KEY_BYTES)
-    digest = hashlib.blake2b(keys.tobytes(), digest_size=32).hexdigest()
-    source = Source("rows in memory", digest, "memory", "examples", {}, (), len(kept), 0, duplicates)
-    lengths = np.array([len(row.text) for row in kept], dtype=np.int64)
-    return Dataset(ExampleRows(kept), ids, keys, lengths, source, Rejections())
-
-
-def _with_fields(row: Example) -> Example:
-    turns = [(message.role, message.content) for message in row.messages]
-    if row.fields:
-        try:
-            read = detect_one(row.fields)
-            if read == (turns, row.context):
-                return row
-        except (InputError, RowError):
-            pass
-    messages = [{"role": role, "content": content} for role, content in turns]
-    return Example(row.id, row.messages, {"id": row.id, "messages": messages}, row.context)
-
-
-def detect_one(row: Mapping[str, Any]) -> tuple[list[shapes.Turn], str]:
-    """Return the turns and context of one row of any shape."""
-    return shapes.detect([row]).reader()(row)
-
-
-def _equals(value: Any, wanted: str) -> bool:
-    if isinstance(value, str):
-        return value == wanted
-    if value is None:
-        return wanted == "null"
-    if isinstance(value, bool):
-        return wanted == ("true" if value else "false")
-    if isinstance(value, (int, float)):
-        try:
-            return value == (int(wanted) if isinstance(value, int) else float(wanted))
-        except ValueError:
-            return False
-    return json.dumps(value, ensure_ascii=False) == wanted

@@ -7,6 +7,7 @@ Of a whole repository the training split is read when file names tell which it i
 from __future__ import annotations
 
 import fnmatch
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dfilter.types import Progress
 
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_SECONDS = 5.0  # without an answer by then there is no network; the client's own retries take far longer
 _TRAIN = re.compile(r"(^|[^a-z])train", re.IGNORECASE)
 
 
@@ -59,20 +61,10 @@ def files_of(address: Address, progress: Progress | None = None) -> list[File]:
     Raises:
         InputError: the dataset is not there, cannot be reached, or holds no file of rows.
     """
-    from huggingface_hub import constants
-
-    chosen: Sequence[str] | None = None
-    if not constants.HF_HUB_OFFLINE:
-        chosen = choose(_listed(address), address)
-        if progress is not None:
-            progress.say(f"Fetching {len(chosen)} files of {address.repo} from the hub.")
-    folder = _fetched(address, chosen)
-    if chosen is None:
-        listed = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.is_file()]
-        chosen = choose(listed, address)
-    found = [file for name in chosen for file in find_files(folder / name)]
-    one_kind(f"hf://datasets/{address.repo}", found)
-    return [File(f.path, name, f.container, f.compression) for f, name in zip(found, chosen, strict=True)]
+    folder, chosen = _online(address, progress) or _cached(address)
+    found = [find_files(folder / name)[0] for name in chosen]
+    named = [File(f.path, name, f.container, f.compression) for f, name in zip(found, chosen, strict=True)]
+    return one_kind(f"hf://datasets/{address.repo}", named)
 
 
 def choose(names: Sequence[str], address: Address) -> list[str]:
@@ -99,36 +91,64 @@ def choose(names: Sequence[str], address: Address) -> list[str]:
     return rows
 
 
-def _listed(address: Address) -> list[str]:
-    from huggingface_hub import HfApi
+def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str]] | None:
+    """Return where the files are now and their names, or none when the hub does not answer."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if constants.HF_HUB_OFFLINE:
+        return None
     try:
-        return HfApi().list_repo_files(address.repo, revision=address.revision, repo_type="dataset")
-    except Exception as error:
-        raise _unreachable(address, error) from error
-
-
-def _fetched(address: Address, names: Sequence[str] | None) -> Path:
-    from huggingface_hub import snapshot_download
-
+        info = HfApi().dataset_info(address.repo, revision=address.revision, timeout=HUB_SECONDS)
+    except GatedRepoError:
+        raise InputError(
+            f"The hub gives the dataset {address.repo} only to users who accepted its terms; set HF_TOKEN."
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(f"The dataset {address.repo} has no revision {address.revision}.") from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"There is no file {address.repo} here, and the hub knows no dataset of this name, or shows it "
+            "only to holders of a token (HF_TOKEN)."
+        ) from None
+    except Exception:  # noqa: BLE001 - whatever the transport raises, the hub did not answer
+        return None
+    chosen = choose([file.rfilename for file in info.siblings or ()], address)
+    if progress is not None:
+        progress.say(f"Fetching {len(chosen)} files of {address.repo} from the hub.")
     try:
-        return Path(
-            snapshot_download(
-                address.repo,
-                repo_type="dataset",
-                revision=address.revision,
-                allow_patterns=list(names) if names is not None else None,
-                local_files_only=names is None,
-            )
+        folder = snapshot_download(
+            address.repo,
+            repo_type="dataset",
+            revision=info.sha,
+            allow_patterns=[glob.escape(n) for n in chosen],
         )
     except Exception as error:
-        raise _unreachable(address, error) from error
+        raise InputError(
+            f"{address.repo} could not be fetched from the hub: {_first_line(error)}."
+        ) from error
+    return Path(folder), chosen
 
 
-def _unreachable(address: Address, error: Exception) -> InputError:
-    # The hub's client raises errors of its own, its transport's and the system's; all mean the same here.
-    first = str(error).strip().splitlines()[0].rstrip(".:") if str(error).strip() else type(error).__name__
-    return InputError(
-        f"There is no file {address.repo} here, and the dataset of this name on the Hugging Face hub "
-        f"cannot be had: {first}. Check the name and the network, or give a local path."
-    )
+def _cached(address: Address) -> tuple[Path, list[str]]:
+    """Return what an earlier call left in the hub's own cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            address.repo, repo_type="dataset", revision=address.revision, local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"There is no file {address.repo} here, and the dataset of this name is not in the Hugging Face "
+            "cache while the hub cannot be reached. Check the name and the network (HF_HUB_OFFLINE), or give "
+            "a local path."
+        ) from None
+    folder = Path(found)
+    names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
+    return folder, choose(names, address)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

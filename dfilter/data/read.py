@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dfilter.data import columnar
 from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
-from dfilter.data.dataset import Dataset, Source, from_batches
+from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import Rejection, Rejections, as_line
 from dfilter.data.shapes import NO_SHAPE, Shape
+from dfilter.data.source import Source
 from dfilter.data.write import replacing
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, disk_errors, write_json
@@ -168,10 +169,10 @@ def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
     if how == "stop":
         for rejection in rejected:
             raise InputError(rejection.sentence())
+    typed = counted.container in COLUMNAR
     metadata = rows.schema.metadata
-    return from_batches(
-        batches, ids, shape, counted, rejected, about["columns"], counted.container in COLUMNAR, metadata
-    )
+    columns = about["columns"]
+    return from_batches(batches, ids, shape, counted, rejected, columns, typed=typed, metadata=metadata)
 
 
 @dataclass

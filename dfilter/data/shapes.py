@@ -34,6 +34,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 OPTIONAL = frozenset({"input"})
 COMMON = ("id", "system")  # fields that every shape may have
+TEXT_COLUMNS = frozenset({"system"}.union(*(n for shape in FIELDS.values() for n in shape.values())))
 
 ROLES: Mapping[str, str] = {
     "system": "system",
