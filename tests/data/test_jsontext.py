@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfilter.data.jsontext import array_elements, json_lines, lines, one_line
+from dfilter.data.jsonarray import array_elements
+from dfilter.data.jsontext import json_lines, lines, one_line
 from dfilter.data.rejects import Rejection
 
 
