@@ -18,6 +18,7 @@ the lowest index wins among equals.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -162,7 +163,8 @@ def kcenter(
         for _ in walk.rounds(wanted, stop_at_radius):
             if progress is not None:
                 elapsed = time.perf_counter() - began
-                progress(Status(len(walk.picks), float(walk.radius[-1]), walk.counters.evaluations, elapsed))
+                radius = float(walk.radius[-1]) if len(walk.radius) else math.inf
+                progress(Status(len(walk.picks), radius, walk.counters.evaluations, elapsed))
             if on_state is not None and walk.counters.rounds % state_every == 0:
                 on_state(walk.state())
         where = distance = None

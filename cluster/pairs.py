@@ -249,7 +249,7 @@ def greedy_block(
     others' are exact for the new picks too. Returns the number of picks and of pairs computed.
     """
     count = computed = 0
-    while count < picks.shape[0]:
+    while count < picks.shape[0]:  # of which there are no more than rows
         far = 0
         for j in range(rows.shape[0]):
             if value[j] > value[far]:

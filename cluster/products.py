@@ -214,8 +214,9 @@ class Space:
         rows = self.take(ids)
         last = np.full(len(ids), centres.count) if last is None else last
         value, nearest, count = np.full(len(ids), np.inf), np.full(len(ids), -1), 0
-        for start in range(0, centres.count, COLUMNS):
-            packed, half = centres.part(start, min(start + COLUMNS, centres.count))
+        columns = max(COLUMNS, len(self._output) // max(len(ids), 1))
+        for start in range(0, centres.count, columns):
+            packed, half = centres.part(start, min(start + columns, centres.count))
             products = as_numpy(self.multiply(rows, packed))
             points = centres.ids, self.X, self.V, self.scale, self.square, self.margin
             found = self.each(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dfilter.cluster import pairs
 from dfilter.cluster.products import Centres, Float64, Int64, Space, as_numpy
 
+SETTLINGS = 3  # rows whose bounds stay loose after so many tries end a block instead
 FEW_ROWS = 512  # a product of fewer rows wastes more than evaluations that were not needed
 
 
@@ -107,26 +108,17 @@ class Traversal:
 
     def _block(self, wanted: int) -> tuple[Int64, Float64, Int64, Float64]:
         """Run greedy among the farthest rows; return these with their values, and picks with theirs."""
+        space = self.space
         rows, outside, outside_row = self._candidates()
         value = self.bound[rows]
-        packed = self.space.take(rows)
-        products = as_numpy(self.space.multiply(packed, packed))
-        picks, squares = np.empty(wanted, np.int64), np.empty(wanted)
-        half = (self.space.square[rows] / 2).astype(np.float32)
-        space = self.space
+        packed = space.take(rows)
+        products = as_numpy(space.multiply(packed, packed))
+        half = (space.square[rows] / 2).astype(np.float32)
+        picks = np.empty(min(wanted, len(rows)), np.int64)
+        squares = np.empty(len(picks))
+        points = space.X, space.scale, space.square, space.margin
         count, computed = pairs.greedy_block(
-            products,
-            half,
-            rows,
-            value,
-            space.X,
-            space.scale,
-            space.square,
-            space.margin,
-            outside,
-            outside_row,
-            picks,
-            squares,
+            products, half, rows, value, *points, outside, outside_row, picks, squares
         )
         self.counters.evaluations += len(rows) ** 2
         self.counters.rechecks += computed
@@ -134,18 +126,24 @@ class Traversal:
 
     def _candidates(self) -> tuple[Int64, float, int]:
         """Return the farthest rows, exact, and what bounds every other row: a value and a row."""
-        front, outside, outside_row = _largest(self.bound, self.front)
+        front, *beyond = _largest(self.bound, self.front)
         self._refresh(front)
-        while True:
+        rows, others = front, [tuple(beyond)]
+        for attempt in range(SETTLINGS + 1):
             where, limit, at = _largest(self.bound[front], self.block)
             rows = front[where]
             loose = rows[~self.exact[rows]]
             if not len(loose):
                 break
-            self._settle(loose)
-        if at < len(front) and (-limit, front[at]) < (-outside, outside_row):
-            outside, outside_row = limit, int(front[at])
-        return rows, outside, outside_row
+            if attempt < SETTLINGS:
+                self._settle(loose)
+            else:
+                farthest = int(self.bound[loose].argmax())
+                others.append((self.bound[loose[farthest]], loose[farthest]))
+        if at < len(front):
+            others.append((limit, front[at]))
+        value, row = min(others, key=lambda other: (-other[0], other[1]))
+        return rows[self.exact[rows]], float(value), int(row)
 
     def _settle(self, rows: Int64) -> None:
         """Make the bounds of rows that have seen every centre exact."""
