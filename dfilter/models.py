@@ -63,13 +63,21 @@ class ModelFiles:
     Attributes:
         path: a folder with config, safetensors and tokenizer; with an adapter's files instead for LoRA.
         name: what was asked for.
-        sha: what the weights are, wherever they lie: the SHA-256 of the packaged file, the hub's
-            commit, or a SHA-256 over the folder's weights, configuration and tokenizer.
+        published: the SHA-256 of the packaged file, or the hub's commit; empty for other folders.
     """
 
     path: Path
     name: str
-    sha: str
+    published: str = ""
+
+    @property
+    def sha(self) -> str:
+        """What the weights are, wherever they lie.
+
+        ``published``, else a SHA-256 over the folder's weights, configuration and tokenizer, for
+        which every byte is read (once in a process).
+        """
+        return self.published or _folder_sha(self.path)
 
 
 def resolve(name: str | Path) -> ModelFiles:
@@ -251,12 +259,18 @@ def _local(folder: Path, name: str) -> ModelFiles:
         raise ModelError(
             f"The folder {folder} holds safetensors but neither config.json nor adapter_config.json."
         )
-    parts = [(file.name, file_sha256(file)) for file in found if file.name != "moments.safetensors"]
+    return ModelFiles(folder, name)
+
+
+def _folder_sha(folder: Path) -> str:
+    weights = [
+        file.name for file in sorted(folder.glob("*.safetensors")) if file.name != "moments.safetensors"
+    ]
     named = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja")
-    parts += [(file, file_sha256(folder / file)) for file in named if (folder / file).is_file()]
+    parts = [(file, file_sha256(folder / file)) for file in (*weights, *named) if (folder / file).is_file()]
     base = _base_of(folder)
     parts += [("base", base.sha)] if base else []
-    return ModelFiles(folder, name, hashlib.sha256(json.dumps(parts).encode()).hexdigest())
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

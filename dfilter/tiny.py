@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TINY_VERSION = "1"  # a change of anything below is another model
+TINY_VERSION = "2"  # a change of anything below is another model
 SEED = 20240610
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = (
@@ -71,17 +72,24 @@ def _tokenizer() -> Tokenizer:
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {piece: index for index, piece in enumerate([*SPECIALS, *alphabet])}
-    merges: list[tuple[str, str]] = []
     doubles = [a + b for a in string.ascii_lowercase for b in "aeiourstn"]
+    rank: dict[tuple[str, str], int] = {}
     for word in [f"Ġ{word}" for word in WORDS.split()] + WORDS.split() + doubles:
-        left = word[0]
-        for letter in word[1:]:
-            if left + letter not in vocab:
-                vocab[left + letter] = len(vocab)
-                merges.append((left, letter))
-            left += letter
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        left, *rest = _merged(list(word), rank)  # earlier merges come first in a BPE
+        for piece in rest:
+            rank[left, piece] = len(rank)
+            left += piece
+            vocab[left] = len(vocab)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(rank)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(piece, special=True) for piece in SPECIALS])
     return tokenizer
+
+
+def _merged(pieces: list[str], rank: dict[tuple[str, str], int]) -> list[str]:
+    """Apply merges to one word, the lowest rank first."""
+    while pairs := [pair for pair in itertools.pairwise(pieces) if pair in rank]:
+        at = list(itertools.pairwise(pieces)).index(min(pairs, key=rank.__getitem__))
+        pieces = [*pieces[:at], pieces[at] + pieces[at + 1], *pieces[at + 2 :]]
+    return pieces

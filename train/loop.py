@@ -6,6 +6,7 @@ Importing this module imports transformers; :mod:`dfilter.train.trainer` does so
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import shutil
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as TransformersTrainer
 
+from dfilter.chat import IGNORE
 from dfilter.errors import CheckError
 from dfilter.train.recipes import Recipe
 from dfilter.train.rows import Order, Rows, collate, parts
@@ -28,7 +31,7 @@ WHOLE = "whole"  # written last into a checkpoint; a checkpoint without it was c
 
 
 def arguments(
-    recipe: Recipe, folder: Path, *, steps: int, seed: int, bf16: bool, checkpointing: bool, devices: int
+    recipe: Recipe, folder: Path, *, steps: int, seed: int, checkpointing: bool, devices: int
 ) -> TrainingArguments:
     """Translate a recipe into transformers' terms.
 
@@ -53,7 +56,6 @@ def arguments(
         adam_beta2=recipe.beta2,
         adam_epsilon=recipe.epsilon,
         max_grad_norm=recipe.clip,
-        bf16=bf16,
         use_cpu=not cuda,
         dataloader_pin_memory=cuda,
         seed=seed,
@@ -74,9 +76,14 @@ def arguments(
 class Loop(TransformersTrainer):
     """Trains on token-weighted batches in an order of our own."""
 
-    def __init__(self, model: Any, args: TrainingArguments, rows: Rows, pad: int, micro_tokens: int) -> None:
-        super().__init__(model=model, args=args, train_dataset=rows)
+    def __init__(
+        self, model: Any, args: TrainingArguments, rows: Rows, *, pad: int, micro_tokens: int, bf16: bool
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=rows, compute_loss_func=token_loss)
         self.remove_callback(PrinterCallback)
+        self.bf16 = bf16
+        plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.narrow = "logits_to_keep" in inspect.signature(plain.forward).parameters
         self.rows = rows
         self.pad = pad
         self.micro_tokens = micro_tokens
@@ -107,7 +114,11 @@ class Loop(TransformersTrainer):
         for at, piece in enumerate(pieces):
             last = at == len(pieces) - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                loss: Any = self.compute_loss(model, piece, num_items_in_batch=num_items_in_batch)
+                # Not transformers' bf16 setting, which makes a float32 copy of all logits.
+                with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bf16):
+                    loss: Any = self.compute_loss(
+                        model, narrowed(piece), num_items_in_batch=num_items_in_batch
+                    )
                 self.accelerator.backward(loss)
             total += loss.detach()
         self.step_tokens = int(num_items_in_batch)
@@ -135,6 +146,31 @@ class Loop(TransformersTrainer):
         """Save, unless a weight is not finite."""
         refuse_nan(self.model)
         super().save_model(output_dir, _internal_call)
+
+
+def narrowed(piece: dict[str, Any]) -> dict[str, Any]:
+    """Ask for logits only where some row of a piece has a label, and align the labels with them.
+
+    Nothing is learnt from the logits of a prompt, and with a large vocabulary they cost much.
+    """
+    wanted = piece["labels"][:, 1:]
+    keep = (wanted != IGNORE).any(0).nonzero()[:, 0]
+    return {**piece, "labels": wanted[:, keep], "logits_to_keep": keep}
+
+
+def shifted(piece: dict[str, Any]) -> dict[str, Any]:
+    """Align the labels with all logits, for models that know no ``logits_to_keep``."""
+    wanted = torch.nn.functional.pad(piece["labels"][:, 1:], (0, 1), value=IGNORE)
+    return {**piece, "labels": wanted}
+
+
+def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Return the summed loss of the labelled tokens, over the number of all of the step's."""
+    at = labels != IGNORE
+    logits = outputs.logits[at].float()
+    total: torch.Tensor = torch.nn.functional.cross_entropy(logits, labels[at], reduction="sum")
+    total /= num_items_in_batch
+    return total
 
 
 def refuse_nan(model: Any) -> None:

@@ -177,11 +177,17 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             out / "checkpoints",
             steps=plan.steps,
             seed=plan.seed,
-            bf16=plan.dtype == "bfloat16",
             checkpointing=job.gradient_checkpointing,
             devices=result.world(),
         )
-        running = loop.Loop(model, args, rows, chat.special_ids(tokenizer).pad, job.micro_tokens)
+        running = loop.Loop(
+            model,
+            args,
+            rows,
+            pad=chat.special_ids(tokenizer).pad,
+            micro_tokens=job.micro_tokens,
+            bf16=plan.dtype == "bfloat16",
+        )
         running.add_callback(
             loop.Keeper(
                 running,

@@ -1,0 +1,238 @@
+"""Labels cover what the assistant says, token by token, whatever the template."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from dfilter import chat, models
+from dfilter.errors import InputError, ModelError
+from dfilter.types import Example, Message
+
+LLAMA2 = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}<<SYS>>{{ m['content'] }}<</SYS>>"
+    "{% elif m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+# A template that shows an empty line of reasoning before the last reply only.
+REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if loop.last and m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+UNCUTTABLE = (
+    "{% for m in messages %}{{ messages | length }} {{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+)
+
+TURNS = (
+    Message("user", "make two"),
+    Message("assistant", "end"),  # also a part of the end token's name
+    Message("user", "what now"),
+    Message("assistant", "follow me"),
+)
+# Written by hand. "|" before a token: the assistant says it, and the loss is taken over it.
+TABLES = {
+    "chatml": """
+        <|im_start|> user Ċ make Ġtwo <|im_end|> Ċ
+        <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+        <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+        <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> Ċ
+    """,
+    "llama2": """
+        [ I N S T ] Ġmake Ġtwo Ġ [ / I N S T ] |Ġend |<|im_end|>
+        [ I N S T ] Ġwhat Ġnow Ġ [ / I N S T ] |Ġfollow |Ġme |<|im_end|>
+    """,
+    "zephyr": """
+        < | user | > Ċ make Ġtwo <|im_end|> Ċ < | assistant | > Ċ |end |<|im_end|> Ċ
+        < | user | > Ċ what Ġnow <|im_end|> Ċ < | assistant | > Ċ |follow |Ġme |<|im_end|> Ċ
+    """,
+    "reasoning": """
+        <|im_start|> user Ċ make Ġtwo <|im_end|> Ċ
+        <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+        <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+        <|im_start|> assistant Ċ |< |think |> |Ċ |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ
+    """,
+}
+TEMPLATES = {"chatml": None, "llama2": LLAMA2, "zephyr": ZEPHYR, "reasoning": REASONING}
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    return models.load_tokenizer("tiny")
+
+
+def shown(encoded: chat.Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    tokens = tokenizer.convert_ids_to_tokens(encoded.input_ids)
+    for wanted, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        assert label in {wanted, chat.IGNORE}
+    return [f"|{t}" if lab != chat.IGNORE else t for t, lab in zip(tokens, encoded.labels, strict=True)]
+
+
+def by_hand(table: str) -> list[str]:
+    return table.split()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_labels_of_a_conversation_equal_the_table_written_by_hand(
+    name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if TEMPLATES[name]:
+        tokenizer.chat_template = TEMPLATES[name]
+    encoded = chat.render(TURNS, tokenizer)
+    assert shown(encoded, tokenizer) == by_hand(TABLES[name])
+    assert encoded.trained == sum(token.startswith("|") and token != "|" for token in by_hand(TABLES[name]))
+
+
+def test_only_the_last_turn_is_labelled_when_asked(tokenizer: PreTrainedTokenizerBase) -> None:
+    last = chat.render(TURNS, tokenizer, turns="last")
+    table = by_hand(TABLES["chatml"].replace("|end |<|im_end|>", "end <|im_end|>", 1))
+    assert shown(last, tokenizer) == table
+
+
+def test_bare_turns_are_each_closed_by_the_end_of_turn_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = chat.render(TURNS, tokenizer, template="turns", eot=True)
+    assert shown(encoded, tokenizer) == by_hand(
+        "make Ġtwo <|im_end|> |end |<|im_end|> what Ġnow <|im_end|> |follow |Ġme |<|im_end|>"
+    )
+
+
+def test_tulu_puts_roles_on_lines_of_their_own(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = chat.render(TURNS[:2], tokenizer, template="tulu")
+    assert shown(encoded, tokenizer) == by_hand(
+        "< | user | > Ċ make Ġtwo Ċ < | assistant | > Ċ |end |<|im_end|> Ċ"
+    )
+
+
+def test_alpaca_shows_the_input_apart(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = (Message("user", "make\n\ntwo"), Message("assistant", "end"))
+    text = tokenizer.decode(chat.render(turns, tokenizer, template="alpaca", context="two").input_ids)
+    assert text == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nmake\n\n### Input:\ntwo\n\n### Response:end<|im_end|>"
+    )
+    plain = tokenizer.decode(chat.render(turns, tokenizer, template="alpaca").input_ids)
+    assert "### Input" not in plain
+    assert "describes a task. Write" in plain
+
+
+def test_alpaca_takes_a_system_turn_as_its_head(tokenizer: PreTrainedTokenizerBase) -> None:
+    turns = (Message("system", "Be kind."), *TURNS)
+    text = tokenizer.decode(chat.render(turns, tokenizer, template="alpaca").input_ids)
+    assert text == (
+        "Be kind.\n\n### Instruction:\nmake two\n\n### Response:end<|im_end|>"
+        "\n\n### Instruction:\nwhat now\n\n### Response:follow me<|im_end|>"
+    )
+
+
+def test_a_template_of_ours_begins_as_the_tokenizer_begins(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert chat.render(TURNS, tokenizer, template="turns").input_ids[0] != 1
+    tokenizer.bos_token = "<|im_start|>"
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    encoded = chat.render(TURNS, tokenizer, template="turns", eot=True)
+    assert encoded.input_ids.count(1) == 1
+    assert encoded.input_ids[0] == 1
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.tuples(words, words), min_size=1, max_size=3),
+    name=st.sampled_from(["chatml", "zephyr", "llama2", "alpaca", "tulu", "turns"]),
+    eot=st.booleans(),
+)
+def test_a_prompt_is_what_stands_before_the_labels(
+    tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]], name: str, eot: bool
+) -> None:
+    tokenizer.chat_template = TEMPLATES.get(name) or tokenizer.chat_template
+    template = "chat" if name in TEMPLATES else name
+    turns = [Message(r, t) for pair in texts for r, t in zip(("user", "assistant"), pair, strict=True)]
+    encoded = chat.render(turns, tokenizer, template=template, eot=eot, turns="last")
+    prompt = chat.render_prompt(turns, tokenizer, template=template, eot=eot)
+    assert encoded.input_ids[: encoded.start] == prompt or encoded.start == len(encoded.labels)
+    if template == "chat":
+        text = tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in turns], tokenize=False
+        )
+        assert tokenizer.decode(encoded.input_ids) == text
+    many = chat.render_many(
+        [Example("a", tuple(turns), {})] * 2, tokenizer, template=template, eot=eot, turns="last"
+    )
+    assert many == [encoded, encoded]
+
+
+def test_a_row_keeps_its_beginning_and_a_prompt_its_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    whole = chat.render(TURNS, tokenizer)
+    cut = chat.render(TURNS, tokenizer, max_tokens=12)
+    assert (cut.input_ids, cut.labels) == (whole.input_ids[:12], whole.labels[:12])
+    assert chat.render(TURNS, tokenizer, max_tokens=9).trained == 0
+    prompt = chat.render_prompt(TURNS, tokenizer)
+    assert chat.render_prompt(TURNS, tokenizer, max_tokens=4) == prompt[-4:]
+
+
+def test_a_reply_ends_at_the_token_that_ended_turns_in_training(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert chat.end_ids(tokenizer) == [2]
+    tokenizer.chat_template = ZEPHYR.replace("<|im_end|>", "<|im_start|>")
+    assert chat.end_ids(tokenizer) == [1, 2]
+
+
+def test_a_template_that_cannot_be_cut_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = UNCUTTABLE
+    with pytest.raises(ModelError, match="which tokens the assistant speaks"):
+        chat.render(TURNS, tokenizer)
+
+
+def test_a_template_that_refuses_a_role_says_so(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    row = Example("r7", (Message("system", "x"), *TURNS), {})
+    with pytest.raises(InputError, match=r"Row 'r7'.*no system role"):
+        chat.render_many([row], tokenizer)
+
+
+def test_a_tokenizer_without_end_token_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.eos_token = None
+    assert chat.special_ids(tokenizer).end == 2  # the end-of-turn token stands in
+    tokenizer.get_vocab = dict  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="no end token"):
+        chat.special_ids(tokenizer)
+
+
+def test_an_end_of_turn_token_is_added_once_and_starts_as_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = models.load_causal("tiny", device="cpu")
+    assert chat.add_eot(tokenizer, model) == 2  # it has one
+    monkeypatch.setattr(chat, "END_OF_TURN", ("<|eot|>",))
+    with pytest.raises(ModelError, match="no end-of-turn token"):
+        chat.render(TURNS, tokenizer, template="turns", eot=True)
+    before = model.get_input_embeddings().weight.detach().clone()
+    new = len(tokenizer)
+    assert [chat.add_eot(tokenizer, model), chat.add_eot(tokenizer, model)] == [new, new]
+    weight = model.get_input_embeddings().weight
+    assert weight.shape[0] == new + 1
+    assert weight[new].allclose(before.mean(0))
+    assert weight[:new].equal(before)
+
+
+def test_what_a_model_was_trained_with_is_found_again(
+    tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert chat.style(tokenizer) == ("chat", False)
+    chat.remember_style(tokenizer, "turns", eot=True)
+    folder = tmp_path_factory.mktemp("model")
+    model, _ = models.load_causal("tiny", device="cpu")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    assert chat.style(models.load_tokenizer(folder)) == ("turns", True)
+    assert chat.style(models.load_tokenizer(folder), template="alpaca", eot=False) == ("alpaca", False)
