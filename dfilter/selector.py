@@ -8,8 +8,10 @@ the order of the rows, the same rows are chosen.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -19,14 +21,14 @@ from dfilter.errors import SettingsError
 
 Keys = NDArray[np.uint8]
 Unit = Literal["rows", "share", "tokens"]
-FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|k|m)?\s*(tok|tokens)?\s*", re.IGNORECASE)
+FORM = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*(%|k|m)?\s*(tok|tokens)?\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to keep: ``1000``, ``9k``, ``5%`` or ``200ktok``."""
+    """How much to keep: ``1000``, ``9k``, ``5%`` or ``200ktok``; exact, so that 29% of 100 rows are 29."""
 
-    amount: float
+    amount: Fraction
     unit: Unit
 
     @classmethod
@@ -39,7 +41,7 @@ class Budget:
         match = FORM.fullmatch(str(text))
         if not match:
             raise SettingsError(f"Budget '{text}' is not understood. Write 1000, 9k, 5% or 200ktok.")
-        number, scale, tokens = float(match[1]), (match[2] or "").lower(), match[3]
+        number, scale, tokens = Fraction(match[1]), (match[2] or "").lower(), match[3]
         if scale == "%":
             if tokens or not 0 < number <= 100:
                 raise SettingsError(
@@ -47,15 +49,14 @@ class Budget:
                 )
             return cls(number / 100, "share")
         amount = number * {"": 1, "k": 1_000, "m": 1_000_000}[scale]
-        if amount < 1 or amount != int(amount):
+        if amount < 1 or amount.denominator != 1:
             raise SettingsError(f"Budget '{text}' is not a whole number above zero.")
         return cls(amount, "tokens" if tokens else "rows")
 
     def rows(self, usable: int) -> int:
         """Return the number of rows out of ``usable``; a share rounds down, at least 1."""
         if self.unit == "share":
-            # Shares such as 0.29 * 100 fall a hair below the whole number that was meant.
-            return max(1, int(self.amount * usable + 1e-9))
+            return max(1, int(self.amount * usable))
         return int(self.amount)
 
 
@@ -104,9 +105,10 @@ def ranking(
     """
     present = np.flatnonzero(~np.isnan(scores))
     values = scores[present]
-    first, second = seeded(keys[present], seed)
     if sample is not None:
-        values = values / sample + _gumbel(second)
+        _, draw = seeded(told_apart(keys, ids)[present], seed)
+        values = values / sample + _gumbel(draw)
+    first, second = seeded(keys[present], seed)
     order = np.lexsort((second, first, -values))
     _identical_by_id(order, values, first, second, present, ids)
     return present[order]
@@ -127,14 +129,14 @@ def choose(
         groups: (n,) group of every row, for quotas.
         tau: see :class:`Choice`.
     """
-    if groups is None:
+    if groups is None or not len(ranked):
         return ranked[:budget]
-    labels, group = np.unique(groups[ranked], return_inverse=True)
-    room = quotas(np.bincount(group, minlength=len(labels)), budget, tau)
+    _, group, sizes = np.unique(groups[ranked], return_inverse=True, return_counts=True)
+    room = quotas(sizes, budget, tau)
     place = np.empty(len(ranked), np.int64)  # each row's position within its own group
-    order = np.argsort(group, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(labels)))[:-1]])
-    place[order] = np.arange(len(ranked)) - np.repeat(starts, np.bincount(group, minlength=len(labels)))
+    place[np.argsort(group, kind="stable")] = np.arange(len(ranked)) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    )
     return ranked[place < room[group]]
 
 
@@ -181,6 +183,22 @@ def seeded(keys: Keys, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64
     start = _mixed(np.array([seed], np.int64).view(np.uint64))[0]
     first = _mixed(words[:, 0] ^ start)
     return first, _mixed(words[:, 1] + _mixed(first))
+
+
+def told_apart(keys: Keys, ids: Sequence[str]) -> Keys:
+    """Return keys in which the copies of a row differ, (n, 16), numbered by the order of their ids.
+
+    What is drawn at random is drawn for each row, not once for all copies of a row.
+    """
+    words = np.array(keys).view("<u8")
+    _, group, counts = np.unique(words, axis=0, return_inverse=True, return_counts=True)
+    copied = np.flatnonzero(counts[group.ravel()] > 1)
+    met: Counter[int] = Counter()
+    for row in sorted(copied.tolist(), key=lambda place: ids[place]):
+        of = int(group.ravel()[row])
+        words[row, 1] += np.uint64(met[of])
+        met[of] += 1
+    return words.view(np.uint8)
 
 
 def _mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
