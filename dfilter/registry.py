@@ -39,6 +39,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "signals": {
         "embedding": "dfilter.embed.sentences:Embedding",
+        "tokens": "dfilter.filters.length:Tokens",
     },
     "trainers": {"dfilter": "dfilter.train.trainer:FineTune"},
     "evaluators": {
@@ -75,7 +76,7 @@ def load(kind: str, name: str) -> type:
         raise UnknownNameError(kind.removesuffix("s"), name, names(kind))
     try:
         return _class(plugins[name].load(), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(
             f"Plugin '{name}' ({plugins[name].value}) cannot be imported: {error}."
         ) from error

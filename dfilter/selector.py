@@ -129,7 +129,7 @@ def choose(
         groups: (n,) group of every row, for quotas.
         tau: see :class:`Choice`.
     """
-    if groups is None or not len(ranked):
+    if groups is None:
         return ranked[:budget]
     _, group, sizes = np.unique(groups[ranked], return_inverse=True, return_counts=True)
     room = quotas(sizes, budget, tau)

@@ -30,22 +30,9 @@ def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:
     return made
 
 
-def _build(kind: type, settings: Mapping[str, Any], where: str, findings: list[str]) -> Any:
-    if not dataclasses.is_dataclass(kind):
-        if settings:
-            findings.append(f"{where} takes no settings, but got {', '.join(settings)}.")
-            return None
-        return kind()
-    known = {f.name for f in dataclasses.fields(kind) if f.init}
+def _build(kind: type, settings: Any, where: str, findings: list[str]) -> Any:
     before = len(findings)
-    unknown = sorted(set(settings) - known)
-    findings += [f"{where} has no setting '{name}'. {suggest(name, sorted(known))}" for name in unknown]
-    hints = typing.get_type_hints(kind)
-    values = {
-        name: _value(hints[name], value, f"{where}.{name}", findings)
-        for name, value in settings.items()
-        if name in known
-    }
+    values = _values(kind, settings, where, findings)
     if len(findings) > before:
         return None
     try:
@@ -55,6 +42,30 @@ def _build(kind: type, settings: Mapping[str, Any], where: str, findings: list[s
     except SettingsError as error:
         findings.extend(f"{where}: {finding}" for finding in error.findings)
     return None
+
+
+def _values(kind: type, settings: Any, where: str, findings: list[str]) -> dict[str, Any]:
+    """Return the arguments that ``settings`` stand for, as far as nothing is wrong with them."""
+    if not isinstance(settings, Mapping):
+        findings.append(f"{where} = {settings!r} is not a table of settings.")
+        return {}
+    if not dataclasses.is_dataclass(kind):
+        if settings:
+            findings.append(f"{where} takes no settings, but got {', '.join(settings)}.")
+        return {}
+    known = {f.name for f in dataclasses.fields(kind) if f.init}
+    unknown = sorted(set(settings) - known)
+    findings += [f"{where} has no setting '{name}'. {suggest(name, sorted(known))}" for name in unknown]
+    try:
+        hints = typing.get_type_hints(kind)
+    except NameError as error:
+        findings.append(f"The types of {where}'s settings cannot be read: {error}; import it at run time.")
+        return {}
+    return {
+        name: _value(hints[name], value, f"{where}.{name}", findings)
+        for name, value in settings.items()
+        if name in known
+    }
 
 
 def _value(hint: Any, value: Any, where: str, findings: list[str]) -> Any:

@@ -22,6 +22,7 @@ doing). Every mistake of a table is reported at once.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from dfilter.settings import build, merged, parse_assignment, plain
 from dfilter.types import Filter
 
 TOP = ("name", "paper", "summary", "keep", "steps", "select", "run")
+GATES = ("at_least", "at_least_without_keep", "keep")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Step:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.filter.rpartition(":")[2])
-        if self.keep is not None:
-            Budget.parse(self.keep)
+        if self.keep is not None and Budget.parse(self.keep).unit == "tokens":
+            raise SettingsError(f"keep = '{self.keep}': a step keeps rows or a share of them, not tokens.")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,36 @@ def load(name: str, assignments: Iterable[str] = ()) -> Strategy:
     return made
 
 
+def addressed(made: Strategy, wishes: Mapping[str, Any]) -> list[str]:
+    """Turn wishes such as ``{"judge.model": "M"}`` into assignments to the steps that know the setting.
+
+    Raises:
+        SettingsError: a wish that no step of the strategy can take.
+    """
+    found, findings = [], []
+    for name, value in wishes.items():
+        head = name.partition(".")[0]
+        takers = [
+            step.name
+            for step, built in zip(made.steps, made.filters, strict=True)
+            if head in getattr(built, "__dataclass_fields__", {})
+        ]
+        found += [f"{taker}.{name}={json.dumps(value)}" for taker in takers]
+        if not takers:
+            findings.append(
+                f"No step of strategy '{made.name}' has a setting '{head}', which --{_flag(name)} sets."
+            )
+    if findings:
+        raise SettingsError(*findings)
+    return found
+
+
+def _flag(name: str) -> str:
+    return {"judge.model": "judge", "judge.base_url": "base-url", "judge.template": "template"}.get(
+        name, name.replace("_", "-")
+    )
+
+
 def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Strategy:
     """Build a strategy of a parsed table; all findings are raised together."""
     findings = [f"The strategy has no setting '{n}'. {suggest(n, TOP)}" for n in table if n not in TOP]
@@ -144,6 +176,9 @@ def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Stra
     findings += [f"Two steps are called '{name}'; give one of them another `name`." for name in twice]
     keep = table.get("keep")
     select = _collected(findings, lambda: build(Choice, table.get("select", {}), "select"))
+    recorded = table.get("run", {})
+    if not isinstance(recorded, Mapping):
+        findings.append(f"run = {recorded!r} is not a table.")
     if keep is not None:
         _collected(findings, lambda: Budget.parse(str(keep)))
     if findings:
@@ -156,7 +191,7 @@ def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Stra
         summary=str(table.get("summary", "")),
         keep=None if keep is None else str(keep),
         select=select,
-        recorded=table.get("run", {}),
+        recorded=recorded,
     )
 
 
@@ -165,9 +200,12 @@ def _step(entry: Mapping[str, Any], number: int, findings: list[str]) -> tuple[S
     if "filter" not in entry:
         findings.append(f"{where} names no filter. Known: {', '.join(registry.names('filters'))}.")
         return None, None
-    step = _collected(findings, lambda: build(Step, entry, f"{where} ({entry['filter']})"))
     settings = entry.get("settings", {})
     made = _collected(findings, lambda: registry.create("filters", str(entry["filter"]), settings))
+    gate = {name: value for name, value in entry.items() if name != "settings"}
+    if type(gate.get("keep")) in {int, float}:
+        gate["keep"] = str(gate["keep"])
+    step = _collected(findings, lambda: build(Step, gate, f"{where} ({entry['filter']})"))
     if made is not None and not isinstance(made, Filter):
         findings.append(f"{where}: {entry['filter']} is not a filter; it has no method score(pool).")
     return step, made
@@ -184,20 +222,21 @@ def _collected(findings: list[str], make: Any) -> Any:
 def _table(name: str) -> dict[str, Any]:
     if ".py:" in name:
         return {"steps": [{"filter": name}]}
-    path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        return _read_toml(path)
-    if name in builtin_names():
+    if name in builtin_names():  # before files: a folder may hold a file called random
         return {"name": name} | tomllib.loads(
             resources.files("dfilter.strategies").joinpath(f"{name}.toml").read_text(encoding="utf-8")
         )
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return read_toml(path)
     if name in registry.names("filters"):
         return {"name": name, "steps": [{"filter": name}]}
     known = {*builtin_names(), *registry.names("filters")}
     raise UnknownNameError("strategy", name, known)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return a TOML file's table, or say what is wrong with the file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -224,7 +263,7 @@ def _assigned(table: dict[str, Any], text: str) -> dict[str, Any]:
         )
     if not rest:
         raise SettingsError(f"--set {text} names no setting; write {head}.SETTING=VALUE.")
-    inner = rest if rest[0] in {"at_least", "keep"} and len(rest) == 1 else ["settings", *rest]
+    inner = rest if rest[0] in GATES and len(rest) == 1 else ["settings", *rest]
     return {**table, "steps": [merged(s, inner, value) if i == number else s for i, s in enumerate(steps)]}
 
 
