@@ -11,10 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dfilter import __version__
 from dfilter.errors import DFilterError
 
+STYLES = ["table", "md", "csv", "json"]
+# Flags that set whatever step knows the setting.
+WISHES = {
+    "target_by": "target_by",
+    "judge": "judge.model",
+    "base_url": "judge.base_url",
+    "template": "judge.template",
+    "max_usd": "max_usd",
+    "skip_pilot": "skip_pilot",
+}
 KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
 
 
@@ -80,8 +91,19 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--always", type=click.Path(), help="Rows that join every selection, counted apart."
             ),
             click.option("--target", type=click.Path(), help="The rows of the task to select for."),
+            click.option("--target-by", metavar="COLUMN", help="The column with the target's subtasks."),
             click.option(
-                "--target-by", metavar="COLUMN", help="The column that names the target's subtasks."
+                "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
+            ),
+            click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
+            click.option(
+                "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
+            ),
+            click.option(
+                "--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."
+            ),
+            click.option(
+                "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
             ),
             click.option(
                 "--format",
@@ -117,9 +139,16 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a finished run.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and what it would cost; do nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; print the run folder alone.")
 def run(
-    data: str | None, out: Path | None, output_format: str, force: bool, quiet: bool, **options: Any
+    data: str | None,
+    out: Path | None,
+    output_format: str,
+    force: bool,
+    dry_run: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Select rows of DATA with one strategy; write a run folder.
 
@@ -133,10 +162,15 @@ def run(
       dfilter run pool.jsonl --strategy my_filter.py:Mine --keep 10%
       dfilter run --strategy runs/alpaca-kcenter-1a2b3c4d/strategy.toml
     """
+    from dfilter.run import quote
     from dfilter.run import run as run_request
     from dfilter.summary import summary
 
-    folder = run_request(_request(data, out, output_format, force, options), _progress(quiet))
+    request = _request(data, out, output_format, force, options)
+    if dry_run:
+        click.echo("\n".join(quote(request, _progress(quiet))))
+        return
+    folder = run_request(request, _progress(quiet))
     click.echo(folder if quiet else summary(folder))
 
 
@@ -145,15 +179,14 @@ def _request(
 ) -> Any:
     from dfilter.run import Request
 
-    settings = [*options["settings"]]
-    if options["target_by"]:
-        settings.append(f"filter.target_by={json.dumps(options['target_by'])}")
+    wishes = {name: options[flag] for flag, name in WISHES.items() if options[flag]}
     return Request(
         data=data,
         strategy=options["strategy"],
         keep=options["keep"],
         seed=options["seed"],
-        settings=settings,
+        settings=options["settings"],
+        wishes=wishes,
         where=options["where"],
         always=options["always"],
         target=options["target"],
@@ -283,6 +316,97 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
             click.echo(f"{click.style(row['name'], bold=True)}  {row['summary']}\n{rest}")
         else:
             click.echo("\t".join(str(v) for v in row.values()))
+
+
+@main.command()
+@click.argument("data", required=False)
+@click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
+@click.option("--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,own.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each cell.")
+@click.option("--model", "-m", default="smollm2", show_default=True, help="What is fine-tuned.")
+@click.option("--recipe", default="quick", show_default=True, help="alpaca, lima, less or quick.")
+@click.option("--train", multiple=True, metavar="SETTING=VALUE", help="A setting of the trainer. Repeatable.")
+@click.option("--eval", "evals", multiple=True, metavar="KIND:SOURCE", help="Repeatable; see above.")
+@click.option("--set", "settings", multiple=True, metavar="STEP.SETTING=VALUE", help="A setting of a step.")
+@click.option("--target", type=click.Path(), help="The rows of the task to select for.")
+@click.option("--target-by", metavar="COLUMN", help="The column that names the target's subtasks.")
+@click.option("--selection-model", help="The model that strategies look through, where they use one.")
+@click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
+@click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]")
+@click.option(
+    "--against", help="The opponent in pairwise judging: random, longest, full, or a file of answers."
+)
+@click.option("--margin", type=float, help="The smallest difference that matters; fixed before the run.")
+@click.option("--no-full", is_flag=True, help="Do not train on everything; the table says so.")
+@click.option("--no-longest", is_flag=True, help="Leave the longest rows out.")
+@click.option("--no-random", is_flag=True, help="Leave random out; there are no verdicts without it.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder. [default: runs/compare-DATA]")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its price, and do nothing.")
+@click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
+@click.pass_context
+def compare(
+    ctx: click.Context, /, data: str | None, out: Path | None, dry_run: bool, style: str, **options: Any
+) -> None:
+    """Fine-tune on each strategy's selection, evaluate, and print one table.
+
+    DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
+    heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
+    lm-eval:TASK.
+
+    \b
+    Examples:
+      dfilter compare                                  (sample pool, smollm2, a few minutes each cell)
+      dfilter compare alpaca.json --strategies kcenter,lima,my.toml --keep 1k,3k,own --seeds 3
+      dfilter compare pool.jsonl -s ifd --keep 10% --eval exact:heldout.jsonl --margin 0.02 --dry-run
+    """
+    from dfilter.compare import compare as run_comparison
+    from dfilter.compare import from_options
+
+    typed = {n for n in options if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+    plan = from_options(data, out, options, typed)
+    if dry_run:
+        from dfilter.outlook import outlook
+
+        click.echo(outlook(plan, _progress()))
+        return
+    cells = run_comparison(plan, _progress())
+    click.echo(_board(plan.out, cells, plan.margin, style))
+    if any(cell.failed for cell in cells):
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
+@click.option("--strategies", help="Only these, with commas; random, longest and full stay.")
+@click.option("--keep", help="Only these budgets, with commas.")
+def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, keep: str | None) -> None:
+    """Print the table of a comparison again, filtered, or merged over folders of one protocol.
+
+    \b
+    Example:
+      dfilter leaderboard runs/compare-alpaca --format md
+    """
+    from dfilter.cells import read_cells
+    from dfilter.compare import only, recorded_margin
+
+    cells = [cell for folder in folders for cell in read_cells(folder)]
+    margin = recorded_margin(folders)
+    click.echo(_board(None, only(cells, _list(strategies), _list(keep)), margin, style))
+
+
+def _board(out: Path | None, cells: Any, margin: float | None, style: Any) -> str:
+    from dfilter.leaderboard import leaderboard as make
+
+    board = make(cells, margin=margin)
+    if out is not None:
+        for suffix in ("json", "md", "csv"):
+            (out / f"leaderboard.{suffix}").write_text(board.render(suffix) + "\n", encoding="utf-8")
+    return board.render(style)
+
+
+def _list(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 @main.command()

@@ -22,16 +22,17 @@ from typing import Any
 from dfilter import __version__
 from dfilter import strategy as strategies
 from dfilter.data import load
-from dfilter.data.dataset import Dataset
+from dfilter.data.dataset import Dataset, WriteFormat
 from dfilter.data.ingest import OnBadRows
 from dfilter.errors import FolderError, InputError
-from dfilter.pool import Store
+from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.selection import OUTSIDE, Selection, select
+from dfilter.selector import Budget
 from dfilter.store import home, spec_hash
 from dfilter.store.disk import claim, disk_errors, sync, write_json
 from dfilter.strategy import Strategy
-from dfilter.types import Progress
+from dfilter.types import Priced, Progress
 
 VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
 SAMPLE_ROWS = 2000
@@ -45,6 +46,7 @@ class Request:
         data: a path or hub id; none takes the strategy's recorded one, else the sample pool.
         out: the run folder; none makes ``runs/DATA-STRATEGY-HASH``.
         force: overwrite a finished folder.
+        wishes: settings for whichever steps know them, such as ``{"judge.model": "M"}``.
         output_format: "jsonl", or "parquet" for a selected.parquet beside selected.jsonl.
     """
 
@@ -62,6 +64,7 @@ class Request:
     output_format: str = "jsonl"
     out: Path | None = None
     force: bool = False
+    wishes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(request: Request, progress: Progress | None = None) -> Path:
@@ -74,7 +77,52 @@ def run(request: Request, progress: Progress | None = None) -> Path:
         DFilterError: as :func:`dfilter.select` does.
     """
     progress = progress or Silent()
+    chosen, data, place = opened(request, progress)
+    table = resolved(request, chosen, data, place)
+    folder = (
+        request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{spec_hash(_without_paths(table))[:8]}"
+    )
+    with disk_errors(folder):
+        if not _open(folder, table, force=request.force):
+            progress.say(f"{folder} is finished already; --force makes it again.")
+            return folder
+        with claim(folder / ".claim", wait=False) as mine:
+            if not mine:
+                raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
+            _fill(folder, table, chosen, data, progress)
+    return folder
+
+
+def quote(request: Request, progress: Progress) -> list[str]:
+    """Return what a run would do and cost, without doing it."""
+    chosen, data, place = opened(request, progress)
+    keep = request.keep or chosen.keep
+    rows = len(data.where(list(request.where))) if request.where else len(data)
+    budget = Budget.parse(keep) if keep else None
+    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected"]
+    if budget is not None:
+        size = f"{keep} response tokens" if budget.unit == "tokens" else f"{budget.rows(rows):,} rows"
+        lines.append(f"Strategy {chosen.name}: {size} at most would be kept")
+    aim = None if request.target is None else Pool(load(request.target))
+    pool = Pool(data, seed=request.seed or 0, target=aim, progress=progress)
+    for step, made in zip(chosen.steps, chosen.filters, strict=True):
+        if isinstance(made, Priced):
+            lines += [line for entry in made.quote(pool) for line in entry.lines()]
+        else:
+            lines.append(f"Step {step.name} costs computing time alone")
+    return lines
+
+
+def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str]:
+    """Return the strategy, the data and where the data is.
+
+    Raises:
+        DFilterError: either cannot be used, or the data is not what the strategy was run on.
+    """
     chosen = strategies.load(request.strategy, request.settings)
+    if request.wishes:
+        more = strategies.addressed(chosen, request.wishes)
+        chosen = strategies.load(request.strategy, [*request.settings, *more])
     recorded = chosen.recorded
     place = request.data or recorded.get("data") or str(sample_pool(progress))
     with progress.stage("reading"):
@@ -86,19 +134,7 @@ def run(request: Request, progress: Progress | None = None) -> Path:
             progress=progress,
         )
     _same_data(data, place, recorded)
-    table = resolved(request, chosen, data, place)
-    folder = (
-        request.out or Path("runs") / f"{_stem(place)}-{chosen.name}-{spec_hash(_without_paths(table))[:8]}"
-    )
-    with disk_errors(folder):
-        if not _open(folder, table, force=request.force):
-            progress.say(f"{folder} is finished already; --force makes it again.")
-            return folder
-        with claim(folder / ".claim", wait=False) as mine:
-            if not mine:
-                raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
-            _fill(folder, table, chosen, data, progress)
-    return folder
+    return chosen, data, place
 
 
 def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> dict[str, Any]:
@@ -218,7 +254,7 @@ def write(selection: Selection, folder: Path, *, parquet: bool = False) -> None:
     """Write the rows and the decisions of a selection into a folder; each file is whole or absent."""
     import pyarrow.parquet as pq
 
-    kinds = ("jsonl", "parquet") if parquet else ("jsonl",)
+    kinds: tuple[WriteFormat, ...] = ("jsonl", "parquet") if parquet else ("jsonl",)
     for kind in kinds:
         part = folder / f".selected.{kind}"
         selection.rows.write(part, selection.indices, format=kind)
@@ -336,7 +372,8 @@ def _median(values: Sequence[int]) -> float:
     return float(statistics.median(values)) if values else 0.0
 
 
-def _stem(place: str) -> str:
+def stem(place: str) -> str:
+    """Return a data file's name as part of a folder's name."""
     name = Path(place.rstrip("/")).name
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.split(".")[0])[:40] or "data"
 

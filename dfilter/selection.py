@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 OUTSIDE = ("outside --where", "already in --always")  # verdicts of rows that no filter saw
 
+MOST_VERDICTS = 12  # more kinds of abstention than this are details of a row, not kinds
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -317,7 +319,7 @@ class _Walk:
         """Return the positions that stay; an abstention never passes."""
         values = given.values
         stays = ~np.isnan(values)
-        self._drop(self.alive[~stays], f"{step.name} abstained")
+        self._abstained(step, self.alive[~stays])
         bound = step.at_least
         if bound is None and self.budget is None:
             bound = step.at_least_without_keep
@@ -335,6 +337,16 @@ class _Walk:
             self._drop(self.alive[left], f"{step.name} not in the best {step.keep}")
             stays &= ~left
         return np.flatnonzero(stays)
+
+    def _abstained(self, step: Step, rows: NDArray[np.int64]) -> None:
+        """Give the filter's own word for it where it has one for many rows."""
+        said = {self.reasons[row] for row in rows.tolist()}
+        if not said - {""} or len(said) > MOST_VERDICTS:
+            self._drop(rows, f"{step.name} abstained")
+            return
+        for row in rows.tolist():
+            self.verdicts[row] = f"{step.name}: {self.reasons[row] or 'abstained'}"
+            self.reasons[row] = ""
 
     def _drop(self, rows: NDArray[np.int64], verdict: str) -> None:
         for row in rows.tolist():

@@ -87,9 +87,11 @@ def _times(run: Mapping[str, Any]) -> Iterator[str]:
     times = run["timings"]
     stages = [f"{name} {duration(s)}" for name, s in times["stages"].items() if s >= 0.05]
     yield f"Took {duration(times['seconds'])}" + (f": {', '.join(stages)}" if stages else "")
+    first: dict[str, Mapping[str, Any]] = {}
     for entry in times["store"]:
-        if entry["computed"] or entry["stored"]:
-            yield f"  {entry['name']}: {entry['computed']:,} rows computed, {entry['stored']:,} from the store"
+        first.setdefault(entry["name"], entry)  # what was computed at the first look is stored at the next
+    for name, entry in first.items():
+        yield f"  {name}: {entry['computed']:,} rows computed, {entry['stored']:,} from the store"
 
 
 def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]]:

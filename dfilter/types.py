@@ -160,6 +160,23 @@ class Filter(Protocol):
         ...
 
 
+class Quote(Protocol):
+    """What a piece of work would cost, before it is done."""
+
+    def lines(self) -> list[str]:
+        """Return the quote as a person reads it."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """A filter whose work is worth a quote: it costs money, or hours."""
+
+    def quote(self, pool: Pool) -> Sequence[Quote]:
+        """Return what scoring ``pool`` would cost, without doing it."""
+        ...
+
+
 @runtime_checkable
 class Trainer(Protocol):
     """Fine-tunes a model on rows."""
@@ -194,6 +211,20 @@ class Evaluator(Protocol):
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one value per prompt."""
+        ...
+
+
+@runtime_checkable
+class Duel(Protocol):
+    """An evaluator that puts two models side by side."""
+
+    @property
+    def needs(self) -> str:
+        """The strategy whose model of the same size and seed is the opponent, or nothing."""
+        ...
+
+    def versus(self, opponent: Path) -> Evaluator:
+        """Return the evaluator with its opponent's folder."""
         ...
 
 

@@ -1,0 +1,48 @@
+"""One cell of a comparison in a process of its own: train, then evaluate.
+
+    python -m dfilter.worker CELL
+
+reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. What is finished is not done
+again: the trainer continues from its last checkpoint, an evaluation that has a result is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from dfilter import registry
+from dfilter.cells import RESULTS, write_result
+from dfilter.data import load
+from dfilter.errors import DFilterError
+from dfilter.types import Duel, Evaluator, Trainer
+
+
+def work(cell: Path) -> None:
+    """Train and evaluate what ``job.json`` asks for.
+
+    Raises:
+        DFilterError: the trainer or an evaluator refused.
+    """
+    job = json.loads((cell / "job.json").read_text(encoding="utf-8"))
+    trainer: Trainer = registry.create("trainers", job["trainer"], job["train"])
+    model = trainer.train(load(job["rows"]), cell / "model", seed=job["seed"])
+    for name, entry in job["evaluations"].items():
+        place = cell / RESULTS / f"{name}.json"
+        if place.exists():
+            continue
+        evaluator: Evaluator = registry.create("evaluators", entry["kind"], entry["settings"])
+        if isinstance(evaluator, Duel) and evaluator.needs:
+            evaluator = evaluator.versus(Path(job["opponents"][evaluator.needs]))
+        write_result(place, evaluator.evaluate(model, seed=job["seed"]))
+
+
+if __name__ == "__main__":
+    try:
+        work(Path(sys.argv[1]))
+    except DFilterError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
