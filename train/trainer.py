@@ -245,7 +245,8 @@ def _adapted(model: Any, made: Recipe) -> Any:
         bias="none",
     )
     try:
-        return get_peft_model(model, config)
+        with models.quiet_transformers():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise SettingsError(
             f"lora_targets = {list(targets)} do not fit {type(model).__name__}: {error}"

@@ -1,0 +1,182 @@
+"""A killed training continues with the same curve, whatever moment it was killed at."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dfilter.train import loop, result
+from dfilter.train.trainer import FineTune
+from dfilter.types import Example
+
+# 24 rows in batches of 5: epochs of 5 steps; checkpoints after steps 2, 4, 5, 6, ...; adapter dropout
+# draws random numbers in every step.
+JOB = FineTune(
+    model="tiny",
+    recipe="quick",
+    dtype="float32",
+    epochs=3,
+    save_moments=True,
+    checkpoint_steps=2,
+    overrides={"batch": 5, "lora_rank": 4, "lora_dropout": 0.2, "keep_epochs": [1, 3]},
+)
+
+
+def outcome(folder: Path) -> tuple[Any, dict[str, bytes]]:
+    found = json.loads((folder / "training.json").read_text())
+    figures = {name: value for name, value in found.items() if name != "seconds"}
+    weights = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
+    return figures, weights
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Run in a forked process, so that a kill is a real one; return its exit code."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def die(*_: object, **__: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_step(step: int) -> Callable[[], None]:
+    """Die while a step is computed."""
+
+    def patch() -> None:
+        real = loop.Loop.training_step
+
+        def training_step(self: Any, *args: Any) -> torch.Tensor:
+            if self.state.global_step == step - 1:
+                die()
+            return real(self, *args)
+
+        loop.Loop.training_step = training_step  # type: ignore[method-assign]
+
+    return patch
+
+
+def in_checkpoint() -> None:
+    """Die when a checkpoint's files are written, before it is marked whole."""
+    loop.Keeper.on_save = die  # type: ignore[method-assign, assignment]
+
+
+def between_epoch_and_checkpoint() -> None:
+    """Die when an epoch is kept, before the checkpoint of the same step."""
+    loop.Loop._save_checkpoint = die  # type: ignore[method-assign, assignment]
+
+
+def in_kept_epoch() -> None:
+    """Die when an epoch's model is written, before its folder gets its name."""
+    Path.rename = die  # type: ignore[method-assign, assignment]
+
+
+def before_done() -> None:
+    """Die when everything is written but the mark."""
+    Path.touch = lambda path, **_: die() if path.name == result.DONE else None  # type: ignore[method-assign]
+
+
+MOMENTS: dict[str, list[Callable[[], None]]] = {
+    "before the first checkpoint": [at_step(2)],
+    "inside an epoch, after a checkpoint": [at_step(4)],
+    "inside the second epoch, then at its end": [at_step(8), at_step(10)],
+    "in the first step of an epoch": [at_step(6)],
+    "in a checkpoint": [in_checkpoint],
+    "between a kept epoch and its checkpoint": [between_epoch_and_checkpoint],
+    "in a kept epoch": [in_kept_epoch],
+    "before the mark": [before_done],
+}
+FEW = ["inside the second epoch, then at its end", "between a kept epoch and its checkpoint"]
+
+
+@pytest.fixture
+def undisturbed(rows: list[Example], tmp_path: Path) -> tuple[Any, dict[str, bytes]]:
+    return outcome(JOB.train(rows, tmp_path / "undisturbed", seed=0))
+
+
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param([name for name in MOMENTS if name not in FEW], marks=pytest.mark.slow)]
+)
+def test_a_killed_training_ends_as_if_it_had_not_been(
+    undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path, names: list[str]
+) -> None:
+    for name in names:
+        kills = MOMENTS[name]
+        out = tmp_path / name
+        for patch in kills:
+
+            def work(patch: Callable[[], None] = patch, out: Path = out) -> None:
+                patch()
+                JOB.train(rows, out, seed=0)
+
+            assert in_a_child(work) == -signal.SIGKILL, name
+            assert not (out / result.DONE).exists(), name
+        JOB.train(rows, out, seed=0)
+        figures, weights = outcome(out)
+        assert figures == undisturbed[0], name
+        assert weights == undisturbed[1], name
+        assert not (out / "checkpoints").exists()
+
+
+def test_only_the_newest_checkpoint_stays_and_nothing_pickled_by_us(
+    rows: list[Example], tmp_path: Path
+) -> None:
+    def work() -> None:
+        at_step(8)()
+        JOB.train(rows, tmp_path / "a", seed=0)
+
+    in_a_child(work)
+    [kept] = loop.checkpoints(tmp_path / "a" / "checkpoints")
+    assert kept.name == "checkpoint-6"
+    assert not (kept / "training_args.bin").exists()
+    assert json.loads((tmp_path / "a" / "progress.json").read_text())["step"] == 7
+
+
+def test_a_full_training_resumes_too(rows: list[Example], tmp_path: Path) -> None:
+    job = FineTune(
+        model="tiny", recipe="lima", dtype="float32", epochs=2, checkpoint_steps=1,
+        overrides={"batch": 8, "keep_epochs": []},
+    )  # fmt: skip
+    whole = outcome(job.train(rows, tmp_path / "whole", seed=0))
+
+    def work() -> None:
+        at_step(5)()
+        job.train(rows, tmp_path / "killed", seed=0)
+
+    assert in_a_child(work) == -signal.SIGKILL
+    assert outcome(job.train(rows, tmp_path / "killed", seed=0)) == whole
+
+
+@pytest.mark.soak
+def test_killed_at_random_moments_again_and_again(
+    undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    kills = 0
+    for attempt in range(20):
+        out = tmp_path / f"attempt{attempt}"
+        while not (out / result.DONE).exists():
+            child = multiprocessing.get_context("fork").Process(
+                target=JOB.train, args=(rows, out), kwargs={"seed": 0}
+            )
+            child.start()
+            child.join(float(draw.uniform(0.1, 3)))
+            if child.is_alive():
+                os.kill(child.pid or 0, signal.SIGKILL)
+                kills += 1
+            child.join()
+            time.sleep(0)
+        assert outcome(out) == undisturbed
+    assert kills >= 20
