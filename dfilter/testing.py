@@ -1,4 +1,4 @@
-"""Public test doubles for dfilter and its plugins.
+r"""Public test doubles for dfilter and its plugins.
 
 from dfilter.testing import Say, ScriptedServer
 

@@ -215,9 +215,7 @@ def _health_line(model: str, facts: Mapping[str, Any]) -> str:
     again, canaries = facts.get("judged_again", {}), facts.get("canaries", {})
     parts = [f"{model}: {facts['parsed_share']:.1%} parsed"]
     if again.get("rows"):
-        parts.append(
-            f"{again['rows']} judged again, {again['same']:.0%} the same, {again['flips']:.0%} flip at the threshold"
-        )
+        parts.append(f"{again['rows']} judged again, {again['same']:.0%} the same, {again['flips']:.0%} flip")
     if facts["length_correlation"] is not None:
         parts.append(f"rank correlation with length {facts['length_correlation']:+.2f}")
     if canaries.get("lift") is not None:

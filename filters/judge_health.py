@@ -179,7 +179,8 @@ def cut_facts(
     }
     line = (
         f"{facts['kept_at_threshold']:,} of {len(values):,} rows have at least {threshold:g}, "
-        f"{facts['tied_at_threshold']:,} exactly that, {facts['within_half_of_threshold']:.0%} within half a point; "
+        f"{facts['tied_at_threshold']:,} exactly that, {facts['within_half_of_threshold']:.0%} within half "
+        f"a point; "
         f"at least {at:.3g} keeps {share:.1%} (published: {PUBLISHED_SHARE:.1%})"
     )
     if 0 < wanted < len(known):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dfilter.errors import CheckError, Interrupted, ServerError
 from dfilter.llm.answers import FAILED, Answer, GarbledError, Reader, Request, TextReader, read_body
-from dfilter.llm.engine import answer_of
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
@@ -27,6 +26,7 @@ from dfilter.llm.prices import Budget, price_of, refuse_unpriced
 from dfilter.llm.probe import Capabilities
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.llm.wire import Wire, encode
+from dfilter.llm.work import answer_of
 from dfilter.progress import Silent
 from dfilter.store import spec_hash
 from dfilter.types import Json, Progress
@@ -39,7 +39,7 @@ T = TypeVar("T")
 MOST_ROWS = 50_000  # in one batch, and the bytes of its file: the API's published limits
 MOST_BYTES = 190_000_000
 LOOKUP = 500
-ROUNDS = 3  # how often a row that came back in no file is sent again
+ROUNDS = 10  # how often a row that came back in no file is sent again, while each turn brings something
 UPLOAD_SECONDS = 1800.0
 DOWNLOAD_CAP = 1 << 31
 OVER = frozenset({"completed", "expired", "cancelled", "failed"})
@@ -209,8 +209,8 @@ class BatchSession:
         if not self.budget.fits(chunk.usd):
             chunk.path.unlink()
             raise CheckError(
-                f"--max-usd {self.budget.max_usd:g} stops the run: ${self.budget.spent:.4f} are spent, and the next "
-                f"batch of {len(chunk.keys)} rows may cost up to ${chunk.usd:.4f}. Every answer so far is kept."
+                f"--max-usd {self.budget.max_usd:g} stops the run: ${self.budget.spent:.4f} is spent and "
+                f"the next batch of {len(chunk.keys)} rows may cost up to ${chunk.usd:.4f}. The rest is kept."
             )
         self.budget.reserve(chunk.usd)
         pairs = [(self.ledger.next_attempt(), key) for key in chunk.keys]
@@ -274,8 +274,8 @@ class BatchSession:
                 if not wanted:
                     return
                 waiting = self.ledger.open_batches(self.server.identity, asker)
-                # A list, because every batch that is over must be taken in, not only the first.
-                if not any([self._harvest(plan, turn, asker, number, reader) for plan, _, turn in waiting]):
+                over = sum(self._harvest(plan, turn, asker, number, reader) for plan, _, turn in waiting)
+                if not over:
                     if not waiting:
                         break
                     time.sleep(self.server.poll_seconds)
@@ -301,7 +301,7 @@ class BatchSession:
         endings: dict[bytes, Ending] = {}
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
-                content = self._control(lambda c, f=file: c.files.content(f)).content
+                content = self._content(file)
                 for line in content.splitlines():
                     self._read_line(line, attempts, endings, number, reader)
         self._keep(list(endings.values()))
@@ -314,9 +314,12 @@ class BatchSession:
             raise ServerError(
                 f"The server refused a batch of {len(attempts):,} rows: {self.key.redact(said)}."
             )
-        self._again(plan, turn, asker, missing)
+        self._again(plan, turn if endings else ROUNDS, asker, missing)
         self.ledger.end_batch(plan)
         return True
+
+    def _content(self, file: str) -> bytes:
+        return self._control(lambda c: c.files.content(file)).content
 
     def _read_line(
         self,
@@ -345,8 +348,8 @@ class BatchSession:
                 return
             reading, usd = reader.read(reply), self.price.of(reply, batch=True) if self.price else None
             stored = Stored(
-                key, reading.status, reading.value, reading.mass, reading.reason, reader.name, raw, reply.model,
-                reply.input_tokens, reply.output_tokens, usd, nan,
+                key, reading.status, reading.value, reading.mass, reading.reason, reader.name, raw,
+                reply.model, reply.input_tokens, reply.output_tokens, usd, nan,
             )  # fmt: skip
             endings[key] = Ending(attempts[key], 200, reading.status, usd, stored, asker)
             return

@@ -7,17 +7,17 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from dfilter.errors import CheckError, DFilterError, Interrupted, ServerError, SettingsError
-from dfilter.llm.answers import FAILED, Answer, Reader, Reply, Request, read_body
+from dfilter.llm.answers import FAILED, Answer, Reader, Reply, Request
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate, Rates
 from dfilter.llm.prices import Budget, Price
 from dfilter.llm.probe import Capabilities, probe
 from dfilter.llm.tokens import at_most
 from dfilter.llm.wire import Fault, Got, Wire, encode
+from dfilter.llm.work import Job, Receipt, Stats, answer_of
 from dfilter.llm.writer import Writer
 
 if TYPE_CHECKING:
@@ -27,39 +27,6 @@ LOOKUP = 256  # requests looked up in the ledger at a time
 FLUSH_SECONDS = 0.02  # answers go to the consumer in groups; waking it for each one costs more
 DRAIN_SECONDS = 8.0  # how long requests in flight may still answer after a stop
 WAITS = 50  # rejections (429) that one request may meet, beside its tries
-
-
-Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One request on its way."""
-
-    key: bytes
-    body: bytes
-    worst_tokens: int
-    worst_usd: float
-    indexes: list[int]
-    tries: int = 0
-    waits: int = 0
-    born: float = -1.0  # when it was first sent, moved on by pauses
-    paused: float = 0.0
-
-
-@dataclass(eq=False)
-class Stats:
-    """What a session did so far; read by whoever shows it."""
-
-    stored: int = 0
-    answered: int = 0
-    failed: int = 0
-    attempts: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    models: dict[str, int] = field(default_factory=dict)
-    paused_until: float = 0.0
 
 
 class Engine:
@@ -78,7 +45,7 @@ class Engine:
         self.capabilities: Capabilities | None = None
         self.stats = Stats()
         self.stop: BaseException | None = None
-        self.emitted: Callable[[list[Answer]], None] = lambda answers: None
+        self.emitted: Callable[[list[Answer]], None] = lambda _: None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._out: list[Answer] = []
@@ -251,8 +218,8 @@ class Engine:
         b = self.budget
         maybe = f" and at most ${b.uncertain:.4f} for calls without an answer" if b.uncertain else ""
         return CheckError(
-            f"--max-usd {b.max_usd:g} stops the run: ${b.spent:.4f} are spent{maybe}, and the next call may cost up "
-            f"to ${job.worst_usd:.4f}. Every answer so far is kept; the same command goes on with the rest."
+            f"--max-usd {b.max_usd:g} stops the run: ${b.spent:.4f} are spent{maybe}, and the next call may "
+            f"cost up to ${job.worst_usd:.4f}. Every answer so far is kept; the same command goes on."
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -377,8 +344,8 @@ class Engine:
 
     def _broken_sentence(self, fault: Fault) -> str:
         return (
-            f"Nothing has succeeded in the last {self.gate.failures} calls to {self.server.url}; the last one: "
-            f"{fault.sentence}. Every answer so far is kept; the same command goes on when the server is well."
+            f"Nothing has succeeded in the last {self.gate.failures} calls to {self.server.url}; the last "
+            f"one: {fault.sentence}. Every answer so far is kept; the same command goes on when it is well."
         )
 
     async def _final(self, job: Job, number: int, fault: Fault, status: str, usd: float | None) -> None:
@@ -419,29 +386,3 @@ class Engine:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=1.0)
-
-
-def answer_of(
-    index: int,
-    stored: Stored,
-    reader: Reader,
-    *,
-    texts: bool,
-    stored_before: bool,
-    reply: Reply | None = None,
-) -> Answer:
-    """Make an answer of what the ledger holds; a reader of another kind reads the body anew."""
-    value, mass, status, reason = stored.value, stored.mass, stored.status, stored.reason
-    if texts and reply is None and stored.raw is not None:
-        reply = read_body(stored.raw)
-        if _kind(stored.reader) != _kind(reader.name):
-            reading = reader.read(reply)
-            value, mass, status, reason = reading.value, reading.mass, reading.status, reading.reason
-    return Answer(
-        index, stored.key, status, value, mass, reason, reply if texts else None, stored.model,
-        stored.input_tokens, stored.output_tokens, stored.usd, stored.latency, stored_before,
-    )  # fmt: skip
-
-
-def _kind(reader: str) -> str:
-    return reader.partition("/")[0]

@@ -46,6 +46,6 @@ def shared_family(*, generates: str = "", selects: Iterable[str] = (), evaluates
             parts.setdefault(family(model), []).append(part)
     shared = {name: sorted(set(roles)) for name, roles in parts.items() if len(set(roles)) > 1}
     return "; ".join(
-        f"the {name} family {' and '.join(roles)}: it favours its own texts, so use another judge for one of these"
+        f"the {name} family {' and '.join(roles)}: it favours its own texts; use another for one of these"
         for name, roles in shared.items()
     )

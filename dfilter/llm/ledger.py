@@ -23,70 +23,12 @@ from typing import Any
 
 from dfilter.errors import StoreError
 from dfilter.llm.answers import FAILED, Reader, Reading, read_body
+from dfilter.llm.tables import TABLES
 from dfilter.types import Json
 
 FORMAT = 1
 BUSY_MS = 30_000  # how long another process may hold the file
 LOOKUP = 500  # keys in one SELECT; SQLite's own limit is far above
-
-TABLES = """
-CREATE TABLE asker (
-    id INTEGER PRIMARY KEY,
-    hash TEXT NOT NULL UNIQUE,      -- names the spec
-    spec TEXT NOT NULL              -- who asks what of whom: judge, template, model, server; JSON
-);
-CREATE TABLE attempt (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    started REAL NOT NULL,          -- seconds since 1970
-    ended REAL,                     -- NULL: in flight, or its process died
-    http INTEGER,
-    outcome TEXT,                   -- a status, or what went wrong: 429, timeout, reset, garbled, ...
-    usd REAL                        -- what it cost; NULL when the price or the use is unknown
-);
-CREATE INDEX attempt_open ON attempt (id) WHERE ended IS NULL;
-CREATE TABLE answer (
-    id INTEGER PRIMARY KEY,
-    key BLOB NOT NULL UNIQUE,
-    asker INTEGER REFERENCES asker (id),
-    status TEXT NOT NULL,
-    value REAL,
-    mass REAL,
-    reason TEXT NOT NULL,
-    reader TEXT NOT NULL,           -- which reader understood it, with its version
-    raw TEXT,                       -- the body as it came
-    model TEXT NOT NULL,            -- as the server reports it
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    usd REAL,
-    latency REAL,
-    created REAL NOT NULL
-);
-CREATE INDEX answer_asker ON answer (asker);
-CREATE TABLE capability (
-    server TEXT NOT NULL,
-    model TEXT NOT NULL,
-    found TEXT NOT NULL,            -- JSON
-    created REAL NOT NULL,
-    PRIMARY KEY (server, model)
-);
-CREATE TABLE batch (
-    plan TEXT PRIMARY KEY,          -- our name, which the batch carries as metadata
-    id TEXT,                        -- the server's name; NULL: perhaps never created
-    server TEXT NOT NULL,
-    asker TEXT NOT NULL,
-    turn INTEGER NOT NULL,          -- 1, and one more for each time its rows were sent again
-    usd REAL NOT NULL,              -- its worst case
-    created REAL NOT NULL,
-    ended REAL                      -- NULL: not harvested yet
-);
-CREATE TABLE batch_row (
-    plan TEXT NOT NULL REFERENCES batch (plan),
-    key BLOB NOT NULL,
-    attempt INTEGER NOT NULL REFERENCES attempt (id),
-    PRIMARY KEY (plan, key)
-) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +143,15 @@ class Ledger:
                 [(now, e.http, e.outcome, e.usd, e.attempt) for e in endings],
             )
             self.db.executemany(
-                "INSERT INTO answer (key, asker, status, value, mass, reason, reader, raw, model, input_tokens,"
-                " output_tokens, usd, latency, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                "INSERT INTO answer (key, asker, status, value, mass, reason, reader, raw,"
+                " model, input_tokens, output_tokens, usd, latency, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET asker = excluded.asker, status = excluded.status,"
                 " value = excluded.value, mass = excluded.mass, reason = excluded.reason,"
                 " reader = excluded.reader, raw = excluded.raw, model = excluded.model,"
                 " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens,"
                 " usd = excluded.usd, latency = excluded.latency, created = excluded.created"
-                f" WHERE answer.status = '{FAILED}'",
+                " WHERE answer.status = 'failed'",
                 [_columns(e.stored, e.asker, now) for e in endings if e.stored],
             )
 
@@ -225,7 +168,8 @@ class Ledger:
                 marks = ",".join("?" * len(part))
                 for row in self.db.execute(
                     f"SELECT key, status, value, mass, reason, reader, {body}, model, input_tokens,"  # noqa: S608
-                    f" output_tokens, usd, latency FROM answer WHERE key IN ({marks}) AND status != '{FAILED}'",
+                    f" output_tokens, usd, latency FROM answer WHERE key IN ({marks})"
+                    f" AND status != '{FAILED}'",
                     part,
                 ):
                     found[row[0]] = _stored(row)
@@ -256,8 +200,8 @@ class Ledger:
     def askers(self) -> list[tuple[int, str, dict[str, Any], int]]:
         """Return (number, hash, spec, answers) of everybody who ever asked."""
         rows = self.db.execute(
-            "SELECT asker.id, hash, spec, count(answer.id) FROM asker LEFT JOIN answer ON answer.asker = asker.id"
-            " GROUP BY asker.id ORDER BY asker.id"
+            "SELECT asker.id, hash, spec, count(answer.id) FROM asker"
+            " LEFT JOIN answer ON answer.asker = asker.id GROUP BY asker.id ORDER BY asker.id"
         )
         return [(row[0], row[1], json.loads(row[2]), row[3]) for row in rows]
 
@@ -273,7 +217,8 @@ class Ledger:
         updates = []
         with _sentences(self.path):
             rows = self.db.execute(
-                "SELECT id, key, status, value, mass, reason, raw FROM answer WHERE asker = ? AND raw IS NOT NULL",
+                "SELECT id, key, status, value, mass, reason, raw FROM answer"
+                " WHERE asker = ? AND raw IS NOT NULL",
                 (asker,),
             )
             for row in rows:
@@ -340,7 +285,8 @@ class Ledger:
     def open_batches(self, server: str, asker: str) -> list[tuple[str, str | None, int]]:
         """Return (plan, server's name, turn) of batches that were not harvested yet, oldest first."""
         rows = self.db.execute(
-            "SELECT plan, id, turn FROM batch WHERE server = ? AND asker = ? AND ended IS NULL ORDER BY created, plan",
+            "SELECT plan, id, turn FROM batch WHERE server = ? AND asker = ? AND ended IS NULL"
+            " ORDER BY created, plan",
             (server, asker),
         )
         return [(row[0], row[1], row[2]) for row in rows]

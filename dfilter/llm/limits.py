@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 
 MINUTE = 60.0
 ARRIVAL = 5.0  # a request that is on its way for longer is taken to have arrived
+GUARD = 1e-3  # two clocks tick differently, and sums of floats round
 FIRST_IN_FLIGHT = 32
 BACKOFF_CAP = 30.0
 SHRINK = 0.7
@@ -34,7 +35,7 @@ class Window:
     """
 
     def __init__(self, limit: int, seconds: float) -> None:
-        self.limit, self.seconds = limit, seconds
+        self.limit, self.seconds = limit, seconds + GUARD
         self.used = 0
         self._ends: list[list[float]] = []  # heap of [expiry, number, amount]
         self._number = 0

@@ -22,7 +22,7 @@ from dfilter.types import Json
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
 
-OPENING = "Score:"
+OPENING = "Score: 4"  # the digit is taken off again: some tokenizers join it to the blank, some do not
 TOPS = 20
 CHUNK = 64  # requests looked up, sorted by length and committed together
 TOKENS = 4096  # tokens in one pass through the model, padding included
@@ -90,7 +90,7 @@ class LocalSession:
     def _answer(
         self, part: Sequence[tuple[int, Request]], reader: Reader, asker: int | None, *, texts: bool
     ) -> Iterator[Answer]:
-        from dfilter.llm.engine import answer_of
+        from dfilter.llm.work import answer_of
 
         found = self.ledger.find({request.key for _, request in part}, raw=texts)
         self.stored += sum(request.key in found for _, request in part)
@@ -164,10 +164,10 @@ def _prompt_ids(tokenizer: Any, request: Request) -> list[int]:
         text = tokenizer.apply_chat_template(
             [dict(m) for m in request.messages], tokenize=False, add_generation_prompt=True
         )
-        ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"][:-1]
     else:
         text = "\n\n".join(m["content"] for m in request.messages)
-        ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"]
+        ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"][:-1]
     if len(ids) > LONGEST:
         ids = [*ids[: LONGEST // 2], *ids[len(ids) - LONGEST // 2 :]]
     return list(ids)
@@ -197,6 +197,6 @@ def _understood(request: Request, body: str, reader: Reader, latency: float) -> 
     reply = read_body(body)
     reading = reader.read(reply)
     return Stored(
-        request.key, reading.status, reading.value, reading.mass, reading.reason, reader.name, body, reply.model,
-        reply.input_tokens, reply.output_tokens, 0.0, latency,
+        request.key, reading.status, reading.value, reading.mass, reading.reason, reader.name, body,
+        reply.model, reply.input_tokens, reply.output_tokens, 0.0, latency,
     )  # fmt: skip

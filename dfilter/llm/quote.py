@@ -129,7 +129,7 @@ class _Tally:
                 self.shown.append((tokens, held.input_tokens or 0, held.output_tokens or 0, held.latency))
 
     def quote(self, rows: int) -> Quote:
-        judge, exact = self.judge, bool(judge.server.local)
+        judge, exact = self.judge, bool(self.judge.server.local)
         extra = _extra(rows, judge.repeat) if self.calls else 0
         calls = self.calls + extra
         mean = self.tokens / self.calls if self.calls else 0.0

@@ -21,7 +21,7 @@ DRESS = re.compile(r"(?<![\w.,])[*_`]+|[*_`]+(?![\w.,])")
 THOUGHT = re.compile(r"\A\s*<think>.*</think>", re.DOTALL)
 LABEL = re.compile(
     r"(?:(?:the|my|an?|overall|final|total)\s+){0,3}(?:[a-z]+\s+)?(?:score|rating|grade|accuracy|helpfulness|quality)"
-    r"(?:\s*\(\s*0\s*(?:-|to)\s*[0-9]+\s*\))?\s*(?:[:=：]|\bis\b|\bof\b)\s*",
+    r"(?:\s*\(\s*0\s*(?:-|to)\s*[0-9]+\s*\))?\s*(?:[:=：]|\bis\b|\bof\b)\s*",  # noqa: RUF001 - a colon that judges write in Chinese
     re.IGNORECASE,
 )
 SCORE = re.compile(
@@ -32,7 +32,8 @@ SCORE = re.compile(
     re.IGNORECASE,
 )
 REFUSAL = re.compile(
-    r"\A\W*(?:i['’]?m (?:very )?sorry|i am (?:very )?sorry|sorry|i can(?:no|['’])t|i(?:['’]m| am) (?:unable|not able)"  # noqa: RUF001
+    r"\A\W*(?:i['’]?m (?:very )?sorry|i am (?:very )?sorry|sorry|i can(?:no|['’])t"  # noqa: RUF001
+    r"|i(?:['’]m| am) (?:unable|not able)"  # noqa: RUF001
     r"|i won['’]t|as an ai)\b",  # noqa: RUF001
     re.IGNORECASE,
 )

@@ -30,7 +30,7 @@ class Batches:
         self.expire = 0.0
         self.lose: set[str] = set()
 
-    def handle(
+    def handle(  # noqa: PLR0911 - one return an address
         self, method: str, path: str, head: bytes, body: bytes, authorization: str
     ) -> tuple[int, bytes]:
         """Answer a request about files or batches: (status, body)."""

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dfilter.errors import ServerError, SettingsError
 
+SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
 OPENAI = "https://api.openai.com/v1"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 # Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
@@ -70,21 +71,18 @@ class Server:
             findings.append("A model's name is empty; give one with --judge MODEL.")
         if not 1 <= self.concurrency <= 10_000:
             findings.append(f"concurrency = {self.concurrency}; expected 1 to 10000.")
-        for name in ("requests_per_minute", "tokens_per_minute"):
-            if getattr(self, name) < 0:
-                findings.append(f"{name} = {getattr(self, name)}; expected 0 (learn it) or more.")
+        findings += [
+            f"{name} = {getattr(self, name)}; expected 0 (learn it) or more."
+            for name in ("requests_per_minute", "tokens_per_minute")
+            if getattr(self, name) < 0
+        ]
         if self.attempts < 1:
             findings.append(f"attempts = {self.attempts}; expected 1 or more.")
-        for name in (
-            "attempt_seconds",
-            "row_seconds",
-            "longest_pause",
-            "patience",
-            "first_wait",
-            "poll_seconds",
-        ):
-            if not getattr(self, name) > 0:
-                findings.append(f"{name} = {getattr(self, name)}; expected a number of seconds above 0.")
+        findings += [
+            f"{name} = {getattr(self, name)}; expected a number of seconds above 0."
+            for name in SECONDS
+            if not getattr(self, name) > 0
+        ]
         if findings:
             raise SettingsError(*findings)
 
@@ -154,7 +152,7 @@ def key_of(server: Server) -> Secret:
     host = urlsplit(server.url).hostname or ""
     if host.endswith("openai.com"):
         raise SettingsError(
-            f"{server.key_env} is not set, and {host} needs a key. Set it, or give --base-url for another server."
+            f"{server.key_env} is not set, and {host} needs a key. Set it, or name another --base-url."
         )
     return Secret("none")  # servers of one's own ask for no key, but the header must hold something
 
@@ -220,7 +218,7 @@ def forbidden(address: str) -> bool:
 def refusal(host: str) -> str:
     """Return the sentence about a forbidden address."""
     return (
-        f"{host} is a link-local or cloud metadata address, where credentials are kept; nothing is sent there. "
+        f"{host} is a link-local or cloud metadata address, where credentials are kept; nothing goes there. "
         "Give the address of a language-model server."
     )
 

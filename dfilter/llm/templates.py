@@ -133,10 +133,7 @@ def parse(name: str, text: str, *, own: bool = False) -> Template:
         SettingsError: it does not show the instruction and the response, or has an unknown part.
     """
     pieces = re.split(r"(?m)^--- *(\w+) *$\n?", text)
-    if len(pieces) == 1:
-        parts = [("user", text)]
-    else:
-        parts = list(zip(pieces[1::2], pieces[2::2], strict=True))
+    parts = [("user", text)] if len(pieces) == 1 else list(zip(pieces[1::2], pieces[2::2], strict=True))
     findings = [
         f"The template {name} has a part '{part}'; known are {', '.join(PARTS)}."
         for part, _ in parts

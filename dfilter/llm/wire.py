@@ -176,7 +176,7 @@ class Wire:
             return Fault("timeout", "retry", "the connection timed out", maybe_billed=True, strain=True)
         return Fault("reset", "retry", "the connection broke", maybe_billed=True)
 
-    def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
+    def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:  # noqa: PLR0911 - one line a meaning
         """Return what a status code with an error body means."""
         said = self.key.redact(_message(body))[:300]
         kind, url = _code(body), self.server.url
@@ -263,5 +263,4 @@ def _code(body: object) -> set[str]:
         return set()
     inner = body.get("innererror")
     parts = [body, inner if isinstance(inner, Mapping) else {}]
-    words = {str(part.get(name)).lower() for part in parts for name in ("code", "type")}
-    return words
+    return {str(part.get(name)).lower() for part in parts for name in ("code", "type")}

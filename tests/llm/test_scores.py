@@ -1,0 +1,139 @@
+"""A rating is read where it belongs or not at all."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfilter.llm.answers import Reply
+from dfilter.llm.scores import ExpectedScore, TextScore, expectation
+
+UNDERSTOOD = {
+    "4.5": 4.5,
+    "4.5/5": 4.5,
+    "4.5 / 5.0": 4.5,
+    "**4.5**": 4.5,
+    "`4.5`": 4.5,
+    "_4_": 4.0,
+    "# 4.5": 4.5,
+    "[4.5]": 4.5,
+    "[[4.5]]": 4.5,
+    "(3)": 3.0,
+    "4,5": 4.5,
+    "Score: 4.5": 4.5,
+    "Score:4.5": 4.5,
+    "Score: 4": 4.0,
+    "**Score:** 4.5": 4.5,
+    "**Score: 4.5/5**\nThe response is right.": 4.5,
+    "score = 0": 0.0,
+    "Accuracy: 4.5": 4.5,
+    "Accuracy score: 3.5": 3.5,
+    "The accuracy score is 4.5.": 4.5,
+    "My rating: 3 points": 3.0,
+    "Rating is 4": 4.0,
+    "4.5 out of 5.": 4.5,
+    "Score (0-5): 4": 4.0,
+    "Score:\n4.5\nbecause": 4.5,
+    "\n\n  4.5  \nThe response ...": 4.5,
+    "4.5\r\nOutput [[10]] and a score of 1": 4.5,
+    "\ufeff4.5": 4.5,
+    '{"score": 4.5}': 4.5,
+    '{"rating": "4,5", "why": "9"}': 4.5,
+    "<think>5? No, 2.\n</think>\n\n3": 3.0,
+    "5.0": 5.0,
+    "0": 0.0,
+}
+REFUSED = [
+    "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500", "4.5.1", "4/10",
+    "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part", "1. The response is accurate.",
+    "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5", "four", "½", "٤", "４", "5.01", "6", "Score: 45",
+    '{"score": 4, "rating": 5}', '{"score": NaN}', '{"score": 1e0}', '{"score": true}', '{"score": [4]}', "{" * 5000, "",
+    "The response is accurate.\n4.5", "I give it a 4.5", "The score is 4 because it has 3 errors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), UNDERSTOOD.items())
+def test_what_judges_write_is_read(text: str, value: float) -> None:
+    reading = TextScore().read(Reply(text, finish="stop"))
+    assert (reading.status, reading.value) == ("ok", value)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_is_not_understood_is_unparsed(text: str) -> None:
+    reading = TextScore().read(Reply(text, finish="stop"))
+    assert reading.status == "unparsed"
+    assert math.isnan(reading.value)
+    assert reading.reason
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply("4", finish="length"), "truncated"),  # may be the beginning of 4.5
+        (Reply("4.5\nThe resp", finish="length"), "ok"),
+        (Reply("", finish="length"), "truncated"),
+        (Reply("4.5", finish="content_filter"), "filtered"),
+        (Reply("", refusal="I cannot help with that."), "refused"),
+        (Reply("I'm sorry, but I can't rate this."), "refused"),
+        (Reply("<think>it is a 4", finish="stop"), "unparsed"),
+    ],
+)
+def test_answers_without_a_score_are_named(reply: Reply, status: str) -> None:
+    assert TextScore().read(reply).status == status
+
+
+@given(
+    st.one_of(
+        st.text(max_size=60), st.from_regex(r"[*_\[( ]{0,3}(Score: )?[0-9]{1,3}[.,/ 0-9eE+-]{0,6}.{0,8}")
+    )
+)
+def test_a_rating_stands_in_the_text_and_within_the_scale(text: str) -> None:
+    reading = TextScore().read(Reply(text, finish="stop"))
+    if reading.status == "ok":
+        assert 0 <= reading.value <= 5
+        numbers = [float(n.replace(",", ".")) for n in re.findall(r"[0-9]+(?:[.,][0-9]+)?", text)]
+        assert reading.value in numbers
+    else:
+        assert math.isnan(reading.value)
+
+
+@given(
+    st.integers(0, 50),
+    st.sampled_from(["{}", "{}/5", "**{}**", "Score: {}", "{}\nBecause.", "Rating: {}/5\nx", "[{}]"]),
+)
+def test_every_tenth_of_the_scale_is_read_in_every_shape(tenths: int, shape: str) -> None:
+    text = f"{tenths / 10:g}"
+    reading = TextScore().read(Reply(shape.format(text), finish="stop"))
+    assert (reading.status, reading.value) == ("ok", float(text))
+
+
+def test_expectation_by_hand() -> None:
+    # 0.6 on 4, 0.2 on 5 in two spellings, 0.2 elsewhere: (0.6*4 + 0.2*5) / 0.8 = 4.25, mass 0.8.
+    tokens = [("4", math.log(0.6)), (" 5", math.log(0.15)), ("5", math.log(0.05)), ("The", math.log(0.2))]
+    value, mass = expectation(tokens, 0, 5)
+    assert value == pytest.approx(4.25)
+    assert mass == pytest.approx(0.8)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*"0123456789", " 4", "▁3", "x", "10"]), st.floats(-50, 0.0)), max_size=20
+    )
+)
+def test_expectation_stays_on_the_scale(tokens: list[tuple[str, float]]) -> None:
+    value, mass = expectation(tokens, 1, 5)
+    assert 0 <= mass <= 1
+    assert math.isnan(value) if mass == 0 else 1 <= value <= 5
+
+
+def test_little_mass_is_no_rating() -> None:
+    reply = Reply("The", logprobs=(("The", (("The", math.log(0.7)), ("4", math.log(0.3)))),))
+    reading = ExpectedScore(min_mass=0.5).read(reply)
+    assert reading.status == "unparsed"
+    assert reading.mass == pytest.approx(0.3)
+    assert ExpectedScore(min_mass=0.2).read(reply).value == 4.0
+    assert ExpectedScore().read(Reply("4")).status == "unparsed"
