@@ -1,0 +1,203 @@
+"""Duplicates: rows that say what another row says.
+
+SemDeDup (arXiv:2303.09540) clusters embeddings and looks for near duplicates within each cluster; it
+also compares with rows that were dropped already, so that a chain of small changes falls with its
+first link. Here a row leaves only if it is that near to a row that stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from dfilter.embed.sentences import Embedding
+from dfilter.errors import SettingsError
+from dfilter.filters.clusters import Clusters
+from dfilter.filters.order import content_order, content_places
+from dfilter.types import Scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfilter.pool import Pool
+
+THRESHOLD = 0.95
+EVERYWHERE = 20_000  # up to so many rows all pairs are compared
+ROWS_A_CLUSTER = 1_000
+MARGIN = 1e-4  # more than float32 products of unit vectors can be off
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """All rows but exact and near duplicates of a row that stays.
+
+    A row that repeats another one abstains; the others keep the score they came with, or one that
+    orders them by ``prefer``.
+
+    Attributes:
+        prefer: which of several like rows stays: the ``first`` as they stand in the data, the one with
+            the ``longest`` response, or the one that the step before scored highest (``prior``).
+        near: look for near duplicates too, not only for rows that say exactly the same.
+        threshold: cosine similarity above which two rows are near duplicates.
+        clusters: compare rows within so many K-Means clusters; 0 compares all pairs of up to 20,000
+            rows and makes clusters of about 1,000 rows of more. Pairs across clusters are not found.
+        embedding: the encoder and its settings.
+    """
+
+    prefer: Literal["first", "longest", "prior"] = "first"
+    near: bool = True
+    threshold: float = THRESHOLD
+    clusters: int = 0
+    embedding: Embedding = field(default_factory=Embedding)
+
+    paper: ClassVar[str] = "arXiv:2303.09540"
+    reads: ClassVar[str] = "prompt and response"
+
+    @property
+    def equivariant(self) -> bool:
+        """Whether the order of the rows does not matter."""
+        return self.prefer != "first"
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the seed changes nothing: only K-Means starts at random."""
+        return not self.near
+
+    def __post_init__(self) -> None:
+        findings = []
+        if not 0 < self.threshold <= 1:
+            findings.append(
+                f"threshold = {self.threshold} is no cosine similarity; give one above 0, up to 1."
+            )
+        if self.clusters < 0:
+            findings.append(f"clusters = {self.clusters} is negative; 0 chooses.")
+        if findings:
+            raise SettingsError(*findings)
+
+    def score(self, pool: Pool) -> Scores:
+        """Return NaN for rows that repeat another one, with that row as the reason.
+
+        Raises:
+            SettingsError: ``prefer`` is "prior" and there is no step before.
+        """
+        values = self._values(pool)
+        # Best first; what is left of a tie is broken by what the rows say, so the order of rows is not.
+        rank = np.lexsort((content_places(pool.rows), -values))
+        if self.prefer == "first":
+            rank = np.argsort(pool.rows.indices, kind="stable")
+        rank = rank[~np.isnan(values[rank])]
+        of = np.full(len(values), -1)  # the row that each row repeats
+        likeness = np.full(len(values), np.nan)
+        stays = rank[_first_of_each(pool.rows.keys[rank], rank, of)]
+        exact = len(rank) - len(stays)
+        if self.near and len(stays) > 1:
+            self._find_near(pool, stays, of, likeness)
+        ids = pool.rows.ids
+        reasons = [
+            _reason(ids[repeated] if repeated >= 0 else None, similarity, missing=np.isnan(value))
+            for value, repeated, similarity in zip(values, of.tolist(), likeness.tolist(), strict=True)
+        ]
+        facts = {"exact_duplicates": exact, "near_duplicates": int((~np.isnan(likeness)).sum())}
+        return Scores(np.where(of >= 0, np.nan, values), reasons=reasons, facts=facts)
+
+    def _find_near(
+        self, pool: Pool, stays: NDArray[np.int64], of: NDArray[np.int64], likeness: NDArray[np.float64]
+    ) -> None:
+        """Enter the near duplicates among ``stays`` (best first) into ``of`` and ``likeness``."""
+        content = content_order(pool.rows)
+        labels = np.zeros(len(content), np.int64)
+        count = self.clusters or (1 if len(content) <= EVERYWHERE else len(content) // ROWS_A_CLUSTER)
+        if count > 1:
+            fit = Clusters(self.embedding, "kmeans", count, "cosine", pool.seed)
+            labels[content] = np.load(pool.fit(fit) / "labels.npy")
+        X = pool.signal(self.embedding)  # noqa: N806 - a matrix
+        with pool.progress.stage("near duplicates", total=len(stays)) as bar:
+            for label in np.unique(labels[stays]):
+                members = stays[labels[stays] == label]
+                repeated, similarity = near_duplicates(X[members], self.threshold)
+                found = repeated >= 0
+                of[members[found]] = members[repeated[found]]
+                likeness[members[found]] = similarity[found]
+                bar.advance(len(members))
+
+    def _values(self, pool: Pool) -> NDArray[np.float64]:
+        if self.prefer == "prior":
+            if pool.prior is None:
+                raise SettingsError("prefer = 'prior' needs a step before this one whose scores count.")
+            return pool.prior.values
+        if self.prefer == "longest":
+            return np.array([len(row.response) for row in pool.rows], dtype=np.float64)
+        return np.zeros(len(pool.rows))
+
+
+def near_duplicates(
+    X: NDArray[np.float32],  # noqa: N803 - a matrix
+    threshold: float,
+    block: int = 1024,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Walk the rows from the first and drop each that is too near to one that stayed.
+
+    Args:
+        X: (n, d) vectors, the preferred ones first.
+        threshold: cosine similarity above which a row leaves.
+        block: rows compared at once; changes nothing.
+
+    Returns:
+        (n,) int64 the most similar earlier row that stayed, -1 for rows that stay themselves; and
+        (n,) float64 the similarity to it, NaN for rows that stay.
+    """
+    norms = np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
+    unit = X / np.maximum(norms, np.finfo(np.float64).tiny)
+    low = unit.astype(np.float32)
+    of, likeness = np.full(len(X), -1), np.full(len(X), np.nan)
+    for start in range(0, len(X), block):
+        stop = min(start + block, len(X))
+        # Float32 sums depend on threads and blocks: they only find candidates, float64 decides.
+        later, earlier = np.nonzero(low[start:stop] @ low[:stop].T > threshold - MARGIN)
+        later += start
+        before = earlier < later
+        later, earlier = later[before], earlier[before]
+        exact = np.einsum("ij,ij->i", unit[later], unit[earlier])
+        near = exact > threshold
+        _walk(later[near], earlier[near], exact[near], of, likeness)
+    return of, likeness
+
+
+def _walk(
+    later: NDArray[np.int64],
+    earlier: NDArray[np.int64],
+    similarity: NDArray[np.float64],
+    of: NDArray[np.int64],
+    likeness: NDArray[np.float64],
+) -> None:
+    """Decide row by row; ``later`` ascends, so that what was decided before counts."""
+    cuts = np.flatnonzero(np.diff(later)) + 1
+    for part in np.split(np.arange(len(later)), cuts):
+        stayed = part[of[earlier[part]] < 0]
+        if len(stayed):
+            best = stayed[similarity[stayed].argmax()]
+            of[later[best]], likeness[later[best]] = earlier[best], similarity[best]
+
+
+def _first_of_each(
+    keys: NDArray[np.uint8], rows: NDArray[np.int64], of: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the places of rows that say something for the first time; enter the others into ``of``."""
+    words = np.ascontiguousarray(keys).view(np.uint64).reshape(len(keys), 2)
+    _, first, inverse = np.unique(words, axis=0, return_index=True, return_inverse=True)
+    original = first[inverse.reshape(-1)]
+    again = original != np.arange(len(keys))
+    of[rows[again]] = rows[original[again]]
+    return np.flatnonzero(~again)
+
+
+def _reason(repeated: str | None, similarity: float, *, missing: bool) -> str:
+    if missing:
+        return "had no score"
+    if repeated is None:
+        return "repeats no row that stays"
+    if np.isnan(similarity):
+        return f"says the same as '{repeated}'"
+    return f"near duplicate of '{repeated}' (cosine {similarity:.3f})"
