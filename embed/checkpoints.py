@@ -1,0 +1,77 @@
+"""A warmed-up checkpoint, and how rows are shown to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dfilter.chat import Encoded, Template, render_many, style
+from dfilter.embed.adam import AdamForm, EpsMode, adam_form
+from dfilter.embed.adapters import Adapted, load_adapted
+from dfilter.embed.device import Placement, place
+from dfilter.embed.moments import moments_file, read_moments
+from dfilter.models import file_sha256, resolve
+from dfilter.types import Example, Json
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Which gradients: of which adapter, on which tokens, in which number format.
+
+    Attributes:
+        folder: the adapter, with the optimizer's state beside it.
+        template: how a row is shown; "auto" follows what the adapter was trained with, then the
+            model's own chat template, then tulu, LESS's own.
+        max_tokens: longer rows lose their end, as in LESS; 2,048 there.
+        dtype: number format; the asked-for name is part of the spec, what "auto" finds is not.
+        device: where to run; not part of the spec.
+    """
+
+    folder: str
+    template: Template = "auto"
+    max_tokens: int = 2_048
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def spec(self) -> Mapping[str, Json]:
+        """All settings but the device; the adapter and its base by their weights, not by their place."""
+        return {
+            "adapter": resolve(self.folder).sha,
+            "template": self.template,
+            "max_tokens": self.max_tokens,
+            "dtype": self.dtype,
+        }
+
+    def placement(self) -> Placement:
+        """The device and number format that this machine gives the model."""
+        return place(self.device, self.dtype)
+
+    def load(self) -> Adapted:
+        """Return the frozen model; once per process."""
+        return load_adapted(self.folder, self.placement())
+
+    def encode(self, rows: Sequence[Example]) -> tuple[list[Encoded], NDArray[np.int64]]:
+        """Return the rows that have a label to learn from, encoded, and their places."""
+        tokenizer = self.load().tokenizer
+        template, eot = style(tokenizer, template=self.template, base="tulu")
+        encoded = render_many(rows, tokenizer, template=template, eot=eot, max_tokens=self.max_tokens)
+        usable = [at for at, row in enumerate(encoded) if row.trained]
+        return [encoded[at] for at in usable], np.array(usable, dtype=np.int64)
+
+    def moments_sha(self) -> str:
+        """SHA-256 of the file with the optimizer's moments."""
+        return file_sha256(moments_file(Path(self.folder)))
+
+    def adam(self, mode: EpsMode) -> AdamForm:
+        """Return the Adam form of this checkpoint's gradients."""
+        return _adam(self, self.moments_sha(), mode)
+
+
+@lru_cache(maxsize=1)
+def _adam(checkpoint: Checkpoint, _sha: str, mode: EpsMode) -> AdamForm:
+    return adam_form(read_moments(Path(checkpoint.folder), checkpoint.load()), mode)

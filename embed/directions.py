@@ -1,0 +1,148 @@
+"""What a target asks for: the mean direction of its rows' gradients, one for each subtask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfilter.embed.checkpoints import Checkpoint
+from dfilter.embed.gradients import stream
+from dfilter.embed.sinks import Means, Norms
+from dfilter.errors import InputError, StoreError
+from dfilter.store.disk import write_json
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from dfilter.embed.adapters import Adapted
+    from dfilter.pool import Pool
+
+TENSORS, ABOUT = "directions.safetensors", "directions.json"
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The mean of the target rows' normalised raw gradients, for each subtask; a fit on the target.
+
+    The mean over a subtask of a row's cosines to its gradients, which is LESS's score, is the row's
+    inner product with this mean, divided by the row's length. So the target shrinks to one vector a
+    subtask. Its gradients stay raw, as in LESS, where only the pool's take Adam's form.
+
+    Attributes:
+        checkpoint: whose gradients.
+        target_by: the target's column that names subtasks; empty makes the whole target one.
+        members: a hash of which rows make up which subtask.
+    """
+
+    checkpoint: Checkpoint
+    target_by: str = ""
+    members: str = ""
+
+    def spec(self) -> Mapping[str, Json]:
+        """The checkpoint's, and which rows make up which subtask."""
+        return {"checkpoint": self.checkpoint.spec(), "members": self.members}
+
+    def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
+        """Write (subtasks, size) float32 for every part of the adapter, and the subtasks' names.
+
+        Two passes: the first finds every row's length, the second adds up the scaled gradients, so
+        that no row's gradient is ever held whole.
+
+        Raises:
+            InputError: a subtask has no row with a usable gradient.
+        """
+        from safetensors.torch import save_file
+
+        del longer  # a target has no prefix that would be a target
+        adapted = self.checkpoint.load()
+        names, subtask = subtasks(pool, self.target_by)
+        rows, usable = self.checkpoint.encode(pool.rows)
+        with pool.progress.stage("target gradients", total=2 * len(rows)) as bar:
+            norms = Norms(len(rows), adapted.placement.device)
+            stream(adapted, rows, norms)
+            bar.advance(len(rows))
+            good = np.isfinite(norms.values) & (norms.values > 0)
+            groups = subtask[usable]
+            sizes = np.bincount(groups[good], minlength=len(names))
+            _refuse_empty(names, sizes)
+            scale = np.zeros(len(rows))
+            scale[good] = 1 / (norms.values[good] * sizes[groups[good]])
+            means = Means(adapted, groups[good], scale[good], len(names))
+            stream(adapted, [rows[at] for at in np.flatnonzero(good).tolist()], means)
+            bar.advance(len(rows))
+        save_file(
+            {part.name: held.cpu() for part, held in zip(adapted.parts, means.sums, strict=True)},
+            folder / TENSORS,
+        )
+        about = {
+            "checkpoint": dict(self.checkpoint.spec()),
+            "members": self.members,
+            "subtasks": names,
+            "rows": sizes.tolist(),
+            "left_out": len(pool.rows) - int(good.sum()),
+        }
+        write_json(folder / ABOUT, about)
+
+
+def subtasks(pool: Pool, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the target's subtasks, sorted, and every row's, (n,).
+
+    Raises:
+        InputError: the column is missing, or a row has no value in it.
+    """
+    if not column:
+        return ["target"], np.zeros(len(pool.rows), dtype=np.int64)
+    values = pool.rows.column(column)
+    if any(value is None for value in values):
+        raise InputError(
+            f"The target's column '{column}' is missing in {sum(v is None for v in values)} of "
+            f"{len(values)} rows. It has: {', '.join(pool.rows.columns) or 'none'}."
+        )
+    names = sorted({str(value) for value in values})
+    places = {name: place for place, name in enumerate(names)}
+    return names, np.array([places[str(value)] for value in values], dtype=np.int64)
+
+
+def _refuse_empty(names: Sequence[str], sizes: NDArray[np.int64]) -> None:
+    empty = [name for name, size in zip(names, sizes.tolist(), strict=True) if not size]
+    if empty:
+        raise InputError(
+            f"No row of the target's subtask {', '.join(empty)} has a usable gradient: its responses lie "
+            "beyond max_tokens, are empty, or overflow."
+        )
+
+
+def about(folder: Path) -> dict[str, Json]:
+    """Return what stands beside the directions: checkpoint, subtasks, rows of each, rows left out."""
+    found: dict[str, Json] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    return found
+
+
+def read_directions(folder: str, adapted: Adapted, checkpoint: Checkpoint) -> tuple[torch.Tensor, ...]:
+    """Return (subtasks, size) for every part, on the model's device; read once per process.
+
+    Raises:
+        StoreError: they come from another model, adapter, tokenizer or setting.
+    """
+    if about(Path(folder))["checkpoint"] != dict(checkpoint.spec()):
+        raise StoreError(
+            f"The target's gradients in {folder} come from another model, adapter or setting than "
+            f"{checkpoint.folder}; their products with its gradients would mean nothing."
+        )
+    return _read(folder, tuple(part.name for part in adapted.parts), adapted.placement.device)
+
+
+@lru_cache(maxsize=1)
+def _read(folder: str, names: tuple[str, ...], device: str) -> tuple[torch.Tensor, ...]:
+    from safetensors.torch import load_file
+
+    tensors = load_file(Path(folder) / TENSORS, device=device)
+    return tuple(tensors[name] for name in names)

@@ -1,0 +1,146 @@
+"""LESS's warm-up: a short LoRA training on a random share of the pool, one checkpoint an epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfilter import registry
+from dfilter.errors import ModelError, SettingsError
+from dfilter.models import resolve
+from dfilter.types import Json, Trainer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfilter.data.dataset import Dataset
+    from dfilter.pool import Pool
+
+RESULT = "training"
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A fit on the pool: adapters with the optimizer's moments, trained by the registered trainer.
+
+    Attributes:
+        model: the base.
+        seed: of the draw, the order of rows and the adapter's start.
+        share: of the pool's rows, at least one; 0.05 in LESS (arXiv 2402.04333, §4.1).
+        epochs: 4 in LESS, a checkpoint after each.
+        recipe: a name of the trainer's.
+        overrides: single settings of the recipe.
+        template: see :mod:`dfilter.chat`.
+        dtype: number format of the training.
+        trainer: the registered trainer. It must take the settings that are passed below and leave
+            ``epochs/epoch-NN`` with adapter, moments and ``mean_learning_rate`` in training.json.
+    """
+
+    model: str
+    seed: int = 0
+    share: float = 0.05
+    epochs: int = 4
+    recipe: str = "less"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    template: str = "auto"
+    dtype: str = "auto"
+    trainer: str = "dfilter"
+
+    def spec(self) -> Mapping[str, Json]:
+        """All settings, the base by its weights."""
+        return {
+            "weights": resolve(self.model).sha,
+            "seed": self.seed,
+            "share": self.share,
+            "epochs": self.epochs,
+            "recipe": self.recipe,
+            "overrides": dict(self.overrides),
+            "template": self.template,
+            "dtype": self.dtype,
+            "trainer": self.trainer,
+        }
+
+    def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
+        """Train into ``folder``; a killed training continues from its last checkpoint."""
+        del longer  # a training has no prefix that would be an answer
+        chosen = drawn(pool.rows, self.share, self.seed)
+        trainer: Trainer = registry.create("trainers", self.trainer, self.settings())
+        with pool.progress.stage("warm-up", total=self.epochs, unit="epochs") as bar:
+            trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
+            bar.advance(self.epochs)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the trainer is built with."""
+        return {
+            "model": self.model,
+            "recipe": self.recipe,
+            "overrides": {**self.overrides, "epochs": self.epochs, "keep_epochs": [1, self.epochs]},
+            "template": self.template,
+            "dtype": self.dtype,
+            "save_moments": True,
+            "unlabelled": "skip",
+        }
+
+
+def drawn(rows: Dataset, share: float, seed: int) -> NDArray[np.int64]:
+    """Return the places of a random share of the rows, the same rows wherever they stand."""
+    words = np.ascontiguousarray(rows.keys).view(">u8").reshape(len(rows), 2)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    count = max(1, int(share * len(rows)))
+    return np.sort(order[np.random.default_rng(seed).permutation(len(rows))[:count]]).astype(np.int64)
+
+
+def epoch_folders(fit: Path) -> list[Path]:
+    """Return a finished warm-up's checkpoints, first epoch first.
+
+    Raises:
+        ModelError: the trainer left none.
+    """
+    found = sorted((fit / RESULT / "epochs").glob("epoch-*"))
+    if not found:
+        raise ModelError(f"The warm-up in {fit} left no checkpoints under {RESULT}/epochs.")
+    return found
+
+
+def learning_rates(folders: Sequence[Path], given: Sequence[float]) -> NDArray[np.float64]:
+    """Return every checkpoint's weight, (c,): its epoch's mean learning rate, divided by their sum.
+
+    Args:
+        folders: the checkpoints.
+        given: the rates, when the user states them; else they are read from the checkpoints.
+
+    Raises:
+        SettingsError: there is another number of them, they are not positive, or none can be read.
+    """
+    rates = list(given) or [_logged(folder) for folder in folders]
+    if len(rates) != len(folders):
+        raise SettingsError(f"less: {len(rates)} rates for {len(folders)} checkpoints; give one for each.")
+    if not all(np.isfinite(rate) and rate > 0 for rate in rates):
+        raise SettingsError(f"less: rates = {rates}; a checkpoint's learning rate must be above 0.")
+    weights: NDArray[np.float64] = np.array(rates) / np.sum(rates)
+    return weights
+
+
+def _logged(folder: Path) -> float:
+    """Return the mean learning rate of the epoch that ended here, from our log or from transformers'."""
+    ours, theirs = folder / "training.json", folder / "trainer_state.json"
+    if ours.is_file():
+        found = json.loads(ours.read_text(encoding="utf-8")).get("mean_learning_rate")
+        if found is not None:
+            return float(found)
+    if theirs.is_file():
+        log = json.loads(theirs.read_text(encoding="utf-8")).get("log_history", [])
+        steps = [entry for entry in log if "learning_rate" in entry]
+        last = max((float(entry["epoch"]) for entry in steps), default=0.0)
+        rates = [float(entry["learning_rate"]) for entry in steps if float(entry["epoch"]) > last - 1]
+        if rates:
+            return float(np.mean(rates))
+    raise SettingsError(
+        f"less: {folder} logs no learning rate (training.json or trainer_state.json). State them: "
+        "--set filter.rates=[2e-5,1e-5]"
+    )
