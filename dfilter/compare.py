@@ -320,7 +320,7 @@ def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any
             strategy=place.source,
             keep=place.keep,
             seed=place.selection_seed,
-            settings=_settings_for(setting.plan, place.strategy),
+            settings=settings_for(setting.plan, place.strategy),
             target=setting.plan.target,
             out=folder,
         )
@@ -330,11 +330,11 @@ def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any
 
 def _named(setting: Setting, source: str) -> tuple[str, str, Strategy]:
     made = strategies.load(source)
-    made = strategies.load(source, _settings_for(setting.plan, made))
+    made = strategies.load(source, settings_for(setting.plan, made))
     return made.name, source, made
 
 
-def _settings_for(plan: Comparison, made: Strategy) -> list[str]:
+def settings_for(plan: Comparison, made: Strategy) -> list[str]:
     """Return the assignments that concern a strategy."""
     steps = {step.name: type(f) for step, f in zip(made.steps, made.filters, strict=True)}
     mine = [text for text in plan.settings if text.partition(".")[0] in {*steps, "select"}]
@@ -348,7 +348,7 @@ def _settings_for(plan: Comparison, made: Strategy) -> list[str]:
 
 def _refuse_idle_settings(setting: Setting, asked: Sequence[tuple[str, str, Strategy]]) -> None:
     """A setting that no strategy takes is a mistake, not a wish."""
-    used = {text for _, _, made in asked for text in _settings_for(setting.plan, made)}
+    used = {text for _, _, made in asked for text in settings_for(setting.plan, made)}
     idle = [text for text in setting.plan.settings if text not in used]
     if idle:
         steps = sorted({step.name for _, _, made in asked for step in made.steps})
@@ -458,7 +458,7 @@ def _finish(setting: Setting, place: Place, figures: _Figures) -> None:
             return
     cell.mkdir(parents=True, exist_ok=True)
     write_json(cell / "job.json", _job(setting, place))
-    failed = _work(cell)
+    failed = train_and_evaluate(cell)
     training = cell / "model" / "training.json"
     trained = json.loads(training.read_text(encoding="utf-8")) if training.exists() else {}
     found = Cell(
@@ -502,7 +502,7 @@ def _opponent(setting: Setting, place: Place, label: str) -> Path:
     return setting.cell(replace(place, label=label, budget=budget)) / "model"
 
 
-def _work(cell: Path) -> str:
+def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
     with (cell / "log.txt").open("a", encoding="utf-8") as log:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
