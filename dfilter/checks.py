@@ -47,7 +47,7 @@ class _Skipped(Exception):  # noqa: N818
     """The check does not apply; the text says why."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Recording(Local):
     """Computes locally and remembers which signals were asked for."""
 

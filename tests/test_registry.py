@@ -123,7 +123,7 @@ def test_a_local_file_that_fails_is_named_with_the_reason(tmp_path: Path) -> Non
     file.write_text("1 / 0\n")
     with pytest.raises(SettingsError, match=r"mine.py cannot be imported: ZeroDivisionError: "):
         registry.load("filters", f"{file}:Mine")
-    file.write_text("class Mine:\n    pass\nfrom dataclasses import dataclass\n")
+    file.write_text("class Mine:\n    pass\nfrom fractions import Fraction\n")
     assert registry.load("filters", f"{file}:Mine").__name__ == "Mine"
     with pytest.raises(UnknownNameError):  # an imported name is not the file's own
-        registry.load("filters", f"{file}:dataclass")
+        registry.load("filters", f"{file}:Fraction")

@@ -22,7 +22,7 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise StoreError(
-                f"The disk that holds {place} is full. Free some space (`dfilter cache` shows what is stored) "
+                f"The disk that holds {place} is full. Free some space (`dfilter cache` shows what is there) "
                 "or set DFILTER_HOME to another disk; the same command then continues."
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
@@ -73,20 +73,44 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock file ``path``; yields whether it is ours.
 
-    The kernel drops the lock with the process, however that ends. The file is removed while it is
-    held, so whoever obtains the lock must look again whether the work is done already.
+    The kernel drops the lock with the process, however that ends. Whoever obtains the lock must look
+    again whether the work is done already.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = _locked(path, wait=wait)
+    if handle is None:
+        yield False
+        return
     try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(path: Path, *, wait: bool) -> int | None:
+    """Return the open, locked file, or none when another process holds it.
+
+    The holder removes the file before it lets go, so a lock obtained by waiting may be on a file that
+    is gone; a third process would then lock a new one beside it. Only the file at ``path`` counts.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_at(handle, path):
+                return handle
         except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            path.unlink(missing_ok=True)
-    finally:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

@@ -76,25 +76,37 @@ class Shards:
         for number, name in enumerate(names):
             rows = by_shard[cuts[number] : cuts[number + 1]]
             if len(rows):
-                out[rows] = self._load(name, "values")[at[rows] - starts[number]]
+                values = self._load(name, "values")
+                if values.dtype != out.dtype or values.shape[1:] != out.shape[1:]:
+                    raise StoreError(
+                        f"{self.folder} holds values of {out.dtype} {out.shape[1:]} and of {values.dtype} "
+                        f"{values.shape[1:]}; a signal's type is fixed. Remove the folder."
+                    )
+                out[rows] = values[at[rows] - starts[number]]
         return out
 
     def _index(self) -> tuple[Keys, NDArray[np.int64], list[str]]:
         names, keys = [], []
         for name in self.names():
-            with contextlib.suppress(OSError, ValueError, EOFError):
-                # A shard that cannot be read counts as not there and is written anew under its name.
-                shard = self._load(name, "keys")
-                values = self._load(name, "values")
-                if len(shard) == len(values):
-                    names.append(name)
-                    keys.append(shard)
-                    continue
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shard = self._whole(name)
+            if shard is None:  # counts as not there and is written anew under its name
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+                continue
+            names.append(name)
+            keys.append(shard)
         lengths = [len(k) for k in keys]
         starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
         stored = np.concatenate(keys) if keys else np.empty((0, KEY_BYTES), np.uint8)
         return stored, starts, names
+
+    def _whole(self, name: str) -> Keys | None:
+        """Return a shard's keys, or none when the shard is damaged."""
+        try:
+            keys = self._load(name, "keys")
+            values = self._load(name, "values")
+        except (FileNotFoundError, ValueError, EOFError):
+            return None
+        return keys if len(keys) == len(values) and shard_name(keys) == name else None
 
     def _load(self, name: str, part: str) -> NDArray[Any]:
         loaded: NDArray[Any] = np.load(self.folder / name / f"{part}.npy", mmap_mode="r", allow_pickle=False)
