@@ -142,7 +142,7 @@ def test_cohen_by_hand():
 
 
 def test_fleiss_by_hand():
-    # Three raters, two labels. Items: 3-0, 2-1, 1-2, 0-3. Agreement (1 + 1/3 + 1/3 + 1) / 4 = 2/3, chance 1/2.
+    # Three raters, two labels, items 3-0, 2-1, 1-2, 0-3: agreement (1 + 1/3 + 1/3 + 1) / 4, chance 1/2.
     ratings = [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
     assert a.fleiss_kappa(ratings) == pytest.approx((2 / 3 - 0.5) / 0.5)
 

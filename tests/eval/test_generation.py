@@ -1,0 +1,146 @@
+"""Generation: stored by model and prompt, greedy and repeatable, the same with and without a batch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dfilter.chat import end_ids, render_prompt
+from dfilter.errors import SettingsError
+from dfilter.eval import generation as g
+from dfilter.models import load_causal, resolve
+from dfilter.store import home
+from dfilter.types import Message
+
+ASKED = [
+    (Message("user", text),) for text in ("hello", "tell me a story about the sea " * 4, "add 2 and 3", "x")
+]
+SHORT = g.Decoding(max_new_tokens=6)
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setattr(g, "fast_dtype", lambda *_: "float32")
+
+
+@pytest.fixture
+def tiny():
+    return resolve("tiny").path
+
+
+@pytest.fixture
+def talker(tmp_path, tiny):
+    """A model that says more than one token over and over, as tied random weights do."""
+    from transformers import LlamaForCausalLM
+
+    model, tokenizer = load_causal(tiny)
+    config = model.config
+    config.tie_word_embeddings, config.initializer_range = False, 0.6
+    torch.manual_seed(3)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "talker")
+    tokenizer.save_pretrained(tmp_path / "talker")
+    return tmp_path / "talker"
+
+
+def slow_greedy(model, tokenizer, messages, new):
+    ids = render_prompt(messages, tokenizer)
+    start, ends = len(ids), set(end_ids(tokenizer))
+    with torch.inference_mode():
+        while len(ids) < start + new and not (len(ids) > start and ids[-1] in ends):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return tokenizer.decode(ids[start:], skip_special_tokens=True).strip()
+
+
+def test_batched_greedy_answers_equal_one_token_at_a_time(talker):
+    model, tokenizer = load_causal(talker, dtype="float32")
+    wanted = [slow_greedy(model, tokenizer, messages, 6) for messages in ASKED]
+    assert g.generate(talker, ASKED, SHORT) == wanted
+    assert len(set(wanted)) == len(ASKED)
+
+
+def test_stored_answers_are_read_without_the_model(talker, monkeypatch):
+    said = g.generate(talker, ASKED, SHORT)
+    monkeypatch.setattr(g, "_Writer", lambda *a: pytest.fail("the model was loaded"))
+    assert g.generate(talker, ASKED, SHORT) == said
+    assert g.generate(talker, ASKED, SHORT, seed=5) == said  # greedy answers know no seed
+
+
+def test_a_half_finished_or_damaged_store_is_completed(tiny, monkeypatch):
+    small = g.Decoding(max_new_tokens=6, batch_tokens=1)  # one prompt a batch
+    said = g.generate(tiny, ASKED, small)
+    files = sorted((home() / "answers").rglob("*.json"))
+    assert len(files) == len(ASKED)
+    files[0].unlink()
+    files[1].write_text('{"')
+    asked = []
+    write = g._Writer.write
+
+    def counted(self, batch, *, seed):
+        asked.append(len(batch))
+        return write(self, batch, seed=seed)
+
+    monkeypatch.setattr(g._Writer, "write", counted)
+    assert g.generate(tiny, ASKED, small) == said
+    assert asked == [1, 1]
+
+
+def test_equal_prompts_are_answered_once_and_order_does_not_matter(talker):
+    said = g.generate(talker, [*ASKED, ASKED[0]], SHORT)
+    assert said[0] == said[4]
+    assert g.generate(talker, [*ASKED, ASKED[0]][::-1], SHORT) == said[::-1]
+
+
+def test_another_model_or_decoding_has_answers_of_its_own(tiny, tmp_path):
+    import shutil
+
+    g.generate(tiny, ASKED[:1], SHORT)
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    g.generate(other, ASKED[:1], SHORT)
+    models = list((home() / "answers").iterdir())
+    assert len(models) == 1  # the same weights in another folder are the same model
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    g.generate(other, ASKED[:1], SHORT)
+    g.generate(tiny, ASKED[:1], g.Decoding(max_new_tokens=7))
+    assert len(list((home() / "answers").iterdir())) == 2
+    assert len(list((home() / "answers").glob("*/*"))) == 3
+
+
+def test_sampling_is_fixed_by_its_seed(tiny):
+    warm = g.Decoding(max_new_tokens=8, temperature=1.0, top_p=0.9)
+    one = g.generate(tiny, ASKED, warm, seed=1)
+    two = g.generate(tiny, ASKED, warm, seed=2)
+    assert one != two
+    for file in (home() / "answers").rglob("*.json"):
+        file.unlink()
+    state = torch.random.get_rng_state()
+    assert g.generate(tiny, ASKED, warm, seed=1) == one
+    assert torch.equal(torch.random.get_rng_state(), state)  # the caller's generator is left alone
+
+
+def test_every_user_turn_is_answered(tiny):
+    asked = [
+        (Message("system", "be brief"), Message("user", "a"), Message("user", "b")),
+        (Message("user", "q"), Message("assistant", "given"), Message("user", "r")),
+    ]
+    said = g.converse(tiny, asked, SHORT)
+    assert [turn.role for turn in said[0]] == ["system", "user", "assistant", "user", "assistant"]
+    assert [turn.content for turn in said[1]][:3] == ["q", "given", "r"]
+    assert len(said[1]) == 4
+    alone = g.generate(tiny, [asked[0][:2]], SHORT)
+    assert said[0][2].content == alone[0]
+
+
+def test_a_prompt_longer_than_the_model_keeps_its_end(tiny):
+    limit = load_causal(tiny)[0].config.max_position_embeddings
+    (said,) = g.generate(tiny, [(Message("user", "word " * (limit + 50)),)], g.Decoding(max_new_tokens=3))
+    assert isinstance(said, str)
+
+
+def test_settings_are_checked_together():
+    with pytest.raises(SettingsError) as error:
+        g.Decoding(max_new_tokens=0, temperature=-1, top_p=0, repetition_penalty=0)
+    assert len(error.value.findings) == 4

@@ -1,0 +1,541 @@
+"""The leaderboard: verdicts, references, what is said when something is missing, and its formats."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dfilter.cells import Cell, chance_overlap, read_cell, read_cells, read_result, write_cell, write_result
+from dfilter.errors import FolderError, InputError, SettingsError, UnknownNameError
+from dfilter.leaderboard import leaderboard
+from dfilter.types import EvalResult
+
+
+def result(values, metric="loss", up=False, **facts):
+    values = np.asarray(values, dtype=float)
+    return EvalResult(tuple(f"q{i}" for i in range(values.size)), values, metric, up, facts)
+
+
+def cells(
+    effects, *, seeds=3, prompts=60, budget="1000", noise=0.05, training=0.0, up=True, seed=0, name="m"
+):
+    """Cells whose scores are a shared prompt effect, the strategy's effect, and noise."""
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=prompts)
+    made = []
+    for strategy, effect in effects.items():
+        for k in range(seeds):
+            values = base + effect + training * rng.normal() + noise * rng.normal(size=prompts)
+            place = "full" if strategy == "full" else budget
+            made.append(Cell(strategy, place, k, rows=1000, results={name: result(values, "score", up)}))
+    return made
+
+
+def row(board, strategy, budget=None):
+    found = [r for r in board.rows if r.strategy == strategy and budget in {None, r.budget}]
+    assert len(found) == 1
+    return found[0]
+
+
+def simulator():
+    path = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_simulation", path)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_difference_by_hand():
+    # Differences: seed 0 gives 1, 2, 3 and seed 1 gives 3, 4, 5; test_statistics has the variance.
+    board = leaderboard(
+        [
+            Cell("random", "10", 0, results={"m": result([0, 0, 0])}),
+            Cell("random", "10", 1, results={"m": result([1, 1, 1])}),
+            Cell("mine", "10", 0, results={"m": result([1, 2, 3])}),
+            Cell("mine", "10", 1, results={"m": result([4, 5, 6])}),
+        ]
+    )
+    found = row(board, "mine").random
+    df = (4 / 3) ** 2 / (1 + (1 / 9) / 2)
+    half = stats.t.ppf(0.975, df) * math.sqrt(4 / 3)
+    assert found.value == 3
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+    assert found.detectable == pytest.approx(
+        (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)) * math.sqrt(4 / 3)
+    )
+    assert (found.seeds, found.prompts) == (2, 3)
+
+
+def test_verdicts_need_three_seeds():
+    effects = {"random": 0, "mine": 1}
+    assert row(leaderboard(cells(effects, seeds=3)), "mine").verdict == "better"
+    two = row(leaderboard(cells(effects, seeds=2)), "mine")
+    assert two.verdict == ""
+    assert math.isnan(two.p)
+    assert two.random.low > 0
+
+
+def test_one_seed_is_labelled_and_has_no_verdict():
+    board = leaderboard(cells({"random": 0, "mine": 1}, seeds=1), margin=0.5)
+    mine = row(board, "mine")
+    assert mine.random.method == "one training seed: training noise not included"
+    assert mine.verdict == mine.against_full == ""
+    assert math.isnan(mine.p)
+    assert "one training seed: training noise not included" in board.render()
+    assert "no verdicts" in board.finding
+
+
+def test_the_four_verdicts():
+    board = leaderboard(
+        cells({"random": 0, "up": 1, "down": -1, "same": 0, "far": 0.05}, noise=0.1, prompts=300), margin=0.1
+    )
+    assert {r.strategy: r.verdict for r in board.rows} == {
+        "up": "better",
+        "down": "worse",
+        "same": "equivalent",
+        "far": "equivalent",  # surely above zero, and too small to matter
+        "random": "",
+    }
+    assert row(board, "far").p < 0.05
+    unclear = leaderboard(cells({"random": 0, "same": 0}, noise=2.0), margin=0.1)
+    assert row(unclear, "same").verdict == "inconclusive"
+    assert "no difference" not in unclear.render()
+
+
+def test_without_a_margin_nothing_is_equivalent():
+    board = leaderboard(cells({"random": 0, "same": 0, "full": 0}, noise=0.01))
+    assert row(board, "same").verdict == "inconclusive"
+    assert row(board, "same").against_full == ""
+
+
+def test_direction_of_the_metric_decides_what_better_means():
+    for up, verdict in ((True, "better"), (False, "worse")):
+        board = leaderboard(cells({"random": 0, "mine": 1}, up=up))
+        assert row(board, "mine").verdict == verdict
+        assert row(board, "mine").random.value > 0  # differences keep the metric's sign
+        first = board.rows[0].strategy
+        assert first == ("mine" if up else "random")
+
+
+def test_p_is_adjusted_over_the_whole_table():
+    alone = leaderboard(cells({"random": 0, "mine": 0.02}, noise=0.1))
+    crowd = {"random": 0, "mine": 0.02} | {f"s{i}": 0 for i in range(9)}
+    many = leaderboard(cells(crowd, noise=0.1))
+    assert row(many, "mine").random.value == pytest.approx(row(alone, "mine").random.value)
+    assert row(many, "mine").p > row(alone, "mine").p
+    both = cells({"random": 0, "mine": 0.02}, noise=0.1) + cells(
+        {"random": 0, "mine": 0}, noise=0.1, budget="3000", seed=1
+    )
+    assert row(leaderboard(both), "mine", "1000").p > row(alone, "mine").p
+
+
+def test_pooled_noise_takes_a_lucky_verdict_back():
+    # The strategy's three seeds happen to lie close together; those of its neighbours do not.
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=400)
+
+    def made(name, shifts):
+        return [
+            Cell(name, "10", k, results={"m": result(base + shift + 0.1 * rng.normal(size=400), up=True)})
+            for k, shift in enumerate(shifts)
+        ]
+
+    lucky = made("random", [0, 0.01, 0.02]) + made("lucky", [0.10, 0.11, 0.12])
+    wild = [c for i in range(3) for c in made(f"wild{i}", [0.4 * (i - 1), -0.3, 0.5])]
+    assert row(leaderboard(lucky), "lucky").verdict == "better"
+    assert row(leaderboard(lucky + wild), "lucky").verdict == "inconclusive"
+
+
+def test_full_is_compared_by_non_inferiority():
+    effects = {"random": -1, "good": 0.02, "bad": -1, "full": 0}
+    board = leaderboard(cells(effects, noise=0.1, prompts=300), margin=0.1)
+    assert row(board, "good").against_full == "non-inferior"
+    assert row(board, "bad").against_full == "inferior"
+    full = row(board, "full")
+    assert full.random is None
+    assert full.verdict == full.against_full == ""
+    assert row(board, "random").full.value == pytest.approx(-1, abs=0.05)
+
+
+def test_full_with_fewer_seeds_gives_intervals_only():
+    made = [c for c in cells({"random": 0, "mine": 0, "full": 0}) if c.strategy != "full" or c.seed == 0]
+    board = leaderboard(made, margin=0.5)
+    assert row(board, "mine").full.seeds == 1
+    assert row(board, "mine").against_full == ""
+    assert row(board, "mine").verdict == "equivalent"
+
+
+def test_own_budgets_are_compared_with_random_of_their_size():
+    rng = np.random.default_rng(0)
+    made = []
+    for k in range(3):
+        for name, budget, against, shift in (
+            ("random", "1000", "", 0.0),
+            ("random", "412", "", -1.0),
+            ("lima", "own", "412", 0.0),
+            ("kcenter", "1000", "", 0.0),
+        ):
+            values = shift + 0.01 * rng.normal(size=50)
+            made.append(Cell(name, budget, k, against=against, results={"m": result(values, up=True)}))
+    board = leaderboard(made)
+    assert row(board, "lima").random.value == pytest.approx(1, abs=0.05)
+    assert row(board, "kcenter").random.value == pytest.approx(0, abs=0.05)
+
+
+def test_longest_is_a_strategy_and_a_reference():
+    board = leaderboard(cells({"random": 0, "longest": 1, "mine": 3}))
+    assert row(board, "longest").verdict == "better"
+    assert row(board, "longest").longest is None
+    assert row(board, "mine").longest.value == pytest.approx(2, abs=0.1)
+    assert row(board, "random").longest.value == pytest.approx(-1, abs=0.1)
+
+
+def test_prompts_without_a_value_are_left_out_and_counted():
+    made = cells({"random": 0, "mine": 1})
+    broken = made[4].results["m"].values.copy()
+    broken[[3, 7]] = np.nan
+    made[4] = replace(made[4], results={"m": result(broken, "score", True)})
+    board = leaderboard(made)
+    assert (row(board, "mine").random.prompts, row(board, "mine").random.excluded) == (58, 2)
+    assert "2 prompts lack a value" in board.render()
+
+
+def test_prompts_are_matched_by_id_not_by_place():
+    made = cells({"random": 0, "mine": 1}, noise=0.0)
+    turned = made[4].results["m"]
+    made[4] = replace(
+        made[4],
+        results={"m": EvalResult(turned.prompts[::-1], turned.values[::-1], "score", higher_is_better=True)},
+    )
+    fewer = made[5].results["m"]
+    made[5] = replace(
+        made[5],
+        results={"m": EvalResult(fewer.prompts[5:], fewer.values[5:], "score", higher_is_better=True)},
+    )
+    found = row(leaderboard(made), "mine").random
+    assert found.value == pytest.approx(1)
+    assert found.se == pytest.approx(0, abs=1e-9)
+    assert found.prompts == 55
+
+
+def test_duplicate_prompts_share_a_cluster():
+    def widths(facts):
+        made = [
+            replace(c, results={"m": result(np.repeat(c.results["m"].values, 2), "score", True, **facts)})
+            for c in cells({"random": 0, "mine": 0.1}, noise=0.5, seeds=1)
+        ]
+        found = row(leaderboard(made), "mine").random
+        return found.high - found.low
+
+    labels = [i // 2 for i in range(120)]
+    assert widths({"clusters": labels}) > 1.3 * widths({})
+
+
+def test_unequal_seeds_are_paired_by_seed():
+    made = [
+        c for c in cells({"random": 0, "mine": 1}, seeds=5) if c.strategy == "random" or c.seed in {1, 2, 4}
+    ]
+    found = row(leaderboard(made), "mine")
+    assert found.seeds == (1, 2, 4)
+    assert found.random.seeds == 3
+
+
+def test_a_failed_cell_is_reported_and_the_rest_is_compared():
+    made = cells({"random": 0, "mine": 1}, seeds=4)
+    made[-1] = Cell("mine", "1000", 3, failed="the loss was not finite at step 7")
+    board = leaderboard(made)
+    assert row(board, "mine").verdict == "better"
+    assert row(board, "mine").seeds == (0, 1, 2)
+    assert "mine at 1000, seed 3: the loss was not finite at step 7" in board.render()
+
+
+def test_without_any_result_the_reasons_are_given():
+    with pytest.raises(InputError, match="out of memory"):
+        leaderboard([Cell("mine", "10", 0, failed="out of memory")])
+
+
+def test_a_strategy_without_random_of_its_size_is_named():
+    board = leaderboard([*cells({"random": 0, "mine": 1}), *cells({"other": 0}, budget="own")])
+    assert row(board, "other").random is None
+    assert "other at own" in board.render()
+
+
+def test_missing_full_is_said():
+    assert "full) is not in this comparison" in leaderboard(cells({"random": 0, "mine": 1})).render()
+    assert "is not in this comparison" not in leaderboard(cells({"random": 0, "full": 1})).render()
+
+
+def test_other_protocols_are_refused_with_what_differs():
+    one, two = cells({"random": 0}), cells({"mine": 0})
+    one = [replace(c, protocol={"model": "a", "recipe": "r"}) for c in one]
+    two = [replace(c, protocol={"model": "b", "recipe": "r"}) for c in two]
+    with pytest.raises(FolderError, match="model: a and b"):
+        leaderboard(one + two)
+
+
+def test_a_cell_given_twice_and_a_bad_margin_are_refused():
+    made = cells({"random": 0, "mine": 0})
+    with pytest.raises(InputError, match="two cells with one seed"):
+        leaderboard([*made, made[0]])
+    with pytest.raises(SettingsError, match="margin"):
+        leaderboard(made, margin=0.0)
+    twice = EvalResult(("a", "a"), np.zeros(2), "m", higher_is_better=True)
+    with pytest.raises(InputError, match="a prompt twice"):
+        leaderboard([Cell("mine", "10", 0, results={"m": twice})])
+
+
+def test_rates_at_the_edge_have_intervals_and_no_verdict_without_evidence():
+    made = [
+        Cell(name, "10", k, results={"exact": result([0.0] * 30, "exact match", True)})
+        for name in ("random", "mine")
+        for k in range(3)
+    ]
+    mine = row(leaderboard(made, margin=0.5), "mine")
+    assert mine.value.low == 0
+    assert 0.05 < mine.value.high < 0.2
+    assert mine.random.low < 0 < mine.random.high
+    assert mine.random.method == "square-and-add"
+    assert mine.verdict != "better"
+    solved = [replace(c, results={"exact": result([1.0] * 30, "exact match", True)}) for c in made[3:]]
+    assert row(leaderboard(made[:3] + solved), "mine").verdict == "better"
+
+
+def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
+    rng = np.random.default_rng(seed)
+    made = []
+    for name in ("mine", "longest"):
+        for k in range(seeds):
+            votes = {
+                judge: np.clip(np.round(rng.normal(0.5 + lift * (name == "mine"), 0.3, prompts) * 4), 0, 4)
+                / 4
+                for judge in judges
+            }
+            facts = {
+                "bounds": [0, 1],
+                "null": 0.5,
+                "against": "random",
+                "health": {j: [prompts, 60, 150, 90, 70, 50, 0] for j in judges},
+                "length_difference": (rng.normal(size=prompts) * 30).tolist(),
+                "sets": ["koala"] * 40 + ["vicuna"] * (prompts - 40),
+            }
+            if len(judges) > 1:
+                facts["judges"] = {judge: column.tolist() for judge, column in votes.items()}
+            pooled = np.mean(list(votes.values()), axis=0)
+            made.append(
+                Cell(
+                    name,
+                    "10",
+                    k,
+                    results={"pairwise": result(pooled, "win rate against random", True, **facts)},
+                )
+            )
+    return made
+
+
+def test_win_rates_are_compared_with_parity():
+    board = leaderboard(judged(), replicates=200)
+    mine = row(board, "mine")
+    assert mine.random.value == pytest.approx(mine.value.value - 0.5)
+    assert mine.verdict == "better"
+    assert row(board, "longest").verdict == "inconclusive"
+    assert mine.longest.value == pytest.approx(mine.value.value - row(board, "longest").value.value)
+    assert set(mine.judges) == {"a", "b"}
+    assert set(mine.tallies) == {"koala", "vicuna", "all"}
+    assert mine.tallies["all"].prompts == 270
+    assert mine.tallies["koala"].prompts == 120
+    rate, low, high = mine.length_controlled
+    assert low < rate < high
+    assert rate == pytest.approx(mine.value.value, abs=0.05)
+    text = board.render(width=200)
+    assert "the first position wins 60%" in text
+    assert "both orders agree on 67%" in text
+    assert "Krippendorff" in text
+    assert row(board, "mine").ranks == (1, 1)
+
+
+def test_win_rates_of_one_judge_have_no_columns_of_judges():
+    board = leaderboard(judged(judges=("a",)), replicates=0)
+    assert row(board, "mine").judges == {}
+    assert row(board, "mine").length_controlled is None
+
+
+def wide(strategies, metrics=1, seeds=3):
+    made = []
+    rng = np.random.default_rng(0)
+    for name in strategies:
+        for k in range(seeds):
+            results = {
+                f"metric-{m}": result(rng.normal(size=20), f"a metric numbered {m}", True)
+                for m in range(metrics)
+            }
+            made.append(
+                Cell(
+                    name, "full" if name == "full" else "1000", k, rows=123_456_789, short=True,
+                    response_tokens=10**10, trained_tokens=10**9, median_response_length=1234.5,
+                    overlap=0.123, overlap_by_chance=0.1, selection_seconds=12345.0, selection_usd=123.45,
+                    train_seconds=1e5, contaminated={"metric-0": 17}, results=results,
+                )
+            )  # fmt: skip
+    return made
+
+
+@given(
+    st.lists(st.text("abcdefghij-", min_size=1, max_size=60), min_size=1, max_size=5, unique=True),
+    st.sampled_from([60, 80, 120]),
+)
+@settings(max_examples=25, deadline=None)
+def test_text_fits_the_terminal(names, width):
+    board = leaderboard(wide(["random", *names, "full"]), margin=0.1, replicates=0)
+    assert max(map(len, board.render(width=width).splitlines())) <= width
+
+
+def test_formats_agree():
+    board = leaderboard(wide(["random", "longest", "mine", "full"], metrics=2), margin=0.1, replicates=50)
+    table = list(csv.DictReader(io.StringIO(board.render("csv"))))
+    data = json.loads(board.render("json"))
+    assert len(table) == len(data["rows"]) == len(board.rows) == 8
+    assert data["schema"] == 1
+    for line, entry, found in zip(table, data["rows"], board.rows, strict=True):
+        assert line["strategy"] == entry["strategy"] == found.strategy
+        assert float(line["value"]) == entry["value"]["value"] == found.value.value
+        assert line["verdict"] == entry["verdict"] == found.verdict
+        assert float(line["rows"]) == 123_456_789
+    markdown = board.render("md")
+    assert markdown.count("| mine (short) (!17) |") == 1
+    titles = "rows,resp tok,trained tok,med len,overlap,sel $,sel s,train s,seeds,Δ random,p Holm,MDE"
+    for title in [*titles.split(","), "Δ longest", "Δ full", "verdict"]:
+        assert f"| {title} |" in markdown
+    with pytest.raises(UnknownNameError, match="markdown"):
+        board.render("markdown")
+
+
+def test_same_cells_same_bytes():
+    made = wide(["random", "mine", "full"])
+    boards = [leaderboard(c, margin=0.1, replicates=200) for c in (made, made[::-1])]
+    assert boards[0].render("json") == leaderboard(made, margin=0.1, replicates=200).render("json")
+    assert boards[0].render("csv") == boards[1].render("csv")
+
+
+def test_the_sentence_says_what_was_found():
+    board = leaderboard(cells({"random": 0, "up": 1, "down": -1, "open": 0}))
+    said = board.finding
+    assert said.startswith("On score, up (+")
+    assert "is better than random of the same size" in said
+    assert "down (-" in said
+    assert "open is inconclusive (differences under" in said
+    assert said.count(".\n") == 0
+    assert said.endswith(".")
+    proxy = [
+        replace(c, results={"m": replace(c.results["m"], facts={"proxy": True})})
+        for c in cells({"random": 0, "mine": 1})
+    ]
+    assert "a proxy, not quality" in leaderboard(proxy).finding
+
+
+# -- cells on disk -------------------------------------------------------------------------------
+
+
+def test_cells_come_back_as_they_were(tmp_path):
+    facts = {"proxy": True, "clusters": [0, 0, 1], "health": {"a": [1, 2, 3, 4, 5, 6, 7]}, "x": [None, 1.5]}
+    values = np.array([0.1, math.nan, 1 / 3])
+    kept = EvalResult(("a/1", "a/2", "ü"), values, "loss", higher_is_better=False, facts=facts)
+    cell = Cell("mine", "5%", 2, rows=7, overlap=0.25, protocol={"model": "m"}, contaminated={"loss": 3},
+                results={"held-out": kept})  # fmt: skip
+    write_cell(tmp_path / "mine", cell)
+    found = read_cell(tmp_path / "mine")
+    assert replace(found, results={}).__dict__ == replace(cell, results={}).__dict__
+    back = found.results["held-out"]
+    assert np.array_equal(back.values, values, equal_nan=True)
+    assert (back.prompts, back.metric, back.higher_is_better, back.facts) == (
+        kept.prompts,
+        "loss",
+        False,
+        facts,
+    )
+    assert [c.strategy for c in read_cells(tmp_path)] == ["mine"]
+
+
+def test_damaged_results_are_named(tmp_path):
+    with pytest.raises(FolderError, match="does not exist"):
+        read_result(tmp_path / "no.json")
+    for text in (
+        "{",
+        "[]",
+        '{"values": [1]}',
+        '{"values":[1],"prompts":[],"metric":"m","higher_is_better":true,"facts":{}}',
+    ):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(FolderError, match="delete it"):
+            read_result(tmp_path / "r.json")
+    with pytest.raises(InputError, match="No cell"):
+        read_cells(tmp_path)
+
+
+def test_an_evaluation_that_is_finished_survives_without_its_cell(tmp_path):
+    write_result(tmp_path / "results" / "m.json", result([1, 2]))
+    write_cell(tmp_path, Cell("mine", "10", 0))
+    assert set(read_cell(tmp_path).results) == {"m"}
+
+
+def test_chance_overlap_is_that_of_random_draws():
+    rng = np.random.default_rng(0)
+    draws = [[set(rng.choice(200, size, replace=False)) for size in (50, 80)] for _ in range(400)]
+    mean = np.mean([len(a & b) / len(a | b) for a, b in draws])
+    assert chance_overlap(50, 80, 200) == pytest.approx(mean, rel=0.02)
+    assert chance_overlap(200, 200, 200) == 1
+    assert chance_overlap(0, 0, 10) == 0
+
+
+# -- simulation of whole tables: a short form here, the full counts with --soak ------------------
+
+
+def test_tables_without_a_difference_hold_few_verdicts():
+    simulation = simulator()
+    verdicts = tables = 0
+    for seeds, training in ((3, 0.01), (5, 0.02)):
+        count = simulation.simulate(simulation.World(seeds, training, prompts=300), 60)
+        verdicts, tables = verdicts + count.verdicts, tables + count.tables
+        assert count.coverage >= 0.88
+    assert verdicts <= stats.binom.ppf(0.999, tables, 0.06)
+
+
+def test_a_true_difference_is_found():
+    simulation = simulator()
+    count = simulation.simulate(simulation.World(3, 0.005, effect=0.08), 20)
+    assert count.verdict_rate >= 0.9
+    assert count.coverage >= 0.8
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("training", [0.0, 0.01, 0.02])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_error_rates_of_two_thousand_tables(seeds, training):
+    simulation = simulator()
+    count = simulation.simulate(simulation.World(seeds, training), 2000)
+    if training < 0.02 or seeds == 5:
+        assert count.verdict_rate <= 0.06
+    assert count.coverage >= 0.90
+    if training == 0:
+        assert 0.93 <= count.coverage <= 0.98
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("seeds", "training", "margin"), [(3, 0.0, 0.04), (3, 0.01, 0.06), (5, 0.02, 0.06)])
+def test_equivalent_is_wrong_in_few_of_two_thousand_tables(seeds, training, margin):
+    simulation = simulator()
+    world = simulation.World(seeds, training, effect=margin)
+    assert simulation.simulate(world, 2000, margin=margin).equivalent_rate <= 0.05
