@@ -324,6 +324,9 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 @click.option("--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,own.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each cell.")
 @click.option("--model", "-m", default="smollm2", show_default=True, help="What is fine-tuned.")
+@click.option(
+    "--trainer", default="dfilter", show_default=True, help="A registered trainer, or file.py:Class."
+)
 @click.option("--recipe", default="quick", show_default=True, help="alpaca, lima, less or quick.")
 @click.option("--train", multiple=True, metavar="SETTING=VALUE", help="A setting of the trainer. Repeatable.")
 @click.option("--eval", "evals", multiple=True, metavar="KIND:SOURCE", help="Repeatable; see above.")
@@ -497,3 +500,7 @@ def _progress(quiet: bool = False) -> Any:
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, UserWarning):
         click.echo(f"Warning: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -264,7 +264,7 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
     made: list[Evaluation] = []
     findings: list[str] = []
     for spec in specs:
-        kind, _, source = spec.partition(":")
+        kind, source = _kind(spec)
         settings: dict[str, Any] = {"source": source} if source else {}
         server = {"base_url": plan.base_url} if plan.base_url else {}
         offered = {"judges": [{"model": name} | server for name in plan.judges], "against": plan.against}
@@ -274,11 +274,19 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
             settings = plain(registry.create("evaluators", kind, settings))
         except SettingsError as error:
             findings += [f"--eval {spec}: {finding}" for finding in error.findings]
+        name = kind.rpartition(":")[2].lower()
         number = sum(e.kind == kind for e in made) + 1
-        made.append(Evaluation(kind if number == 1 else f"{kind}{number}", kind, settings))
+        made.append(Evaluation(name if number == 1 else f"{name}{number}", kind, settings))
     if findings:
         raise SettingsError(*findings)
     return made
+
+
+def _kind(spec: str) -> tuple[str, str]:
+    """Split KIND:SOURCE; a kind may be ``file.py:Class``."""
+    file, local, rest = spec.partition(".py:")
+    kind, _, source = (rest if local else spec).partition(":")
+    return f"{file}.py:{kind}" if local else kind, source
 
 
 def select_all(setting: Setting, progress: Progress) -> list[Place]:

@@ -1,0 +1,54 @@
+"""A trainer and an evaluator that need no model: what they learn is the length of the responses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfilter.errors import CheckError
+from dfilter.types import EvalResult, Example
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Learns the mean response length; notes every call in the file that CALLS names."""
+
+    model: str = "none"
+    recipe: str = "none"
+    refuse_below: int = 0
+    seconds: float = 0.0
+
+    def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
+        if len(rows) < self.refuse_below:
+            raise CheckError(f"{len(rows)} rows are too few.")
+        with Path(os.environ["CALLS"]).open("a") as calls:
+            calls.write(f"{out.parent.name}\n")
+        time.sleep(self.seconds)
+        out.mkdir(parents=True, exist_ok=True)
+        learnt = float(np.mean([len(row.response) for row in rows]))
+        (out / "weights.json").write_text(json.dumps({"mean": learnt, "seed": seed}))
+        told = {"trained_tokens": sum(len(row.response) for row in rows), "seconds": 0.5}
+        (out / "training.json").write_text(json.dumps(told))
+        return out
+
+
+@dataclass(frozen=True)
+class Near:
+    """How near the learnt mean comes to each of 40 numbers, with noise that the seed decides."""
+
+    source: str = ""
+    target: float = 30.0
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        learnt = json.loads((model / "weights.json").read_text())
+        prompts = [f"p{i}" for i in range(40)]
+        noise = [hashlib.sha256(f"{p}{learnt['seed']}".encode()).digest()[0] / 2550 for p in prompts]
+        values = np.array([-abs(learnt["mean"] - self.target) + n for n in noise])
+        return EvalResult(prompts, values, "nearness", higher_is_better=True)

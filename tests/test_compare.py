@@ -1,0 +1,231 @@
+"""A comparison: what is made once, what continues, what is refused, and what the table is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dfilter import sample
+from dfilter.cells import read_cells
+from dfilter.compare import Comparison, compare, from_options, only
+from dfilter.data import load
+from dfilter.errors import FolderError, SettingsError
+from dfilter.leaderboard import leaderboard
+from dfilter.outlook import outlook
+from dfilter.progress import Silent
+
+PARTS = Path(__file__).with_name("compare_parts.py")
+TRAINER, NEAR = f"{PARTS}:Mean", f"{PARTS}:Near"
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    sample.write(tmp_path / "data", rows=120, seed=3)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return tmp_path / "data" / "pool.jsonl"
+
+
+@pytest.fixture
+def plan(pool: Path, tmp_path: Path) -> Comparison:
+    return Comparison(
+        out=tmp_path / "out",
+        data=str(pool),
+        strategies=("longest",),
+        keep=("10",),
+        seeds=2,
+        model="words",
+        recipe="none",
+        trainer=TRAINER,
+        evals=(NEAR,),
+        references=("random", "full"),
+    )
+
+
+@pytest.fixture
+def calls(tmp_path: Path):
+    def read() -> list[str]:
+        file = tmp_path / "calls"
+        return file.read_text().split() if file.exists() else []
+
+    return read
+
+
+def test_every_strategy_budget_and_seed_is_trained_once_with_its_references(plan, calls) -> None:
+    plan = replace(plan, strategies=("lima",), settings=("lima.min_characters=10",), keep=("10", "20"))
+    cells = compare(plan)
+    assert {(c.strategy, c.budget, c.seed) for c in cells} == {
+        (s, b, k)
+        for s, b in [("lima", "10"), ("lima", "20"), ("random", "10"), ("random", "20"), ("full", "full")]
+        for k in (0, 1)
+    }
+    assert len(calls()) == len(cells) == len(set(calls()))
+    assert {c.rows for c in cells if c.budget == "20"} == {20}
+    assert all(c.overlap is not None for c in cells if c.strategy == "lima")
+
+
+def test_a_second_run_trains_nothing_and_gives_the_same_table(plan, calls) -> None:
+    first = leaderboard(compare(plan)).render("json")
+    before = calls()
+    assert leaderboard(compare(plan)).render("json") == first
+    assert calls() == before
+
+
+def test_a_strategy_that_is_added_costs_only_itself(plan, calls) -> None:
+    plan = replace(plan, strategies=("lima",), settings=("lima.min_characters=10",))
+    compare(plan)
+    before = set(calls())
+    source = plan.out.parent / "other.toml"
+    source.write_text('name = "other"\n[[steps]]\nfilter = "longest"\nsettings = { unit = "characters" }\n')
+    compare(replace(plan, strategies=("lima", str(source))))
+    assert set(calls()) - before == {"other-10-seed0", "other-10-seed1"}
+
+
+def test_random_is_drawn_anew_for_each_seed_and_a_deterministic_strategy_is_not(plan) -> None:
+    compare(replace(plan, strategies=("longest", "lima"), settings=("lima.min_characters=10",)))
+    names = {p.name for p in (plan.out / "selections").iterdir()}
+    assert {"random-10-seed0", "random-10-seed1", "lima-10-seed0", "full-full-seed0"} <= names
+    assert "lima-10-seed1" not in names
+    drawn = [(plan.out / "selections" / f"random-10-seed{k}" / "selected.jsonl").read_text() for k in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path) -> None:
+    chosen = [json.loads(line)["id"] for line in Path(plan.data).read_text().splitlines()[:7]]
+    (tmp_path / "ids.json").write_text(json.dumps(chosen))
+    cells = compare(replace(plan, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",)))
+    mine = [c for c in cells if c.strategy == "given"]
+    assert all(c.short and c.rows == 7 and c.against == "7" for c in mine)
+    assert {c.rows for c in cells if c.strategy == "random" and c.budget == "7"} == {7}
+
+
+def test_a_cell_that_fails_is_reported_and_the_others_go_on(plan) -> None:
+    cells = compare(replace(plan, train={"refuse_below": 50}))
+    failed = {c.strategy for c in cells if c.failed}
+    assert failed == {"random"}
+    assert all("too few" in c.failed for c in cells if c.failed)
+    assert all(c.results for c in cells if c.strategy == "full")
+
+
+def test_another_protocol_is_refused_with_the_difference(plan) -> None:
+    compare(plan)
+    with pytest.raises(FolderError, match="recipe was none and is other"):
+        compare(replace(plan, recipe="other"))
+
+
+def test_a_margin_cannot_be_chosen_after_the_results(plan) -> None:
+    compare(replace(plan, margin=0.1))
+    with pytest.raises(FolderError, match="margin"):
+        compare(replace(plan, margin=0.5))
+
+
+def test_a_setting_that_fits_no_strategy_is_refused(plan) -> None:
+    with pytest.raises(SettingsError, match="fits no strategy"):
+        compare(replace(plan, settings=("nothing.x=1",)))
+
+
+def test_what_is_set_aside_is_in_no_pool(plan) -> None:
+    setting = replace(plan, evals=("heldout:10%",))
+    from dfilter.compare import prepare
+
+    plan.out.mkdir()
+    made = prepare(setting, Silent())
+    held = {row.key for row in load(plan.out / "heldout.jsonl")}
+    left = {row.key for row in load(made.data)}
+    assert len(held) >= 10
+    assert not held & left
+    assert made.evaluations[0].settings["source"] == str(plan.out / "heldout.jsonl")
+
+
+def test_a_file_of_options_gives_way_to_what_was_typed(tmp_path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        'data = "x.jsonl"\nstrategies = ["lima", "kcenter"]\nkeep = ["1k"]\nseeds = 5\nno-full = true\n'
+    )
+    options = {"strategies": "kcenter", "keep": "own", "seeds": 2, "train": ()}
+    made = from_options(str(file), None, options, typed={"seeds"})
+    assert (made.data, made.seeds) == ("x.jsonl", 2)
+    assert list(made.strategies) == ["lima", "kcenter"]
+    assert "full" not in made.references
+
+
+def test_a_table_is_filtered_with_the_references_of_its_sizes(plan) -> None:
+    cells = compare(
+        replace(plan, strategies=("longest", "lima"), keep=("10", "20"), settings=("lima.min_characters=10",))
+    )
+    kept = only(cells, ["lima"], ["10"])
+    assert {(c.strategy, c.budget) for c in kept} == {("lima", "10"), ("random", "10"), ("full", "full")}
+
+
+def test_the_outlook_counts_cells_and_leaves_nothing_behind(plan, calls) -> None:
+    text = outlook(replace(plan, strategies=("lima",)), Silent())
+    assert text.startswith("6 cells")
+    assert "trained tokens" in text
+    assert not plan.out.exists()
+
+
+def command(plan: Comparison) -> list[str]:
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "dfilter.cli",
+            "compare",
+            plan.data,
+            "-s",
+            "lima",
+            "--set",
+            "lima.min_characters=10",
+        ),
+        *(
+            "--keep",
+            "10",
+            "--seeds",
+            "2",
+            "--model",
+            "words",
+            "--recipe",
+            "none",
+            "--eval",
+            NEAR,
+            "--no-longest",
+        ),
+        *("-o", str(plan.out), "--trainer", TRAINER, "--format", "json"),
+    ]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, kills) -> None:
+    whole = subprocess.run(command(replace(plan, out=tmp_path / "whole")), capture_output=True, check=True)
+    rng = random.Random(kills)
+    for _ in range(kills):
+        child = subprocess.Popen(
+            command(plan), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(rng.uniform(0.3, 4.0))
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    ended = subprocess.run(command(plan), capture_output=True, check=True)
+    assert table(ended.stdout) == table(whole.stdout)
+
+
+def table(printed: bytes) -> object:
+    """The table without what differs between any two runs: seconds."""
+    text = json.loads(printed)
+    return json.loads(
+        json.dumps(text), object_hook=lambda d: {k: v for k, v in d.items() if "seconds" not in k}
+    )
+
+
+def test_cells_can_be_read_back_from_the_folder(plan) -> None:
+    cells = compare(plan)
+    again = read_cells(plan.out)
+    assert sorted((c.strategy, c.seed) for c in again) == sorted((c.strategy, c.seed) for c in cells)
