@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from dfilter import registry
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
 from dfilter.pool import Pool, Store
-from dfilter.selection import checked
+from dfilter.scoring import checked
 from dfilter.settings import merged, parse_assignment
 from dfilter.store.executors import Local
 from dfilter.store.shards import Shards
@@ -121,14 +122,16 @@ class Trial:
 
 
 def _settings_are_frozen(trial: Trial) -> None:
-    kind = type(trial.filter)
-    if not dataclasses.is_dataclass(kind):
-        if vars(trial.filter):
+    kind: Any = type(trial.filter)
+    made: Any = trial.filter
+    has_fields = dataclasses.is_dataclass(kind)
+    if not has_fields:
+        if vars(made):
             raise _Broken(f"{kind.__name__} keeps settings, but is not a dataclass")
         return
-    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not kind.__dataclass_params__.frozen:
         raise _Broken(f"{kind.__name__} is a dataclass that is not frozen")
-    if replace(trial.filter) != trial.filter:  # type: ignore[type-var]
+    if replace(made) != made:
         raise _Broken("the same settings make two filters that are not equal")
 
 
@@ -164,8 +167,8 @@ def _order_of_rows(trial: Trial) -> None:
     order = np.random.default_rng(3).permutation(len(trial.data))
     straight = trial.score(trial.pool()).values
     shuffled = trial.score(trial.pool(trial.data.take(order))).values
-    worst = np.nanmax(np.abs(straight[order] - shuffled), initial=0.0)
-    if not np.array_equal(np.isnan(straight[order]), np.isnan(shuffled)) or worst > TOLERANCE:
+    worst = _distance(straight[order], shuffled)
+    if worst > TOLERANCE:
         raise _Broken(f"permuting the rows did not permute the scores (largest difference {worst:.2g})")
 
 
@@ -185,36 +188,48 @@ def _batch_size(trial: Trial) -> None:
     for signal in _signals(trial):
         together = signal.compute(some)
         single = np.concatenate([signal.compute(some.take(np.array([i]))) for i in range(len(some))])
-        if together.dtype.names:
-            continue  # a structured value has no distance; its parts are compared where they are used
         allowed = getattr(signal, "tolerance", TOLERANCE)
-        worst = float(np.nanmax(np.abs(together.astype(np.float64) - single.astype(np.float64)), initial=0.0))
-        if worst > allowed:
-            raise _Broken(
-                f"{type(signal).__name__}: batches change a value by {worst:.2g}, stated {allowed:.2g}"
-            )
+        for part in together.dtype.names or [...]:
+            worst = _distance(together[part], single[part])
+            if worst > allowed:
+                raise _Broken(
+                    f"{type(signal).__name__}: batches change a value by {worst:.2g}, stated {allowed:.2g}"
+                )
+
+
+def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the largest difference, infinite where a number stands against none or texts differ."""
+    if one.dtype.kind not in "biuf":
+        return 0.0 if np.array_equal(one, other) else float("inf")
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    if not np.array_equal(np.isnan(one), np.isnan(other)):
+        return float("inf")
+    return float(np.max(np.abs(one - other)[~np.isnan(one)], initial=0.0))
 
 
 def _spec_names_settings(trial: Trial) -> None:
     for signal in _signals(trial):
-        if not dataclasses.is_dataclass(signal):
+        made: Any = signal
+        has_fields = dataclasses.is_dataclass(made)
+        if not has_fields:
             continue
-        silent = getattr(signal, "not_in_spec", ())
-        for entry in dataclasses.fields(signal):
-            other = _another(getattr(signal, entry.name))
-            if entry.name in silent or other is None:
+        hints = typing.get_type_hints(type(made))
+        for entry in dataclasses.fields(made):
+            other = _another(getattr(made, entry.name), hints[entry.name])
+            if entry.name in getattr(made, "not_in_spec", ()) or other is None:
                 continue
             try:
-                changed = replace(signal, **{entry.name: other})  # type: ignore[type-var]
-                same = changed.spec() == signal.spec()
+                same = replace(made, **{entry.name: other}).spec() == made.spec()
             except (DFilterError, ValueError):
                 continue  # the other value is refused, so it cannot share a place in the store
             if same:
-                raise _Broken(f"{type(signal).__name__}: another {entry.name} keeps the same spec")
+                raise _Broken(f"{type(made).__name__}: another {entry.name} keeps the same spec")
 
 
-def _another(value: Any) -> Any:
+def _another(value: Any, hint: Any) -> Any:
     """Return a different value of the same type, or none where there is no obvious one."""
+    if typing.get_origin(hint) is Literal:
+        return next((option for option in typing.get_args(hint) if option != value), None)
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):

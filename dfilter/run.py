@@ -11,30 +11,28 @@ done                written last
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dfilter import __version__
 from dfilter import strategy as strategies
 from dfilter.data import load
-from dfilter.data.dataset import Dataset, WriteFormat
+from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
-from dfilter.errors import FolderError, InputError
+from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
-from dfilter.selection import OUTSIDE, Selection, select
+from dfilter.record import RESULTS, manifest, sha256_of, write, write_text
+from dfilter.selection import select
 from dfilter.selector import Budget
-from dfilter.store import home, spec_hash
-from dfilter.store.disk import claim, disk_errors, sync, write_json
+from dfilter.store import home
+from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.strategy import Strategy
 from dfilter.types import Priced, Progress
 
-VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
 SAMPLE_ROWS = 2000
 
 
@@ -79,17 +77,15 @@ def run(request: Request, progress: Progress | None = None) -> Path:
     progress = progress or Silent()
     chosen, data, place = opened(request, progress)
     table = resolved(request, chosen, data, place)
-    folder = (
-        request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{spec_hash(_without_paths(table))[:8]}"
-    )
-    with disk_errors(folder):
-        if not _open(folder, table, force=request.force):
-            progress.say(f"{folder} is finished already; --force makes it again.")
-            return folder
-        with claim(folder / ".claim", wait=False) as mine:
-            if not mine:
-                raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
+    folder = request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{_table_hash(_without_paths(table))}"
+    _refuse_foreign(folder)
+    with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
+        if not mine:
+            raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
+        if _open(folder, table, force=request.force):
             _fill(folder, table, chosen, data, progress)
+        else:
+            progress.say(f"{folder} is finished already; --force makes it again.")
     return folder
 
 
@@ -124,7 +120,7 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
         more = strategies.addressed(chosen, request.wishes)
         chosen = strategies.load(request.strategy, [*request.settings, *more])
     recorded = chosen.recorded
-    place = request.data or recorded.get("data") or str(sample_pool(progress))
+    place = request.data or _recorded_place(recorded) or str(sample_pool(progress))
     with progress.stage("reading"):
         data = load(
             place,
@@ -133,8 +129,18 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
             on_bad_rows=request.on_bad_rows,
             progress=progress,
         )
-    _same_data(data, place, recorded)
+    _same("The data", data.source.digest, recorded.get("data_hash"), place)
     return chosen, data, place
+
+
+def _recorded_place(recorded: Mapping[str, Any]) -> str | None:
+    place: str | None = recorded.get("data")
+    if place is not None and Path(place).is_absolute() and not Path(place).exists():
+        raise InputError(
+            f"The strategy was run on {place} (hash {recorded.get('data_hash')}), which is gone. "
+            "Name the same rows on the command line: dfilter run DATA --strategy FILE."
+        )
+    return place
 
 
 def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> dict[str, Any]:
@@ -155,8 +161,18 @@ def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> d
         if name in entry:
             entry[name] = str(Path(entry[name]).absolute())
             entry[f"{name}_hash"] = load(entry[name]).source.digest
-    if request.output_format != "jsonl":
-        entry["output_format"] = request.output_format
+            if not getattr(request, name):
+                _same(f"--{name}", entry[f"{name}_hash"], recorded.get(f"{name}_hash"), entry[name])
+    entry |= _code(chosen)
+    output_format = (
+        request.output_format if request.output_format != "jsonl" else recorded.get("output_format")
+    )
+    if output_format == "parquet":
+        entry["output_format"] = output_format
+        if "always" in entry:
+            raise SettingsError(
+                "--always joins rows as JSONL; leave out --output-format parquet or --always."
+            )
     keep = request.keep or chosen.keep
     return chosen.table() | ({"keep": str(keep)} if keep else {}) | {"run": entry}
 
@@ -167,13 +183,36 @@ def _without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
     return dict(table) | {"run": {k: v for k, v in table["run"].items() if k not in places}}
 
 
-def _same_data(data: Dataset, place: str, recorded: Mapping[str, Any]) -> None:
-    wanted = recorded.get("data_hash")
-    if wanted and wanted != data.source.digest:
+def _table_hash(table: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of a table that TOML can hold (JSON has no infinity, a tau may be one)."""
+    import tomli_w
+
+    return hashlib.blake2b(tomli_w.dumps(table).encode(), digest_size=4).hexdigest()
+
+
+def _code(chosen: Strategy) -> dict[str, Any]:
+    """Return the hashes of filters that come from a file of the user's own, which has no version."""
+    files = sorted({step.filter.rpartition(":")[0] for step in chosen.steps if ".py:" in step.filter})
+    found = {file: sha256_of(Path(file))[:16] for file in files}
+    for file, digest in found.items():
+        _same("The filter", digest, chosen.recorded.get("code", {}).get(file), file)
+    return {"code": found} if found else {}
+
+
+def _same(what: str, digest: str, recorded: str | None, place: str) -> None:
+    if recorded and recorded != digest:
         raise InputError(
-            f"The strategy was run on {recorded.get('data')} with hash {wanted}, but {place} has hash "
-            f"{data.source.digest}. Give the same rows, or remove the [run] table to start a new run."
+            f"{what} of the recorded run has hash {recorded}, but {place} has hash {digest}. Give the same "
+            "one, or remove the [run] table from the strategy file to start a new run."
         )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is a file; choose another -o.")
+    there = {p.name for p in folder.iterdir()} - {".claim"} if folder.exists() else set()
+    if there and "strategy.toml" not in there:
+        raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
 
 
 def _open(folder: Path, table: Mapping[str, Any], *, force: bool) -> bool:
@@ -182,8 +221,6 @@ def _open(folder: Path, table: Mapping[str, Any], *, force: bool) -> bool:
 
     text = tomli_w.dumps(table)
     file = folder / "strategy.toml"
-    if folder.is_dir() and any(folder.iterdir()) and not file.exists():
-        raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
     if file.exists():
         same = file.read_text(encoding="utf-8") == text
         finished = (folder / "done").exists()
@@ -195,10 +232,9 @@ def _open(folder: Path, table: Mapping[str, Any], *, force: bool) -> bool:
                 f"{folder} holds {state} of other settings ({_difference(file, table)}); "
                 "choose another -o, or --force to replace it."
             )
-        for old in ("done", "selected.jsonl", "selected.parquet", "decisions.parquet", "manifest.json"):
+        for old in RESULTS:
             (folder / old).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_text(file, text)
+    write_text(file, text)
     return True
 
 
@@ -247,94 +283,7 @@ def _fill(
         write(selection, folder, parquet=entry.get("output_format") == "parquet")
     seconds = round(time.monotonic() - started, 3)
     write_json(folder / "manifest.json", manifest(selection, folder, table, seconds))
-    _write_text(folder / "done", "")
-
-
-def write(selection: Selection, folder: Path, *, parquet: bool = False) -> None:
-    """Write the rows and the decisions of a selection into a folder; each file is whole or absent."""
-    import pyarrow.parquet as pq
-
-    kinds: tuple[WriteFormat, ...] = ("jsonl", "parquet") if parquet else ("jsonl",)
-    for kind in kinds:
-        part = folder / f".selected.{kind}"
-        selection.rows.write(part, selection.indices, format=kind)
-        if selection.always is not None:
-            _append(selection, part, kind)
-        _place(part, folder / f"selected.{kind}")
-    part = folder / ".decisions.parquet"
-    pq.write_table(selection.decisions(), part)
-    _place(part, folder / "decisions.parquet")
-    part = folder / ".rejected.jsonl"
-    selection.rows.write_rejected(part)
-    _place(part, folder / "rejected.jsonl")
-
-
-def _append(selection: Selection, part: Path, kind: str) -> None:
-    """Add the rows of ``--always`` behind the selection."""
-    always = selection.always
-    if always is None:
-        return
-    if kind != "jsonl" or always.source.shape != selection.rows.source.shape:
-        raise InputError(
-            f"--always has rows of shape '{always.source.shape}', the data '{selection.rows.source.shape}'; "
-            "one file can hold one shape, written as JSONL."
-        )
-    import numpy as np
-
-    more = part.with_name(".always.jsonl")
-    always.write(more, np.arange(len(always)), format="jsonl")
-    with part.open("ab") as out, more.open("rb") as rows:
-        shutil.copyfileobj(rows, out)
-    more.unlink()
-
-
-def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return the run's provenance and figures; everything outside "timings" repeats exactly."""
-    rows = selection.rows
-    kept = selection.indices
-    responses = [len(rows[int(i)].response) for i in kept]
-    return {
-        "dfilter": __version__,
-        "strategy": {
-            "name": selection.strategy.name,
-            "paper": selection.strategy.paper,
-            "keep": selection.keep,
-        },
-        "seed": selection.seed,
-        "data": {"path": table["run"]["data"]} | rows.source.as_json(),
-        "counts": {
-            "usable": selection.usable,
-            "kept": len(selection),
-            "short": selection.short,
-            "always": len(selection.always) if selection.always is not None else 0,
-            "dropped": dict(sorted(selection.dropped.items())),
-            "median_response_characters": _median(responses),
-        },
-        "facts": {name: dict(facts) for name, facts in selection.facts.items()},
-        "faults": _faults(selection, table["run"]["data"]),
-        "versions": _versions(),
-        "files": {
-            p.name: _sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(("sel", "dec", "rej"))
-        },
-        "timings": {
-            "seconds": seconds,
-            "stages": dict(selection.timings),
-            "store": [dict(entry) for entry in selection.store],
-        },
-    }
-
-
-def _faults(selection: Selection, place: str) -> list[dict[str, Any]]:
-    """Compare the planted faults of a sample pool in selection and pool, where the truth is at hand."""
-    truth = Path(place).with_name("truth.jsonl")
-    if Path(place).name != "pool.jsonl" or not truth.is_file():
-        return []
-    from dataclasses import asdict
-
-    from dfilter.sample import faults_kept, read_truth
-
-    usable = [i for i, v in zip(selection.rows.ids, selection.verdicts, strict=True) if v not in OUTSIDE]
-    return [asdict(fault) for fault in faults_kept(read_truth(truth), selection.ids, usable)]
+    write_text(folder / "done", "")
 
 
 def sample_pool(progress: Progress) -> Path:
@@ -351,39 +300,7 @@ def sample_pool(progress: Progress) -> Path:
     return folder / "pool.jsonl"
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _median(values: Sequence[int]) -> float:
-    import statistics
-
-    return float(statistics.median(values)) if values else 0.0
-
-
 def stem(place: str) -> str:
     """Return a data file's name as part of a folder's name."""
     name = Path(place.rstrip("/")).name
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.split(".")[0])[:40] or "data"
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    _place(part, path)
-
-
-def _place(part: Path, path: Path) -> None:
-    sync(part)
-    part.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from dfilter.data.ingest import OnBadRows
 from dfilter.errors import InputError, SettingsError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
+from dfilter.scoring import checked, jsonable, part
 from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
 from dfilter.strategy import Step, Strategy
-from dfilter.types import Example, Filter, Progress, Scores
+from dfilter.types import Example, Progress, Scores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -252,18 +253,17 @@ class _Walk:
             self._record(step, given)
             passed = self._gate(step, given)
             self.alive = self.alive[passed]
-            prior = _part(given, passed)
+            prior = part(given, passed)
 
     def choose(self) -> NDArray[np.int64]:
         """Return the kept rows in rank order and give the others their verdict."""
         last = self.strategy.steps[-1].name
         values = self.scores.get(last, np.full(len(self.data), np.nan))[self.alive]
         select = self.strategy.select
-        ids = self.data.ids
         ranked = ranking(
             values,
             self.data.keys[self.alive],
-            [ids[int(i)] for i in self.alive] if len(self.alive) else [],
+            self.data.take(self.alive).ids,
             seed=self.seed,
             sample=select.temperature if select.sample else None,
         )
@@ -307,7 +307,7 @@ class _Walk:
         values[self.alive] = given.values
         self.scores[step.name] = values
         if given.facts:
-            self.facts[step.name] = dict(given.facts)
+            self.facts[step.name] = jsonable(given.facts)
         if given.groups is not None:
             self.groups = np.full(len(self.data), -1, np.int64)
             self.groups[self.alive] = given.groups
@@ -353,33 +353,3 @@ class _Walk:
             self.verdicts[row] = verdict
         if verdict in OUTSIDE:
             self.alive = np.setdiff1d(self.alive, rows)
-
-
-def checked(made: Filter, given: Any, rows: int) -> Scores:
-    """Return a filter's scores, or say in which way they break the contract.
-
-    Raises:
-        SettingsError: the filter did not return Scores, or not one finite or NaN value a row.
-    """
-    name = type(made).__name__
-    if not isinstance(given, Scores):
-        raise SettingsError(f"Filter {name} returned {type(given).__name__}; expected dfilter.Scores.")
-    values = np.asarray(given.values, np.float64)
-    if values.shape != (rows,):
-        raise SettingsError(f"Filter {name} returned scores of shape {values.shape}; expected ({rows},).")
-    if np.isinf(values).any():
-        raise SettingsError(f"Filter {name} returned an infinite score; use NaN to abstain.")
-    for part in ("groups", "reasons"):
-        found = getattr(given, part)
-        if found is not None and len(found) != rows:
-            raise SettingsError(f"Filter {name} returned {len(found)} {part} for {rows} rows.")
-    return replace(given, values=values)
-
-
-def _part(given: Scores, rows: NDArray[np.int64]) -> Scores:
-    return Scores(
-        values=given.values[rows],
-        groups=None if given.groups is None else np.asarray(given.groups)[rows],
-        reasons=None if given.reasons is None else [given.reasons[int(i)] for i in rows],
-        facts=given.facts,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def fitted(root: Path, fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
         return (found, False) if found is not None else _compute(place, spec, fit, pool, length)
 
 
-def _compute(place: Path, spec: dict[str, object], fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
+def _compute(place: Path, spec: Mapping[str, object], fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
     found = _long_enough(place, length)  # it may have been finished between the look and the claim
     if found is not None:
         return found, False

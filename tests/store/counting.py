@@ -6,6 +6,7 @@ python counting.py signal ROWS PAUSE LOG [OUT]     python counting.py fit ROWS P
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -85,9 +86,20 @@ def dataset(rows: int, copies: int = 0) -> Dataset:
     )
 
 
+def meet() -> None:
+    """Wait for the other processes that a test wants to begin at the same moment."""
+    folder, _, number = os.environ.get("MEET", "").rpartition(":")
+    if not folder:
+        return
+    Path(folder, str(os.getpid())).touch()
+    while len(list(Path(folder).iterdir())) < int(number):
+        time.sleep(0.01)
+
+
 def main() -> None:
     what, rows, pause, log, *rest = sys.argv[1:]
     pool = Pool(dataset(int(rows)))
+    meet()
     if what == "signal":
         values = pool.signal(Characters(log, float(pause)))
         for out in rest:

@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +286,8 @@ def test_two_processes_at_once_share_the_work(
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "alone"))
     assert start("signal", 480, 0, tmp_path / "log0").wait() == 0
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "shared"))
+    (tmp_path / "meeting").mkdir()
+    monkeypatch.setenv("MEET", f"{tmp_path / 'meeting'}:2")
     logs, outs = ([tmp_path / f"{what}{i}" for i in (1, 2)] for what in ("log", "out"))
     both = [start("signal", 480, 0.1, log, f"{out}.npy") for log, out in zip(logs, outs, strict=True)]
     assert [process.wait() for process in both] == [0, 0]
@@ -333,8 +337,6 @@ def test_killed_at_random_moments_the_same_bytes_and_nothing_computed_twice(
 
 def test_a_claim_has_one_holder_whatever_the_others_do(tmp_path: Path) -> None:
     """A waiting process may obtain the lock of a file that is gone; it must not hold beside a new one."""
-    import threading
-
     file = tmp_path / "claim"
     holders, most, lock = 0, 0, threading.Lock()
 
@@ -346,6 +348,7 @@ def test_a_claim_has_one_holder_whatever_the_others_do(tmp_path: Path) -> None:
                 with lock:
                     holders += 1
                     most = max(most, holders)
+                time.sleep(0.0005)
                 with lock:
                     holders -= 1
 
