@@ -281,10 +281,16 @@ def resample(
     rng = np.random.default_rng(seed)
     label = np.unique(np.asarray(clusters), return_inverse=True)[1]
     groups = int(label.max()) + 1
-    drawn = rng.multinomial(k, np.full(k, 1 / k), size=replicates) / k
+    drawn = _counts(rng, k, replicates) / k
     over_seeds = 1 / k + (drawn - 1 / k) * (np.sqrt(k / (k - 1)) if k > 1 else 1.0)
-    over_prompts = rng.multinomial(groups, np.full(groups, 1 / groups), size=replicates)[:, label]
+    over_prompts = _counts(rng, groups, replicates)[:, label]
     return over_seeds, over_prompts / over_prompts.sum(-1, keepdims=True)
+
+
+def _counts(rng: np.random.Generator, items: int, replicates: int) -> NDArray[np.int64]:
+    """Return how often each item is drawn in ``items`` draws with replacement."""
+    draws = (rng.integers(items, size=items) for _ in range(replicates))
+    return np.stack([np.bincount(drawn, minlength=items) for drawn in draws])
 
 
 def rank_intervals(
@@ -313,12 +319,13 @@ def rank_intervals(
     data = np.asarray(tables, dtype=np.float64)
     models, k, n = data.shape
     held = np.asarray(np.isfinite(data).all(-1))
-    means = np.empty((models, replicates))
     over_seeds, over_prompts = resample(k, np.arange(n) if clusters is None else clusters, replicates, seed)
-    for index in range(models):
+    by_seed = over_prompts @ np.where(held[..., None], data, 0.0).reshape(-1, n).T
+    means = np.empty((models, replicates))
+    for index, part in enumerate(by_seed.reshape(replicates, models, k).swapaxes(0, 1)):
         weights = over_seeds[:, held[index]]
         weights = weights + (1 - weights.sum(-1, keepdims=True)) / weights.shape[-1]
-        means[index] = ((weights @ data[index][held[index]]) * over_prompts).sum(-1)
+        means[index] = (weights * part[:, held[index]]).sum(-1)
     better = means if higher_is_better else -means
     ranks = 1 + (better[None] > better[:, None]).sum(1)
     tails = [(1 - level) / 2, (1 + level) / 2]

@@ -10,7 +10,7 @@ import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.eval.generation import Decoding, converse
-from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names
+from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.llm.server import Server
 from dfilter.types import EvalResult
@@ -64,7 +64,7 @@ class Grade:
     decoding: Decoding = field(default_factory=lima_decoding)
 
     def __post_init__(self) -> None:
-        findings = []
+        findings = local_judges(self.judges)
         if not self.judges:
             findings.append("Graded judging needs a judge: give --judge MODEL.")
         if self.samples < 1:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.errors import SettingsError
+from dfilter.errors import CheckError, SettingsError
 from dfilter.llm.answers import OK, UNPARSED, Reader, Reading, Reply, Request, unanswered
 from dfilter.llm.session import open_session
 
@@ -169,6 +169,7 @@ def ask_judge(
         (n,) values; NaN where the judge gave none that was understood.
 
     Raises:
+        CheckError: not one answer was understood.
         ServerError: the server refuses, or nothing succeeds.
         Interrupted: stopped by the user; what was answered is kept.
     """
@@ -189,11 +190,28 @@ def ask_judge(
         for q in questions
     ]
     values = np.full(len(requests), np.nan)
+    why = ""
     asker: Mapping[str, str] = {"kind": "evaluation", "model": server.model, "template": wording.name}
     with open_session(server) as session:
         for answer in session.ask(requests, reader=reader, asker=asker, texts=False):
             values[answer.index] = answer.value if answer.status == OK else np.nan
+            why = why or answer.reason
+    if requests and not np.isfinite(values).any():
+        raise CheckError(
+            f"The judge {server.model} gave no verdict that was understood in {len(requests):,} answers; "
+            f"the first: {why or 'it failed'}. Try another judge, or another template."
+        )
     return values
+
+
+def local_judges(servers: Sequence[Server]) -> list[str]:
+    """Return a finding for every judge that cannot answer in words."""
+    return [
+        f"{server.model} runs in this process and answers with probabilities of single tokens only; "
+        "comparing and grading answers needs a judge on a server."
+        for server in servers
+        if server.local
+    ]
 
 
 def judge_names(servers: Sequence[Server]) -> list[str]:

@@ -15,7 +15,7 @@ from dfilter.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, converse
 from dfilter.eval.human import Pair, read_sheet, write_sheet
-from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names
+from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
 from dfilter.llm.server import Server
 from dfilter.types import EvalResult
@@ -55,10 +55,13 @@ class Pairwise:
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
 
     def __post_init__(self) -> None:
+        findings = local_judges(self.judges)
         if not self.judges and not self.human:
-            raise SettingsError(
+            findings.append(
                 "Pairwise judging needs a judge: give --judge MODEL, or a folder for human sheets."
             )
+        if findings:
+            raise SettingsError(*findings)
 
     @property
     def needs(self) -> str:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from dfilter.errors import SettingsError
+from dfilter.errors import CheckError, SettingsError
 from dfilter.eval import grade
 from dfilter.eval.generation import Decoding
 from dfilter.eval.grade import Grade
@@ -82,11 +82,22 @@ def test_grades_that_are_not_understood_are_missing_not_zero(source, tmp_path):
     found, _ = graded(source, shy, tmp_path, samples=3)
     assert found.values.tolist() == [4.0, 4.0]
     assert found.facts["missing"] == 2
-    nothing, _ = graded(source, lambda _: "who knows", tmp_path, samples=1)
-    assert all(map(math.isnan, nothing.values))
+    with pytest.raises(CheckError, match="no verdict that was understood in 2 answers"):
+        graded(source, lambda _: "who knows", tmp_path, samples=1)
+
+
+def test_a_prompt_that_no_judge_graded_has_no_value(source, tmp_path):
+    def shy(request):
+        return "3" if "first question" in request["messages"][-1]["content"] else "pass"
+
+    found, _ = graded(source, shy, tmp_path, samples=1)
+    assert found.values[0] == 3
+    assert math.isnan(found.values[1])
 
 
 def test_a_judge_is_needed(source):
+    with pytest.raises(SettingsError, match="needs a judge on a server"):
+        Grade(source, judges=(Server("local:smollm2"),))
     with pytest.raises(SettingsError) as error:
         Grade(source, samples=0)
     assert len(error.value.findings) == 2
