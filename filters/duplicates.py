@@ -19,14 +19,16 @@ from dfilter.filters.order import content_order, content_places
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dfilter.pool import Pool
+    from dfilter.types import Bar
 
 THRESHOLD = 0.95
 EVERYWHERE = 20_000  # up to so many rows all pairs are compared
 ROWS_A_CLUSTER = 1_000
-MARGIN = 1e-4  # more than float32 products of unit vectors can be off
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,11 @@ class Duplicates:
         prefer: which of several like rows stays: the ``first`` as they stand in the data, the one with
             the ``longest`` response, or the one that the step before scored highest (``prior``).
         near: look for near duplicates too, not only for rows that say exactly the same.
-        threshold: cosine similarity above which two rows are near duplicates.
+        threshold: cosine similarity from which on two rows are near duplicates.
         clusters: compare rows within so many K-Means clusters; 0 compares all pairs of up to 20,000
-            rows and makes clusters of about 1,000 rows of more. Pairs across clusters are not found.
+            rows and makes clusters of about 1,000 rows of more.
+        neighbours: compare with the rows of so many nearest clusters too; pairs further apart are
+            not found.
         embedding: the encoder and its settings.
     """
 
@@ -50,6 +54,7 @@ class Duplicates:
     near: bool = True
     threshold: float = THRESHOLD
     clusters: int = 0
+    neighbours: int = 0
     embedding: Embedding = field(default_factory=Embedding)
 
     paper: ClassVar[str] = "arXiv:2303.09540"
@@ -73,6 +78,8 @@ class Duplicates:
             )
         if self.clusters < 0:
             findings.append(f"clusters = {self.clusters} is negative; 0 chooses.")
+        if self.neighbours < 0:
+            findings.append(f"neighbours = {self.neighbours} is negative; 0 stays within clusters.")
         if findings:
             raise SettingsError(*findings)
 
@@ -106,6 +113,8 @@ class Duplicates:
         self, pool: Pool, stays: NDArray[np.int64], of: NDArray[np.int64], likeness: NDArray[np.float64]
     ) -> None:
         """Enter the near duplicates among ``stays`` (best first) into ``of`` and ``likeness``."""
+        from dfilter.cluster.duplicates import near_duplicates
+
         content = content_order(pool.rows)
         labels = np.zeros(len(content), np.int64)
         count = self.clusters or (1 if len(content) <= EVERYWHERE else len(content) // ROWS_A_CLUSTER)
@@ -113,14 +122,18 @@ class Duplicates:
             fit = Clusters(self.embedding, "kmeans", count, "cosine", pool.seed)
             labels[content] = np.load(pool.fit(fit) / "labels.npy")
         X = pool.signal(self.embedding)  # noqa: N806 - a matrix
+        best_first = np.ascontiguousarray(X[stays])
         with pool.progress.stage("near duplicates", total=len(stays)) as bar:
-            for label in np.unique(labels[stays]):
-                members = stays[labels[stays] == label]
-                repeated, similarity = near_duplicates(X[members], self.threshold)
-                found = repeated >= 0
-                of[members[found]] = members[repeated[found]]
-                likeness[members[found]] = similarity[found]
-                bar.advance(len(members))
+            found = near_duplicates(
+                best_first,
+                threshold=self.threshold,
+                clusters=labels[stays],
+                neighbours=self.neighbours,
+                progress=_reported(bar),
+            )
+        repeats = np.flatnonzero(found.of >= 0)
+        of[stays[repeats]] = stays[found.of[repeats]]
+        likeness[stays[repeats]] = _cosines(best_first[repeats], best_first[found.of[repeats]])
 
     def _values(self, pool: Pool) -> NDArray[np.float64]:
         if self.prefer == "prior":
@@ -132,53 +145,22 @@ class Duplicates:
         return np.zeros(len(pool.rows))
 
 
-def near_duplicates(
-    X: NDArray[np.float32],  # noqa: N803 - a matrix
-    threshold: float,
-    block: int = 1024,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Walk the rows from the first and drop each that is too near to one that stayed.
+def _reported(bar: Bar) -> Callable[[int], None]:
+    done = 0
 
-    Args:
-        X: (n, d) vectors, the preferred ones first.
-        threshold: cosine similarity above which a row leaves.
-        block: rows compared at once; changes nothing.
+    def report(rows: int) -> None:
+        nonlocal done
+        bar.advance(rows - done)
+        done = rows
 
-    Returns:
-        (n,) int64 the most similar earlier row that stayed, -1 for rows that stay themselves; and
-        (n,) float64 the similarity to it, NaN for rows that stay.
-    """
-    norms = np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
-    unit = X / np.maximum(norms, np.finfo(np.float64).tiny)
-    low = unit.astype(np.float32)
-    of, likeness = np.full(len(X), -1), np.full(len(X), np.nan)
-    for start in range(0, len(X), block):
-        stop = min(start + block, len(X))
-        # Float32 sums depend on threads and blocks: they only find candidates, float64 decides.
-        later, earlier = np.nonzero(low[start:stop] @ low[:stop].T > threshold - MARGIN)
-        later += start
-        before = earlier < later
-        later, earlier = later[before], earlier[before]
-        exact = np.einsum("ij,ij->i", unit[later], unit[earlier])
-        near = exact > threshold
-        _walk(later[near], earlier[near], exact[near], of, likeness)
-    return of, likeness
+    return report
 
 
-def _walk(
-    later: NDArray[np.int64],
-    earlier: NDArray[np.int64],
-    similarity: NDArray[np.float64],
-    of: NDArray[np.int64],
-    likeness: NDArray[np.float64],
-) -> None:
-    """Decide row by row; ``later`` ascends, so that what was decided before counts."""
-    cuts = np.flatnonzero(np.diff(later)) + 1
-    for part in np.split(np.arange(len(later)), cuts):
-        stayed = part[of[earlier[part]] < 0]
-        if len(stayed):
-            best = stayed[similarity[stayed].argmax()]
-            of[later[best]], likeness[later[best]] = earlier[best], similarity[best]
+def _cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The cosine of each row of ``a`` with its row of ``b``, (n,)."""
+    products = [np.einsum("ij,ij->i", x, y, dtype=np.float64) for x, y in ((a, b), (a, a), (b, b))]
+    found: NDArray[np.float64] = products[0] / np.sqrt(products[1] * products[2])
+    return found
 
 
 def _first_of_each(

@@ -29,6 +29,5 @@ class Random:
 
     def score(self, pool: Pool) -> Scores:
         """Return one number in [0, 1) a row."""
-        # Another constant than the selector's: a draw must not agree with how it breaks ties.
-        first, second = seeded(told_apart(pool.rows.keys, pool.rows.ids), pool.seed)
-        return Scores(((first ^ (second << np.uint64(1))) >> np.uint64(11)).astype(np.float64) / 2**53)
+        first, _ = seeded(pool.rows.keys, pool.seed)
+        return Scores((first >> np.uint64(11)).astype(np.float64) / 2**53)

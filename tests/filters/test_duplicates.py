@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
 from dfilter.errors import SettingsError
-from dfilter.filters.duplicates import Duplicates, near_duplicates
+from dfilter.filters.duplicates import Duplicates
 from dfilter.pool import Pool
 from dfilter.sample import faults_kept, generate
 from dfilter.types import Scores
@@ -99,34 +99,28 @@ def test_pairs_across_clusters_are_not_looked_for() -> None:
     assert not np.isnan(apart.values).any()
 
 
-@given(st.integers(1, 60), st.floats(0.2, 1.0), st.integers(0, 2**32), st.sampled_from([1, 7, 1024]))
-@settings(max_examples=50, deadline=None)
-def test_near_duplicates_are_those_of_the_plain_walk(n: int, threshold: float, seed: int, block: int) -> None:
-    X = np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
-    X[n // 2 :] = X[: n - n // 2]
-    unit = X.astype(np.float64) / np.linalg.norm(X.astype(np.float64), axis=1, keepdims=True)
+def test_neighbouring_clusters_are_looked_at_when_asked_to() -> None:
+    rows = rows_of("0 a", "1 b", "180 c", "181 d")
+    joined = Duplicates(embedding=Angles(), clusters=4, neighbours=3).score(Pool(rows))
+    assert np.isnan(joined.values).tolist() == [False, True, False, True]
+
+
+@given(st.lists(st.integers(0, 359), min_size=1, max_size=40), st.sampled_from([0.3, 0.9, 0.99]))
+@settings(max_examples=25, deadline=None)
+def test_what_stays_is_what_the_plain_walk_keeps(angles: list[int], threshold: float) -> None:
+    rows = rows_of(*[f"{angle} {place}" for place, angle in enumerate(angles)])
     kept: list[int] = []
-    for i in range(n):
-        if not any(unit[i] @ unit[j] > threshold + 1e-12 for j in kept):
-            kept.append(i)
-    of, likeness = near_duplicates(X, threshold, block)
-    if not any(abs(unit[i] @ unit[j] - threshold) < 1e-9 for i in range(n) for j in range(i)):
-        assert np.flatnonzero(of < 0).tolist() == kept
-        for row in np.flatnonzero(of >= 0):
-            assert of[row] in kept
-            assert likeness[row] == pytest.approx(max(unit[row] @ unit[j] for j in kept if j < row))
-    assert np.isnan(likeness).tolist() == (of < 0).tolist()
-
-
-def test_zero_vectors_are_near_to_nothing() -> None:
-    of, _ = near_duplicates(np.zeros((3, 4), np.float32), 0.5)
-    assert (of < 0).all()
+    for place, angle in enumerate(angles):
+        if not any(np.cos(np.radians(angle - angles[k])) > threshold + 1e-5 for k in kept):
+            kept.append(place)
+    values = Duplicates(threshold=threshold, embedding=Angles()).score(Pool(rows)).values
+    assert np.flatnonzero(~np.isnan(values)).tolist() == kept
 
 
 def test_settings_out_of_range_are_refused_together() -> None:
     with pytest.raises(SettingsError) as error:
-        Duplicates(threshold=1.5, clusters=-1)
-    assert len(error.value.findings) == 2
+        Duplicates(threshold=1.5, clusters=-1, neighbours=-1)
+    assert len(error.value.findings) == 3
 
 
 def test_every_planted_exact_duplicate_is_found() -> None:

@@ -131,6 +131,11 @@ def test_sets_share_equally_and_exchanges_by_the_cube_root() -> None:
     assert counts == [60, 30, 90]
 
 
+def test_a_small_exchange_comes_in_the_middle_of_its_share() -> None:
+    # Shares 8 : 1. The only row of the second stands at 1, the first's rows at 1/8, 3/8, 5/8, 7/8, 9/8, ...
+    assert [exchange for _, exchange in order_of([0, 0], [8, 1], tau=1)] == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+
+
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=5),
     st.sampled_from([1.0, 2.0, 3.0, np.inf]),
