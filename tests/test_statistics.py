@@ -60,6 +60,15 @@ def test_training_noise_is_what_exceeds_the_residual():
     assert float(way.df) == 2
 
 
+def test_the_residual_is_taken_out_of_the_seeds_by_hand():
+    # Seed means 2 and 4: vS = 1. What is left over is ∓0.5, ±1, ∓0.5: 3 in squares, over (k-1)(n-1) = 2
+    # and k·n = 6 that is vE = 0.25. Prompt means 1.5, 2, 5.5: variance 4.75, over 3.
+    way = s.two_way([[0, 2, 4], [3, 2, 7]])
+    assert float(way.residual) == pytest.approx(0.25)
+    assert float(way.training) == pytest.approx(0.75)
+    assert float(way.variance) == pytest.approx(0.75 + 4.75 / 3)
+
+
 def test_one_seed_is_the_paired_t_interval():
     values = np.array([0.1, 0.5, -0.2, 0.9, 0.3])
     way = s.two_way(values[None])
