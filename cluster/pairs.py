@@ -24,7 +24,7 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 Routine = TypeVar("Routine", bound=Callable[..., Any])
 
-LANES = 8  # independent sums of a pair: part of the definition of its value
+LANES = 64  # independent sums of a pair: part of the definition of its value
 FLIP = np.int32(0x7FFFFFFF)
 LOWEST = np.int32(-0x80000000)
 REORDERED = {"reassoc", "contract", "nsz"}  # where a sum is only a bound and may be vectorised
@@ -50,32 +50,26 @@ def compiled(**options: Any) -> Callable[[Routine], Routine]:
 def lane_sum(x: Float32, x_scale: float, y: Float32, y_scale: float) -> float:
     """Return the sum of (x * x_scale - y * y_scale)^2 in float64, in one fixed order.
 
-    Element i belongs to lane i mod 8, the rest to a sum of its own. Nothing is fused or reordered, so
-    the bits are the same on every machine.
+    Element i belongs to lane i mod 64, and lanes are added by halves. Nothing is fused or reordered, so
+    the bits are the same on every machine; lanes let the processor work on several elements at once.
     """
-    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = rest = 0.0
+    lanes = np.zeros(LANES)
     whole = x.shape[0] - x.shape[0] % LANES
-    for i in range(0, whole, LANES):
-        t0 = x[i] * x_scale - y[i] * y_scale
-        t1 = x[i + 1] * x_scale - y[i + 1] * y_scale
-        t2 = x[i + 2] * x_scale - y[i + 2] * y_scale
-        t3 = x[i + 3] * x_scale - y[i + 3] * y_scale
-        t4 = x[i + 4] * x_scale - y[i + 4] * y_scale
-        t5 = x[i + 5] * x_scale - y[i + 5] * y_scale
-        t6 = x[i + 6] * x_scale - y[i + 6] * y_scale
-        t7 = x[i + 7] * x_scale - y[i + 7] * y_scale
-        a0 += t0 * t0
-        a1 += t1 * t1
-        a2 += t2 * t2
-        a3 += t3 * t3
-        a4 += t4 * t4
-        a5 += t5 * t5
-        a6 += t6 * t6
-        a7 += t7 * t7
-    for i in range(whole, x.shape[0]):
-        t = x[i] * x_scale - y[i] * y_scale
-        rest += t * t
-    return ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7)) + rest
+    for begin in range(0, whole, LANES):
+        a = x[begin : begin + LANES]
+        b = y[begin : begin + LANES]
+        for j in range(LANES):
+            t = a[j] * x_scale - b[j] * y_scale
+            lanes[j] += t * t
+    for j in range(x.shape[0] - whole):
+        t = x[whole + j] * x_scale - y[whole + j] * y_scale
+        lanes[j] += t * t
+    half = LANES // 2
+    while half > 0:
+        for j in range(half):
+            lanes[j] += lanes[j + half]
+        half //= 2
+    return float(lanes[0])
 
 
 @compiled()
@@ -142,20 +136,24 @@ def pack(start: int, stop: int, X: Float32, scale: Float64, out: Any, size: Floa
 
 
 @compiled()
-def best_score(start: int, stop: int, products: Any, half: Float32, out: Float32) -> None:
-    """Raise out[i] to the largest score in row i of ``products``, for rows start to stop.
+def highest(row: Any, half: Float32) -> Any:
+    """Return the largest score of a row of products.
 
     Floats are compared as integers of the same order: an integer maximum may be reordered, hence
     vectorised, where a maximum of floats may not.
     """
+    key = LOWEST
+    for c in range(row.shape[0]):
+        bits = np.float32(to_float(row[c]) - half[c]).view(np.int32)
+        key = max(key, bits ^ ((bits >> np.int32(31)) & FLIP))
+    return np.int32(key ^ ((key >> np.int32(31)) & FLIP)).view(np.float32)
+
+
+@compiled()
+def best_score(start: int, stop: int, products: Any, half: Float32, out: Float32) -> None:
+    """Raise out[i] to the largest score in row i of ``products``, for rows start to stop."""
     for i in range(start, stop):
-        row = products[i]
-        key = LOWEST
-        for c in range(row.shape[0]):
-            bits = np.float32(to_float(row[c]) - half[c]).view(np.int32)
-            key = max(key, bits ^ ((bits >> np.int32(31)) & FLIP))
-        score = np.int32(key ^ ((key >> np.int32(31)) & FLIP)).view(np.float32)
-        out[i] = max(out[i], score)
+        out[i] = max(out[i], highest(products[i], half))
 
 
 @compiled()
@@ -204,13 +202,11 @@ def recheck(
     for i in range(start, stop):
         r = rows[i]
         columns = min(products.shape[1], last[i] - first)
-        key = LOWEST
-        for c in range(columns):
-            bits = np.float32(to_float(products[i, c]) - half[c]).view(np.int32)
-            key = max(key, bits ^ ((bits >> np.int32(31)) & FLIP))
-        best = np.int32(key ^ ((key >> np.int32(31)) & FLIP)).view(np.float32)
         threshold = 0.5 * (square[r] - value[i]) - margin[r]
-        if columns <= 0 or best < threshold:
+        if columns <= 0:
+            continue
+        best = highest(products[i, :columns], half[:columns])
+        if best < threshold:
             continue
         threshold = max(threshold, best - 2.0 * margin[r])
         for c in range(columns):
@@ -225,6 +221,119 @@ def recheck(
                 nearest[i] = first + c
                 threshold = max(threshold, 0.5 * (square[r] - distance) - margin[r])
     return count
+
+
+@compiled()
+def assign(
+    start: int,
+    stop: int,
+    products: Any,
+    half: Float32,
+    first: int,
+    X: Float32,
+    V: Float32,
+    scale: Float64,
+    margin: Float64,
+    label: Int64,
+) -> int:
+    """Write the nearest of V's vectors, the first among equals, for row ``first + i`` of every i.
+
+    Pairs are computed only where more than one vector could be the nearest; returns how many.
+    """
+    count = 0
+    offset = X.shape[0]
+    for i in range(start, stop):
+        r = first + i
+        row = products[i]
+        threshold = highest(row, half) - 2.0 * margin[r]
+        nearest, value = -1, np.inf
+        for c in range(row.shape[0]):
+            if to_float(row[c]) - half[c] < threshold:
+                continue
+            if nearest < 0:
+                nearest = c  # perhaps the only one, which needs no value
+                continue
+            if value == np.inf:
+                value = pair(X[r], scale[r], V[nearest], scale[offset + nearest])
+                count += 1
+            distance = pair(X[r], scale[r], V[c], scale[offset + c])
+            count += 1
+            if distance < value:
+                nearest, value = c, distance
+        label[r] = nearest
+    return count
+
+
+@compiled()
+def assigned(
+    start: int, stop: int, X: Float32, V: Float32, scale: Float64, label: Int64, value: Float64
+) -> None:
+    """Write the value of each row and the vector of its label."""
+    for i in range(start, stop):
+        value[i] = pair(X[i], scale[i], V[label[i]], scale[X.shape[0] + label[i]])
+
+
+@compiled()
+def move(
+    start: int, stop: int, X: Float32, scale: Float64, rows: Int64, old: Int64, new: Int64, sums: Float64
+) -> None:
+    """Move scaled rows from the sum of their old label to that of the new, for columns start to stop.
+
+    A label of -1 stands for no sum. Every column adds up in the order of ``rows``, whatever the threads.
+    """
+    for i in range(rows.shape[0]):
+        r = rows[i]
+        if old[i] >= 0:
+            for j in range(start, stop):
+                sums[old[i], j] -= X[r, j] * scale[r]
+        for j in range(start, stop):
+            sums[new[i], j] += X[r, j] * scale[r]
+
+
+@compiled()
+def first_within(
+    start: int,
+    stop: int,
+    products: Any,
+    half: Float32,
+    rows: Int64,
+    centres: Int64,
+    X: Float32,
+    scale: Float64,
+    square: Float64,
+    margin: Float64,
+    limit: float,
+    hit: Int64,
+) -> None:
+    """Write the first centre whose value with row i is at most ``limit``, where none is known yet."""
+    for i in range(start, stop):
+        if hit[i] >= 0:
+            continue
+        r = rows[i]
+        threshold = 0.5 * (square[r] - limit) - margin[r]
+        if highest(products[i], half) < threshold:
+            continue
+        for c in range(products.shape[1]):
+            if to_float(products[i, c]) - half[c] < threshold:
+                continue
+            if pair(X[r], scale[r], X[centres[c]], scale[centres[c]]) <= limit:
+                hit[i] = centres[c]
+                break
+
+
+@compiled()
+def values(start: int, stop: int, a: Int64, b: Int64, X: Float32, scale: Float64, out: Float64) -> None:
+    """Write the values of the pairs of rows ``a`` and ``b``."""
+    for i in range(start, stop):
+        out[i] = pair(X[a[i]], scale[a[i]], X[b[i]], scale[b[i]])
+
+
+@compiled()
+def walk(earlier: Int64, later: Int64, of: Int64) -> None:
+    """Drop each row that has an edge to an earlier, kept one; edges come in the order of both."""
+    for e in range(later.shape[0]):
+        if of[later[e]] < 0 and of[earlier[e]] < 0:
+            of[later[e]] = earlier[e]
 
 
 @compiled()

@@ -145,23 +145,32 @@ class Space:
         self.batch = OUTPUT["cuda" if self.cuda else "cpu"] // COLUMNS
         self.threads = threads or torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.threads)
-        self._sigma = 1.0
-        self.scale, self.square = self._measured(metric)
         self.cosine = metric == "cosine"
+        norms = np.concatenate([self._norms(self.X, "Row"), self._norms(self.V, "Given centre")])
+        exponent = 0 if self.cosine else int(np.frexp(np.sqrt(norms.max()))[1])
+        self.unit = float(np.ldexp(1.0, -exponent))
+        self.scale, self.square = self._scaled(norms)
         self.width = X.shape[1] + int(self.cosine and not self.scale.all())
-        self.rows, size, lost = self._packed(X, self.scale[: len(X)])
-        self.vectors, v_size, v_lost = self._packed(self.V, self.scale[len(X) :])
-        self.vectors = self.vectors.to(self.device)
-        self.margin = self._margins(
-            size, lost, np.concatenate([size, v_size]), np.concatenate([lost, v_lost])
-        )
-        self._home()
+        rows, self._size, self._lost = self._packed(self.X, self.scale[: len(X)])
+        vectors_packed, size, lost = self._packed(self.V, self.scale[len(X) :])
+        self.rows, self.vectors = self._homed(rows), vectors_packed.to(self.device)
+        size, lost = np.concatenate([self._size, size]), np.concatenate([self._lost, lost])
+        self.margin = self._margins(size, lost, self.square)
         self._gathered = torch.empty((self.batch, self.width), dtype=self.dtype, device=self.rows.device)
         self._output = torch.empty(self.batch * COLUMNS, dtype=self.dtype, device=self.device)
 
+    def move(self, vectors: Float32) -> None:
+        """Put others in the place of the given vectors; from now on they are the only centres."""
+        n = len(self.X)
+        self.V = vectors
+        self.scale[n:], self.square[n:] = self._scaled(self._norms(vectors, "Centroid"))
+        packed, size, lost = self._packed(vectors, self.scale[n:])
+        self.vectors = packed.to(self.device)
+        self.margin = self._margins(size, lost, self.square[n:])
+
     def distance(self, value: Float64) -> Float64:
         """Return what users see of squared scaled distances: 1 - cosine, or the Euclidean distance."""
-        return np.asarray(value / 2 if self.cosine else np.sqrt(value) / self._sigma)
+        return np.asarray(value / 2 if self.cosine else np.sqrt(value) / self.unit)
 
     def each(self, routine: Callable[..., Any], count: int, *args: Any) -> list[Any]:
         """Run ``routine(start, stop, *args)`` over parts of ``range(count)``, one thread each."""
@@ -173,11 +182,13 @@ class Space:
 
     def take(self, ids: Int64) -> torch.Tensor:
         """Return packed points on the device; the result is valid until the next call."""
-        if len(self.V) and ids.max(initial=0) >= len(self.X):
-            index = torch.from_numpy(np.maximum(ids - len(self.X), 0)).to(self.device)
-            rows = torch.from_numpy(np.minimum(ids, len(self.X) - 1)).to(self.rows.device)
-            given = torch.from_numpy(ids >= len(self.X)).to(self.device)[:, None]
-            return torch.where(given, self.vectors[index], self.rows[rows].to(self.device))
+        n = len(self.X)
+        if len(self.V) and ids.max(initial=0) >= n:
+            given = torch.from_numpy(ids >= n).to(self.device)[:, None]
+            vectors = self.vectors[torch.from_numpy(np.maximum(ids - n, 0)).to(self.device)]
+            return torch.where(given, vectors, self.take(np.minimum(ids, n - 1)))
+        if len(ids) and ids[-1] - ids[0] == len(ids) - 1 and (np.diff(ids) == 1).all():
+            return self.rows[ids[0] : ids[-1] + 1].to(self.device)
         out = self._gathered[: len(ids)] if len(ids) <= self.batch else None
         index = torch.from_numpy(ids).to(self.rows.device)
         return torch.index_select(self.rows, 0, index, out=out).to(self.device)
@@ -206,16 +217,26 @@ class Space:
             self.each(pairs.best_score, len(ids), as_numpy(products), half, best)
         return best
 
-    def nearest(self, ids: Int64, centres: Centres, last: Int64 | None = None) -> tuple[Float64, Int64, int]:
+    def nearest(
+        self,
+        ids: Int64,
+        centres: Centres,
+        *,
+        first: int = 0,
+        last: Int64 | None = None,
+        value: Float64 | None = None,
+    ) -> tuple[Float64, Int64, int]:
         """Return each row's exact smallest value, the first centre that has it, and the pairs computed.
 
-        Row i may only use centres before ``last[i]``; with none of these it gets infinity and -1.
+        Only centres from ``first`` and, for row i, before ``last[i]`` count, and only if nearer than
+        ``value[i]``; where there are none, the value stays (infinity) and the centre is -1.
         """
         rows = self.take(ids)
         last = np.full(len(ids), centres.count) if last is None else last
-        value, nearest, count = np.full(len(ids), np.inf), np.full(len(ids), -1), 0
+        value = np.full(len(ids), np.inf) if value is None else value.copy()
+        nearest, count = np.full(len(ids), -1), 0
         columns = max(COLUMNS, len(self._output) // max(len(ids), 1))
-        for start in range(0, centres.count, columns):
+        for start in range(first, centres.count, columns):
             packed, half = centres.part(start, min(start + columns, centres.count))
             products = as_numpy(self.multiply(rows, packed))
             points = centres.ids, self.X, self.V, self.scale, self.square, self.margin
@@ -225,24 +246,48 @@ class Space:
             count += sum(found)
         return value, nearest, count
 
-    def _measured(self, metric: Metric) -> tuple[Float64, Float64]:
-        """Return scale and squared scaled length of every point."""
-        square = np.empty(len(self.X) + len(self.V))
-        for matrix, out, what in ((self.X, square, "Row"), (self.V, square[len(self.X) :], "Given centre")):
-            for start in range(0, len(matrix), READ_ROWS):
-                block = matrix[start : start + READ_ROWS]
-                self.each(pairs.square_norms, len(block), block, out[start:])
-            wrong = np.flatnonzero(~np.isfinite(out[: len(matrix)]))
-            if len(wrong):
-                raise ValueError(
-                    f"{what} {wrong[0]} holds NaN or infinity ({len(wrong)} of {len(matrix)} do); every "
-                    "vector has to be finite. Leave such rows out, or compute them anew."
-                )
-        if metric == "cosine":
-            scale = np.divide(1.0, np.sqrt(square), out=np.zeros_like(square), where=square > 0)
-            return scale, np.ones_like(square)
-        self._sigma = float(np.ldexp(1.0, -int(np.frexp(np.sqrt(square.max()))[1])))
-        return np.full(len(square), self._sigma), square * self._sigma**2
+    def assign(self) -> tuple[Int64, int]:
+        """Return every row's nearest given vector, the first among equals, and the pairs computed."""
+        label, computed = np.empty(len(self.X), np.int64), 0
+        half = (self.square[len(self.X) :] / 2).astype(np.float32)
+        batch = max(1, min(self.batch, len(self._output) // len(self.V)))
+        for start in range(0, len(self.X), batch):
+            ids = np.arange(start, min(start + batch, len(self.X)))
+            products = self.multiply(self.take(ids), self.vectors)
+            points = self.X, self.V, self.scale, self.margin, label
+            computed += sum(self.each(pairs.assign, len(ids), as_numpy(products), half, start, *points))
+        return label, computed
+
+    def add_up(self, ids: Int64, old: Int64, new: Int64, sums: Float64) -> None:
+        """Move scaled rows from the sums of their old labels (-1: none) to those of the new."""
+        self.each(pairs.move, sums.shape[1], self.X, self.scale, ids, old, new, sums)
+
+    def to_assigned(self, label: Int64) -> Float64:
+        """Return every row's exact squared scaled distance to the given vector of its label."""
+        value = np.empty(len(self.X))
+        self.each(pairs.assigned, len(self.X), self.X, self.V, self.scale, label, value)
+        return value
+
+    def _norms(self, X: Float32, what: str) -> Float64:
+        """Return |x|^2 of every row, or refuse the first that is not finite."""
+        norms = np.empty(len(X))
+        for start in range(0, len(X), READ_ROWS):
+            block = X[start : start + READ_ROWS]
+            self.each(pairs.square_norms, len(block), block, norms[start:])
+        wrong = np.flatnonzero(~np.isfinite(norms))
+        if len(wrong):
+            raise ValueError(
+                f"{what} {wrong[0]} holds NaN or infinity ({len(wrong)} of {len(X)} do); every "
+                "vector has to be finite. Leave such rows out, or compute them anew."
+            )
+        return norms
+
+    def _scaled(self, norms: Float64) -> tuple[Float64, Float64]:
+        """Return scale and squared scaled length of points with these squared norms."""
+        if not self.cosine:
+            return np.full(len(norms), self.unit), norms * self.unit**2
+        scale = np.divide(1.0, np.sqrt(norms), out=np.zeros_like(norms), where=norms > 0)
+        return scale, np.ones_like(norms)
 
     def _packed(self, X: Float32, scale: Float64) -> tuple[torch.Tensor, Float64, Float64]:
         """Return the low-precision copy, and of each row the length kept and the length lost."""
@@ -254,23 +299,21 @@ class Space:
             self.each(pairs.pack, len(X[part]), X[part], scale[part], table[part], size[part], lost[part])
         return rows, size, lost
 
-    def _margins(self, size: Float64, lost: Float64, all_size: Float64, all_lost: Float64) -> Float64:
-        """Return the largest error of any score of each row: the module's bound."""
-        longest = all_size.max()
-        product = size * longest
+    def _margins(self, size: Float64, lost: Float64, square: Float64) -> Float64:
+        """Return the largest error of each row's scores with centres of these lengths: the module's bound."""
+        product = self._size * size.max()
         rounding = (self.width + 2) * 2.0**-22 + (2.0**-8 if self.dtype == torch.bfloat16 else 0.0)
-        largest = self.square.max()
-        margin = lost * (all_size + all_lost).max() + size * all_lost.max()
-        margin += rounding * product + 2.0**-23 * (product + largest)
-        return np.asarray(margin * (1 + 2.0**-20) + 2.0**-39 * largest + 2.0**-100)
+        margin = self._lost * (size + lost).max() + self._size * lost.max()
+        margin += rounding * product + 2.0**-23 * (product + square.max())
+        return np.asarray(
+            margin * (1 + 2.0**-20) + 2.0**-40 * (self.square[: len(self.X)] + square.max()) + 2.0**-100
+        )
 
-    def _home(self) -> None:
+    def _homed(self, rows: torch.Tensor) -> torch.Tensor:
         """Move the copy to the device if it takes at most two thirds of what is free there."""
-        if not self.cuda:
-            return
-        free, _ = torch.cuda.mem_get_info(self.device)
-        if self.rows.nbytes * 3 <= free * 2:
-            self.rows = self.rows.to(self.device)
+        if self.cuda and rows.nbytes * 3 <= torch.cuda.mem_get_info(self.device)[0] * 2:
+            return rows.to(self.device)
+        return rows
 
 
 class Centres:

@@ -178,7 +178,7 @@ class Traversal:
         for begin in range(0, len(value), self.space.batch):
             part = slice(begin, begin + self.space.batch)
             before = np.arange(len(value))[part] + len(self.space.V)
-            value[part], _, computed = self.space.nearest(self.picks[part], self.centres, before)
+            value[part], _, computed = self.space.nearest(self.picks[part], self.centres, last=before)
             self.counters.evaluations += len(before) * self.centres.count
             self.counters.rechecks += computed
         return self.space.distance(value)
