@@ -84,8 +84,6 @@ def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     for field in schema:
         at = batch.schema.get_field_index(field.name)
         column = batch.column(at) if at >= 0 else pa.nulls(len(batch), field.type)
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
         columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -169,6 +169,26 @@ def test_examples_keep_messages_and_context_and_get_fields_that_say_the_same():
     }
 
 
+def test_a_rewritten_row_keeps_the_columns_that_are_not_its_text():
+    row = Dataset.from_rows([{"id": "a", "prompt": "Q", "answer": "A", "task": "nli", "meta": {"n": 1}}])[0]
+    changed = Example("a", (Message("user", "Q2"), Message("assistant", "A2")), row.fields)
+    assert set(Dataset.from_rows([changed])[0].fields) == {"id", "messages", "task", "meta"}
+
+
+def test_examples_without_a_response_are_rejected():
+    good = Example("a", (Message("user", "Q"), Message("assistant", "A")), {})
+    silent = Example("b", (Message("user", "Q"),), {})
+    empty = Example("c", (Message("assistant", " "),), {})
+    half = Example("d", (Message("assistant", "\ud800"),), {})
+    rows = Dataset.from_rows([silent, good, empty, half])
+    assert rows.ids == ["a"]
+    assert [r.line for r in rows.rejected] == [1, 3, 4]
+    with pytest.raises(InputError, match="No usable row among 1"):
+        Dataset.from_rows([silent])
+    with pytest.raises(InputError, match="Line 1 cannot be used"):
+        Dataset.from_rows([silent, good], on_bad_rows="stop")
+
+
 def test_written_lines_are_the_rows_in_the_source_s_order(rows, tmp_path):
     path = tmp_path / "deep" / "kept.jsonl"
     rows.write(path, np.array([5, 1, 9]))

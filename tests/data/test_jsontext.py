@@ -72,6 +72,7 @@ def test_a_damaged_line_is_rejected_with_its_number_and_reason(line, reason):
         b'{"a": "\\ud83d\\ude00"}',  # a whole pair
         b'{"a": "\\\\ud800"}',  # an escaped backslash, then text
         b'{"a": ' + b"[" * 99 + b"]" * 99 + b"}",
+        b'{"s": "{", "a": ' + b"[" * 99 + b"]" * 99 + b"}",
         b'{"a": "' + b"[" * 300 + b'"}',
         '{"a": "x\u2028y\u0085z"}'.encode(),
         b'{"a": 123456789012345678901234567890}',
@@ -120,6 +121,8 @@ def test_an_oversized_line_is_rejected_and_never_held():
     good, bad = split(json_lines(Endless(), limit=10_000))
     assert good == [(2, {"n": 2})]
     assert [place for place, _ in bad] == [1]
+    ((_, begins, _), _) = lines(Endless(), 10_000)
+    assert len(begins) == 4000
 
 
 JSON = st.recursive(

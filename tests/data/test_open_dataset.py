@@ -333,6 +333,18 @@ def test_the_cache_follows_content_and_settings(tmp_path, cache):
     assert ingested(cache) == before
 
 
+def test_a_file_written_twice_within_one_tick_is_hashed_twice(tmp_path, cache, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(to_lines([{"prompt": "Q", "answer": "A"}]))
+    from dfilter.data import read
+
+    state = [path.stat().st_size, time.time_ns(), time.time_ns(), 1, 1]
+    monkeypatch.setattr(read, "_state", lambda _: state)
+    assert open_dataset(path, cache=cache)[0].response == "A"
+    path.write_bytes(to_lines([{"prompt": "Q", "answer": "B"}]))
+    assert open_dataset(path, cache=cache)[0].response == "B"
+
+
 def test_a_settled_file_is_not_hashed_again(tmp_path, cache, monkeypatch):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(to_lines(SHAPES["alpaca"]))
@@ -352,14 +364,16 @@ def _only_small(real):
     return blake2b
 
 
-@pytest.mark.parametrize("spoil", ["rows.arrow", "ids.arrow", "source.json"])
+@pytest.mark.parametrize("spoil", ["rows.arrow", "ids.arrow", "source.json", "rejected.jsonl"])
 def test_a_damaged_cache_is_made_again(spoil, tmp_path, cache):
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(to_lines(SHAPES["alpaca"]))
+    path.write_bytes(to_lines(SHAPES["alpaca"]) + b"oops\n")
     open_dataset(path, cache=cache)
     (folder,) = ingested(cache)
     (cache / folder / spoil).write_bytes(b"spoilt")
-    assert [row.fields for row in open_dataset(path, cache=cache)] == SHAPES["alpaca"]
+    rows = open_dataset(path, cache=cache)
+    assert [row.fields for row in rows] == SHAPES["alpaca"]
+    assert [r.line for r in rows.rejected] == [8]
     assert ingested(cache) == [folder]
 
 
