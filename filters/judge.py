@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.filters.judge_health import Watched, cut_facts, examine, human_facts
+from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
 from dfilter.llm.agreement import krippendorff, ranks, rounded, spearman
 from dfilter.llm.answers import STATUSES
 from dfilter.llm.families import shared_family
@@ -86,7 +86,7 @@ class Judge:
         """Return what a run would ask, cost and take, one quote a judge, without asking anybody."""
         from dfilter.llm.quote import quote
 
-        return [quote(pool.rows, judge) for judge in self._judges()]
+        return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in self._judges()]
 
     def _judges(self) -> list[Model]:
         judges = [self.judge, *self.others]
@@ -132,6 +132,11 @@ class Judge:
         if judge.mode == "expected":
             facts["mean_mass"] = rounded(_mean(ratings["mass"]))
         say(_health_line(judge.model, facts))
+        if facts.get("read_by_another_version"):
+            say(
+                f"{facts['read_by_another_version']:,} answers were read by another version of the parser; "
+                "'dfilter judge reparse' reads them again for free."
+            )
         return ratings, facts
 
     def _facts(

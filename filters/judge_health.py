@@ -17,7 +17,7 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError
 from dfilter.llm.agreement import auc, best_threshold, rounded, spearman, threshold_for
-from dfilter.llm.answers import STATUSES
+from dfilter.llm.answers import Request
 from dfilter.llm.judge import Judge, counts, rate
 from dfilter.llm.templates import speaks_to_judge
 from dfilter.types import Example, Json, Message, Progress
@@ -25,6 +25,7 @@ from dfilter.types import Example, Json, Message, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dfilter.data.dataset import Dataset
     from dfilter.llm.session import Asking
     from dfilter.pool import Pool
 
@@ -74,8 +75,7 @@ def examine(
     Raises:
         CheckError: the ratings would be useless, unless ``skip_pilot``.
     """
-    order = np.argsort(pool.rows.keys.copy().view(f"V{pool.rows.keys.shape[1]}").ravel(), kind="stable")
-    pilot = pool.rows.take(order[:PILOT_ROWS])
+    sample, pilot = _sample(pool)
     first = rate(pilot, judge, session=session, progress=pool.progress, repeats=[0], label="pilot")
     findings = pilot_findings(first["value"])
     if findings and not skip_pilot:
@@ -86,13 +86,28 @@ def examine(
         )
     for finding in findings:
         pool.progress.say(f"Warning: in the pilot, {finding}.")
-    again = min(len(pool.rows), max(AGAIN_LEAST, min(AGAIN_MOST, math.ceil(AGAIN_SHARE * len(pool.rows)))))
-    sample = pool.rows.take(order[:again])
     return {
         "pilot": {"rows": len(pilot), "parsed": _share(first["status"] == 0), "findings": findings},
         "judged_again": _judged_again(sample, judge, session, threshold, pool.progress),
         "canaries": _canaries(list(pilot), judge, session, pool.progress),
     }
+
+
+def _sample(pool: Pool) -> tuple[Dataset, Dataset]:
+    """Return the rows to judge again and, out of them, the pilot's: a draw by content, not by position."""
+    n = len(pool.rows)
+    order = np.lexsort(pool.rows.keys.T[::-1])
+    again = min(n, max(AGAIN_LEAST, min(AGAIN_MOST, math.ceil(AGAIN_SHARE * n))))
+    return pool.rows.take(order[:again]), pool.rows.take(order[:PILOT_ROWS])
+
+
+def health_requests(pool: Pool, judge: Judge) -> Iterator[Request]:
+    """Return what :func:`examine` asks beyond the rows' own ratings."""
+    sample, pilot = _sample(pool)
+    if judge.repeat < 2:
+        yield from judge.requests(sample, [1])
+    for i, row in enumerate(pilot[:CANARIES]):
+        yield from judge.requests(canary_pair(row, i, judge.high), [0])
 
 
 def pilot_findings(ratings: NDArray[np.float64]) -> list[str]:
@@ -250,4 +265,4 @@ def _share(flags: NDArray[np.bool_]) -> float:
     return round(float(np.mean(flags)), 4) if len(flags) else 0.0
 
 
-__all__ = ["STATUSES", "Watched", "canary_pair", "cut_facts", "examine", "human_facts", "pilot_findings"]
+__all__ = ["Watched", "canary_pair", "cut_facts", "examine", "human_facts", "pilot_findings"]

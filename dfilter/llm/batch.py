@@ -42,6 +42,7 @@ LOOKUP = 500
 ROUNDS = 10  # how often a row that came back in no file is sent again, while each turn brings something
 UPLOAD_SECONDS = 1800.0
 DOWNLOAD_CAP = 1 << 31
+STRAY_SECONDS = 2 * 86_400.0
 OVER = frozenset({"completed", "expired", "cancelled", "failed"})
 MARK = "dfilter"  # the metadata field that carries a batch's plan
 
@@ -251,8 +252,12 @@ class BatchSession:
                 batch = self._find(plan)
                 if batch is None:  # it was never created
                     self.ledger.drop_batch(plan)
+                    (self.folder / f"{plan}.jsonl").unlink(missing_ok=True)
                     continue
                 self.ledger.name_batch(plan, batch.id)
+        for stray in self.folder.glob("*.jsonl"):  # written by a run that was killed before it noted a plan
+            if stray.stat().st_mtime < time.time() - STRAY_SECONDS and not self.ledger.batch_rows(stray.stem):
+                stray.unlink(missing_ok=True)
         for plan, _, turn in self.ledger.open_batches(self.server.identity, asker):
             self._harvest(plan, turn, asker, number, reader)
 

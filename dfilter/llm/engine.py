@@ -121,6 +121,7 @@ class Engine:
         for index, request in part:
             if request.key in found:
                 self.stats.stored += 1
+                self.stats.older += found[request.key].reader not in {"", self.reader.name}
                 self._emit(
                     answer_of(index, found[request.key], self.reader, texts=self.texts, stored_before=True)
                 )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.llm.answers import STATUSES, Answer, Reader, Request
+from dfilter.llm.answers import OK, STATUSES, UNPARSED, Answer, Reader, Request
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.server import Server
 from dfilter.llm.templates import Template, load
@@ -57,7 +57,8 @@ class Judge:
         temperature: 0 as published; models that refuse one are asked without.
         max_tokens: most tokens of an answer in ``text`` mode, as published.
         repeat: ratings per row; their mean counts.
-        min_mass: least probability on score tokens in ``expected`` mode.
+        min_mass: least probability on score tokens in ``expected`` mode; with less the model was
+            about to say something else, and the row counts as unparsed.
         transport: ``live``, or ``batch`` for the Batch API (half the price, up to 24 h).
     """
 
@@ -124,7 +125,7 @@ class Judge:
     def reader(self) -> Reader:
         """Understands this judge's answers."""
         if self.mode == "expected":
-            return ExpectedScore(self.low, self.high, self.min_mass)
+            return ExpectedScore(self.low, self.high)
         return TextScore(self.low, self.high)
 
     @property
@@ -196,7 +197,7 @@ def rate(
         ServerError, CheckError, Interrupted, StoreError: see ``Session.ask``.
     """
     repeats = range(judge.repeat) if repeats is None else repeats
-    tally = Tally(len(rows), len(repeats))
+    tally = Tally(len(rows), len(repeats), judge.min_mass if judge.mode == "expected" else 0.0)
     asked = session.ask(judge.requests(rows, repeats), reader=judge.reader, asker=judge.spec, texts=False)
     if progress is None:
         for answer in asked:
@@ -219,8 +220,8 @@ def rate(
 class Tally:
     """Answers of rows x repeats as they come in, and what they cost."""
 
-    def __init__(self, rows: int, repeats: int) -> None:
-        self.repeats = repeats
+    def __init__(self, rows: int, repeats: int, min_mass: float = 0.0) -> None:
+        self.repeats, self.min_mass = repeats, min_mass
         self.total = np.zeros(rows)
         self.squares = np.zeros(rows)
         self.mass = np.zeros(rows)
@@ -234,13 +235,14 @@ class Tally:
     def add(self, answer: Answer) -> None:
         """Count one answer."""
         row, repeat = divmod(answer.index, self.repeats)
-        if answer.status == STATUSES[0]:
+        status = UNPARSED if answer.mass < self.min_mass else answer.status
+        if status == OK:
             self.understood[row] += 1
             self.total[row] += answer.value
             self.squares[row] += answer.value * answer.value
             self.mass[row] += answer.mass
         elif repeat < self.first[row]:
-            self.first[row], self.status[row] = repeat, STATUSES.index(answer.status)
+            self.first[row], self.status[row] = repeat, STATUSES.index(status)
         self.done += 1
         self.failed += answer.status == "failed"
         if not answer.stored:

@@ -146,7 +146,7 @@ class Gate:
     draw: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
-        self.limit = float(min(self.most, FIRST_IN_FLIGHT))
+        self.limit = float(min(self.most, max(FIRST_IN_FLIGHT, self.most // 4)))
 
     def delay(self, now: float) -> float:
         """Return how long to wait before one more may be sent: 0, seconds, or infinity (a free place)."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dfilter.llm.answers import Request
 from dfilter.llm.judge import Judge
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Price, price_of
@@ -15,9 +16,6 @@ from dfilter.llm.session import ledger_path
 from dfilter.llm.tokens import about
 from dfilter.progress import duration
 from dfilter.types import Example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 LOOKUP = 1000
 SAMPLE = 500  # stored answers whose real tokens calibrate the estimate
@@ -33,8 +31,8 @@ class Quote:
         judge: the model.
         rows: rows to rate.
         stored: ratings that the ledger holds.
-        calls: ratings to ask for; health checks add ``extra``.
-        extra: calls of pilot, second opinions and canaries beyond the rows' own.
+        calls: ratings of rows to ask for.
+        extra: further calls: second opinions and canaries.
         input_tokens: of all calls: low, expected, high.
         output_tokens: the same.
         usd: the same; None when the price is unknown.
@@ -60,7 +58,7 @@ class Quote:
         low, expected, high = self.input_tokens
         out = [
             f"{self.judge}: {self.rows:,} rows, {self.stored:,} ratings in the ledger, {self.calls:,} calls"
-            + (f" and up to {self.extra:,} for the judge's health" if self.extra else ""),
+            + (f" and {self.extra:,} for the judge's health" if self.extra else ""),
             f"  input tokens  {expected:,} ({low:,} to {high:,}), {self.basis}",
             "  output tokens {1:,} ({0:,} to {2:,})".format(*self.output_tokens),
         ]
@@ -73,17 +71,26 @@ class Quote:
         return out
 
 
-def quote(rows: Sequence[Example], judge: Judge, *, ledger: Path | None = None) -> Quote:
-    """Return what rating ``rows`` would cost, counting what the ledger already holds.
+def quote(
+    rows: Sequence[Example], judge: Judge, *, extra: Iterable[Request] = (), ledger: Path | None = None
+) -> Quote:
+    """Return what rating ``rows`` would cost, less what the ledger already holds.
 
     Tokens are counted with the model's own tokenizer where it is at hand, else calibrated on this
     judge's stored answers, else estimated from the text's length.
+
+    Args:
+        rows: what to rate.
+        judge: who rates.
+        extra: further requests of the same run: second opinions, canaries.
+        ledger: the ledger's file.
     """
     path = ledger or ledger_path()
     book = Ledger(path) if path.is_file() else None
     try:
         tally = _Tally(judge, book)
         tally.take(rows)
+        tally.take_extra(list(extra))
         return tally.quote(len(rows))
     finally:
         if book is not None:
@@ -95,7 +102,7 @@ class _Tally:
         self.judge, self.ledger = judge, ledger
         self.count = _own_tokenizer(judge)
         self.price = price_of(judge.model)
-        self.stored = self.calls = self.tokens = 0
+        self.stored = self.calls = self.tokens = self.extra = 0
         self.shown: list[
             tuple[int, int, int, float]
         ] = []  # (estimate, input, output, seconds) of stored ones
@@ -108,6 +115,13 @@ class _Tally:
                 self._look(part)
                 part = []
         self._look(part)
+
+    def take_extra(self, requests: list[Request]) -> None:
+        found = self.ledger.find({r.key for r in requests}, raw=False) if self.ledger else {}
+        for request in requests:
+            if request.key not in found:
+                self.extra += 1
+                self.tokens += self.count(request.messages)
 
     def _look(self, part: list[Example]) -> None:
         keys = {
@@ -130,9 +144,8 @@ class _Tally:
 
     def quote(self, rows: int) -> Quote:
         judge, exact = self.judge, bool(self.judge.server.local)
-        extra = _extra(rows, judge.repeat) if self.calls else 0
-        calls = self.calls + extra
-        mean = self.tokens / self.calls if self.calls else 0.0
+        calls = self.calls + self.extra
+        mean = self.tokens / calls if calls else 0.0
         spread, basis, latency = 0.15, "estimated from the text's length", SECONDS
         out = (SCORE_TOKENS, min(REMARK_TOKENS, judge.max_tokens), judge.max_tokens)
         if judge.mode == "expected":
@@ -155,8 +168,8 @@ class _Tally:
             prices = [self.price.cost(i, o, batch=batch) for i, o in zip(tokens_in, tokens_out, strict=True)]
             usd = (prices[0], prices[1], prices[2] * 1.02)  # a few calls are paid and lost
         return Quote(
-            judge.model, rows, self.stored, self.calls, extra, _three(tokens_in), _three(tokens_out), usd,
-            self._minutes(calls, tokens_in[1] + tokens_out[1], latency), basis, self.price,
+            judge.model, rows, self.stored, self.calls, self.extra, _three(tokens_in), _three(tokens_out),
+            usd, self._minutes(calls, tokens_in[1] + tokens_out[1], latency), basis, self.price,
         )  # fmt: skip
 
     def _minutes(self, calls: int, tokens: int, latency: float) -> float:
@@ -171,12 +184,6 @@ class _Tally:
 
 def _three(values: Sequence[int]) -> tuple[int, int, int]:
     return values[0], values[1], values[2]
-
-
-def _extra(rows: int, repeat: int) -> int:
-    """Return the calls that health checks add: second opinions where none are asked for, and canaries."""
-    again = min(rows, max(50, min(500, math.ceil(0.02 * rows)))) if repeat < 2 else 0
-    return again + 2 * min(8, rows)
 
 
 def _own_tokenizer(judge: Judge) -> Any:

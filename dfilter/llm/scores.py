@@ -140,18 +140,17 @@ class ExpectedScore:
     Attributes:
         low: the scale's lowest rating, one digit.
         high: the scale's highest rating, one digit.
-        min_mass: below this share of probability on score tokens there is no rating: the model
-            was about to say something else.
+
+    How much mass a rating must have is for whoever uses it to say: the ledger keeps both.
     """
 
     low: int = 0
     high: int = 5
-    min_mass: float = 0.5
 
     @property
     def name(self) -> str:
-        """Kind, version and what changes a reading."""
-        return f"expected/1:{self.min_mass:g}"
+        """Kind and version."""
+        return "expected/1"
 
     def read(self, reply: Reply) -> Reading:
         """Return the rating with the mass it covers, or why there is none."""
@@ -161,8 +160,8 @@ class ExpectedScore:
         if not reply.logprobs:
             return Reading(UNPARSED, reason="the answer has no log probabilities")
         value, mass = expectation(reply.logprobs[0][1], self.low, self.high)
-        if not mass >= self.min_mass:
-            return Reading(UNPARSED, math.nan, mass, f"score tokens have {mass:.0%} of the probability")
+        if mass <= 0.0:
+            return Reading(UNPARSED, math.nan, 0.0, "no score is among the likely tokens")
         return Reading(OK, value, mass)
 
 

@@ -168,6 +168,7 @@ class Session:
         stats, found = engine.stats, engine.capabilities
         return out | {
             "stored": stats.stored,
+            "read_by_another_version": stats.older,
             "answered": stats.answered,
             "failed": stats.failed,
             "calls": stats.attempts,

@@ -31,6 +31,7 @@ class Stats:
     """What a session did so far; read by whoever shows it."""
 
     stored: int = 0
+    older: int = 0  # stored answers that another version of the reader understood
     answered: int = 0
     failed: int = 0
     attempts: int = 0

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfilter.llm.answers import Reply
+from dfilter.llm.answers import STATUSES, Answer, Reply
+from dfilter.llm.judge import Tally
 from dfilter.llm.scores import ExpectedScore, TextScore, expectation
 
 UNDERSTOOD = {
@@ -48,11 +49,12 @@ UNDERSTOOD = {
     "0": 0.0,
 }
 REFUSED = [
-    "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500", "4.5.1", "4/10",
-    "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part", "1. The response is accurate.",
-    "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5", "four", "½", "٤", "４", "5.01", "6", "Score: 45",
-    '{"score": 4, "rating": 5}', '{"score": NaN}', '{"score": 1e0}', '{"score": true}', '{"score": [4]}', "{" * 5000, "",
-    "The response is accurate.\n4.5", "I give it a 4.5", "The score is 4 because it has 3 errors",
+    "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500", "4.5.1",
+    "4/10", "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part", "1. The response is accurate.",
+    "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5", "four", "½", "٤", "\uff14", "5.01", "6",
+    "Score: 45", '{"score": 4, "rating": 5}', '{"score": NaN}', '{"score": 1e0}', '{"score": true}',
+    '{"score": [4]}', "{" * 5000, "", "The response is accurate.\n4.5", "I give it a 4.5",
+    "The score is 4 because it has 3 errors",
 ]  # fmt: skip
 
 
@@ -132,8 +134,11 @@ def test_expectation_stays_on_the_scale(tokens: list[tuple[str, float]]) -> None
 
 def test_little_mass_is_no_rating() -> None:
     reply = Reply("The", logprobs=(("The", (("The", math.log(0.7)), ("4", math.log(0.3)))),))
-    reading = ExpectedScore(min_mass=0.5).read(reply)
-    assert reading.status == "unparsed"
+    reading = ExpectedScore().read(reply)
+    assert (reading.status, reading.value) == ("ok", 4.0)  # kept, with its mass, for who asks for less
     assert reading.mass == pytest.approx(0.3)
-    assert ExpectedScore(min_mass=0.2).read(reply).value == 4.0
+    for least, status in ((0.5, "unparsed"), (0.2, "ok")):
+        tally = Tally(1, 1, least)
+        tally.add(Answer(0, b"k", reading.status, reading.value, reading.mass))
+        assert STATUSES[tally.ratings()["status"][0]] == status
     assert ExpectedScore().read(Reply("4")).status == "unparsed"

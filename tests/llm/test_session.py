@@ -1,4 +1,4 @@
-"""Against a real server on loopback: every row ends with a name, nothing is paid twice, no limit is passed."""
+"""On real sockets: every row ends with a name, nothing is paid twice, no limit is passed."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_equal_keys_are_one_question(requests: Callable, quick: Callable) -> Non
 
 
 def test_mixed_faults_end_in_names_and_cost_nothing_the_second_time(
-    requests: Callable, quick: Callable, faulty: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture,
+    requests: Callable, quick: Callable, faulty: Callable, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     """30 % of the calls go wrong in every way that servers know; a canary key appears nowhere."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -432,7 +432,9 @@ from dfilter.errors import DFilterError
 from dfilter.llm.answers import Request
 from dfilter.llm.server import Server
 from dfilter.llm.session import ask
-rows = (Request(i.to_bytes(16, "big"), [{"role": "user", "content": f"row {i}"}], {"max_tokens": 8}) for i in range(2000))
+def row(i):
+    return Request(i.to_bytes(16, "big"), [{"role": "user", "content": f"row {i}"}], {"max_tokens": 8})
+rows = map(row, range(2000))
 try:
     for answer in ask(rows, Server(model="m", base_url=sys.argv[1], concurrency=16)):
         sys.stdout.write(f"{answer.index}\\n")

@@ -1,0 +1,97 @@
+"""What the command line does with the ledger: who asked, and reading stored answers again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import InputError
+from dfilter.llm.answers import Reader
+from dfilter.llm.ledger import Ledger
+from dfilter.llm.scores import ExpectedScore, TextScore
+from dfilter.llm.session import ledger_path
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One asker in the ledger.
+
+    Attributes:
+        number: its number.
+        name: the hash that names it.
+        spec: who asked what of whom.
+        answers: how many answers it has.
+        changed: what reading again changed: ``status -> status``, or ``value`` for another number.
+    """
+
+    number: int
+    name: str
+    spec: Mapping[str, Any]
+    answers: int
+    changed: Mapping[str, int]
+
+    def line(self) -> str:
+        """Return it as a person reads it."""
+        kind, model, place = (self.spec.get(name, "?") for name in ("kind", "model", "server"))
+        mode = f", {self.spec['mode']}" if "mode" in self.spec else ""
+        return f"{self.name}  {kind} by {model}{mode} at {place}: {self.answers:,} answers"
+
+
+def _book(path: Path | None) -> Ledger:
+    path = path or ledger_path()
+    if not path.is_file():
+        raise InputError(
+            f"There is no ledger at {path}; nothing was ever asked. DFILTER_HOME says where it lies."
+        )
+    return Ledger(path)
+
+
+def askers(ledger: Path | None = None) -> list[Asked]:
+    """Return everybody who asked, oldest first."""
+    book = _book(ledger)
+    try:
+        return [Asked(number, name, spec, answers, {}) for number, name, spec, answers in book.askers()]
+    finally:
+        book.close()
+
+
+def reparse(
+    model: str = "", *, write: bool = True, ledger: Path | None = None, readers: Sequence[Reader] = ()
+) -> list[Asked]:
+    """Read the stored answers of ratings again with today's parser, at no cost.
+
+    Args:
+        model: only this judge's answers.
+        write: keep the new readings; without, only say what would change.
+        ledger: the ledger's file.
+        readers: use these instead of each judge's own, the first whose name has the same kind.
+
+    Returns:
+        One entry a judge, with what changed.
+    """
+    book = _book(ledger)
+    try:
+        out = []
+        for number, name, spec, answers in book.askers():
+            reader = _reader(spec, readers)
+            if reader is None or (model and spec.get("model") != model):
+                continue
+            changed = Counter(
+                "value" if before.status == now.status else f"{before.status} -> {now.status}"
+                for _, before, now in book.reread(number, reader, write=write)
+            )
+            out.append(Asked(number, name, spec, answers, dict(changed)))
+        return out
+    finally:
+        book.close()
+
+
+def _reader(spec: Mapping[str, Any], readers: Sequence[Reader]) -> Reader | None:
+    if spec.get("kind") != "rating":
+        return None
+    own: Reader = (ExpectedScore if spec["mode"] == "expected" else TextScore)(spec["low"], spec["high"])
+    same = [r for r in readers if r.name.partition("/")[0] == own.name.partition("/")[0]]
+    return same[0] if same else own

@@ -1,0 +1,135 @@
+"""Killed at any moment, a run loses no acknowledged rating and pays again only what was in flight."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfilter.llm.ledger import Ledger
+from dfilter.llm.session import ledger_path
+from dfilter.store import home
+from dfilter.testing import FAULTS, ScriptedServer
+
+CONCURRENCY = 32
+CHILD = """
+import sys
+from dfilter.llm.judge import Judge, rate
+from dfilter.llm.session import open_session
+from dfilter.types import Example, Message
+url, rows, acknowledged = sys.argv[1], int(sys.argv[2]), open(sys.argv[3], "ab", buffering=0)
+judge = Judge(model="m", base_url=url, name="scripted", concurrency=32, attempt_seconds=3, first_wait=0.01,
+              longest_pause=0.02, attempts=50)
+examples = [Example(str(i), (Message("user", f"Question {i}?"), Message("assistant", f"Answer {i}.")), {})
+            for i in range(rows)]
+class Watched:
+    def __init__(self, session): self.session = session
+    def ask(self, *args, **kwargs):
+        for answer in self.session.ask(*args, **kwargs):
+            acknowledged.write(answer.key + b"%04.1f" % answer.value)
+            yield answer
+with open_session(judge.server) as session:
+    ratings = rate(examples, judge, session=Watched(session))
+import numpy as np
+np.save(sys.argv[4], ratings["value"])
+"""
+# 6 % mixed faults; of these, some are paid and lost.
+MIXED = (
+    "429 zero",
+    "429 seconds",
+    "500",
+    "503",
+    "reset paid",
+    "reset",
+    "truncated json",
+    "html",
+    "hang paid",
+)
+
+
+def _answer(body: dict) -> str:
+    text = body["messages"][-1]["content"]
+    return ["3", "3.5", "4", "4.5", "5"][zlib.crc32(text.encode()) % 5] + "\nBecause."
+
+
+def _kill_often(rows: int, kills: int, tmp_path: Path, faulty: Callable) -> None:
+    answered: Counter[str] = Counter()
+
+    def answer(body: dict) -> str:
+        answered[body["messages"][-1]["content"]] += "Question" in str(body["messages"])
+        return _answer(body)
+
+    script = faulty(0.06, [FAULTS[name] for name in MIXED], answer, 3)
+    acknowledged, out = tmp_path / "acknowledged", tmp_path / "ratings.npy"
+    acknowledged.touch()
+    draw = random.Random(kills)
+    killed = 0
+    with ScriptedServer(script, latency=0.01) as server:
+        command = [sys.executable, "-c", CHILD, server.url, str(rows), str(acknowledged), str(out)]
+        while not out.exists():
+            child = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE)
+            if killed < kills:
+                _wait_for_calls(server, child, server.calls + draw.randint(1, max(2, rows // (kills + 1))))
+            if killed < kills and child.poll() is None:
+                time.sleep(draw.random() * 0.05)
+                child.send_signal(signal.SIGKILL)
+                killed += 1
+            stderr = child.communicate()[1]
+            assert child.returncode in {0, -signal.SIGKILL}, stderr.decode()
+            _nothing_lost(acknowledged)
+    assert killed == kills
+    assert sum(n > 0 for n in answered.values()) == rows
+    # A good answer that was asked for again had been in flight at a kill.
+    again = sum(answered.values()) - rows
+    assert again <= kills * CONCURRENCY
+    undisturbed = np.array([float(_expected(i)) for i in range(rows)])
+    assert np.load(out).tobytes() == undisturbed.tobytes()
+
+
+def _wait_for_calls(server: ScriptedServer, child: subprocess.Popen, calls: int) -> None:
+    while server.calls < calls and child.poll() is None:
+        time.sleep(0.002)
+
+
+def _nothing_lost(acknowledged: Path) -> None:
+    """Every rating that was handed on is in the ledger with its value; the file is whole."""
+    data = acknowledged.read_bytes()
+    seen = {data[i : i + 16]: float(data[i + 16 : i + 20]) for i in range(0, len(data) - 19, 20)}
+    if not (home() / "ledger.sqlite").exists():
+        assert not seen
+        return
+    ledger = Ledger(ledger_path())
+    try:
+        assert ledger.check() == "ok"
+        found = ledger.find(seen, raw=False)
+        assert {key: found[key].value for key in seen} == seen
+    finally:
+        ledger.close()
+
+
+def _expected(i: int) -> str:
+    from dfilter.llm.judge import Judge
+    from dfilter.types import Example, Message
+
+    judge = Judge(model="m", base_url="http://127.0.0.1:1/v1", name="scripted")
+    row = Example(str(i), (Message("user", f"Question {i}?"), Message("assistant", f"Answer {i}.")), {})
+    return _answer({"messages": judge.request(row).messages}).splitlines()[0]
+
+
+def test_five_kills(tmp_path: Path, faulty: Callable) -> None:
+    _kill_often(1500, 5, tmp_path, faulty)
+
+
+@pytest.mark.soak
+def test_two_hundred_kills(tmp_path: Path, faulty: Callable) -> None:
+    _kill_often(20_000, 200, tmp_path, faulty)
