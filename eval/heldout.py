@@ -95,9 +95,10 @@ class Heldout:
     def _losses(self, rows: Sequence[Any], model: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         import torch
 
+        dtype = fast_dtype() if self.dtype == "auto" else self.dtype
         network, tokenizer = load_causal(
-            model, dtype=fast_dtype() if self.dtype == "auto" else self.dtype, merge=True
-        )
+            model, dtype=dtype
+        )  # an adapter folded into bfloat16 would be rounded
         encoded = render_many(rows, tokenizer, template=self.template, max_tokens=self.max_tokens)
         on_gpu = network.device.type == "cuda"
         budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
@@ -142,11 +143,9 @@ def response_losses(network: Any, batch: Sequence[Encoded]) -> NDArray[np.float6
         return np.zeros(len(batch))
     first = int(spoken[0]) - 1
     place = network.device
-    keep = (
-        {"logits_to_keep": width - first}
-        if "logits_to_keep" in inspect.signature(network.forward).parameters
-        else {}
-    )
+    accepted = inspect.signature(network.forward).parameters
+    lazy = "logits_to_keep" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    keep = {"logits_to_keep": width - first} if lazy else {}  # ignored or not, the end is the same
     out = network(input_ids=ids.to(place), attention_mask=mask.to(place), use_cache=False, **keep)
     logits = out.logits[:, -(width - first) : -1]
     wanted = labels[:, first + 1 :].to(place)

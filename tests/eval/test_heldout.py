@@ -99,3 +99,22 @@ def test_repeated_prompts_share_a_cluster(tmp_path, tiny):
     lines = [{"instruction": q, "output": a} for q, a in (("same", "1"), ("other", "2"), ("Same!", "3"))]
     path.write_text("\n".join(map(json.dumps, lines)))
     assert Heldout(str(path)).evaluate(tiny).facts["clusters"] == [0, 1, 0]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
+def test_an_adapter_is_measured_without_rounding(rows, tiny, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load_causal(tiny, dtype="float32")
+    settings = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    tuned = get_peft_model(model, settings)
+    tuned.peft_config["default"].base_model_name_or_path = str(tiny)
+    tuned.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    tuned.merge_and_unload().save_pretrained(tmp_path / "merged")
+    tokenizer.save_pretrained(tmp_path / "merged")
+    one, two = (
+        Heldout(str(rows), dtype="float32").evaluate(tmp_path / name) for name in ("adapter", "merged")
+    )
+    assert one.values == pytest.approx(two.values, abs=1e-4)
+    assert np.abs(one.values - Heldout(str(rows), dtype="float32").evaluate(tiny).values).max() > 1e-3
