@@ -92,14 +92,14 @@ def resolve(name: str | Path) -> ModelFiles:
             it is not cached and the hub cannot be reached.
     """
     text = str(name)
-    if text in _PACKAGED:
-        return _PACKAGED[text]()
+    if text in PACKAGED:
+        return PACKAGED[text]()
     folder = Path(text).expanduser()
     if folder.is_dir():
         return _local(folder.resolve(), text)
     if not HUB_ID.fullmatch(text) or text.startswith((".", "/")):
         raise ModelError(
-            f"There is no model folder '{text}'. A model is {', '.join(_PACKAGED)}, a folder with "
+            f"There is no model folder '{text}'. A model is {', '.join(PACKAGED)}, a folder with "
             "config.json and safetensors, or a hub id such as HuggingFaceTB/SmolLM2-135M."
         )
     repo, _, revision = text.partition("@")
@@ -327,7 +327,7 @@ def _hub(repo: str, revision: str | None, name: str) -> ModelFiles:
 def _unreachable(name: str, why: str) -> ModelError:
     return ModelError(
         f"The model '{name}' is not cached here, and {why}. Use a folder with its safetensors, or a packaged "
-        f"model ({', '.join(_PACKAGED)}), or run once where there is a network."
+        f"model ({', '.join(PACKAGED)}), or run once where there is a network."
     )
 
 
@@ -423,4 +423,4 @@ def _make(place: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-_PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}
+PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}
