@@ -29,5 +29,6 @@ class Random:
 
     def score(self, pool: Pool) -> Scores:
         """Return one number in [0, 1) a row."""
-        first, _ = seeded(pool.rows.keys, pool.seed)
-        return Scores((first >> np.uint64(11)).astype(np.float64) / 2**53)
+        # The copies of a row differ in the second hash alone.
+        _, second = seeded(told_apart(pool.rows.keys, pool.rows.ids), pool.seed)
+        return Scores((second >> np.uint64(11)).astype(np.float64) / 2**53)

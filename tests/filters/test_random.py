@@ -51,6 +51,16 @@ def test_every_row_is_drawn_equally_often() -> None:
     assert np.abs(times - 200).max() < 5 * 11.5
 
 
+def test_identical_rows_are_drawn_independently_of_each_other() -> None:
+    twins = Dataset.from_rows([{"id": name, "instruction": "Ask", "output": "Same"} for name in ("a", "b")])
+    scores = np.array([Random().score(Pool(twins, seed=seed)).values for seed in range(400)])
+    # Both, one or none above a half: a quarter, a half, a quarter of 400 seeds.
+    both = (scores > 0.5).all(axis=1).sum()
+    assert abs(both - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)
+    shuffled = Random().score(Pool(twins.take(np.array([1, 0])), seed=3)).values
+    assert shuffled.tolist() == scores[3][::-1].tolist()
+
+
 def test_full_gives_every_row_the_same_score() -> None:
     assert (Full().score(Pool(ROWS)).values == 0).all()
 
