@@ -11,6 +11,7 @@ done                written last
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,13 +80,19 @@ def run(request: Request, progress: Progress | None = None) -> Path:
     table = resolved(request, chosen, data, place)
     folder = request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{_table_hash(_without_paths(table))}"
     _refuse_foreign(folder)
+    fresh = not folder.exists()
     with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
         if not mine:
             raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
-        if _open(folder, table, force=request.force):
-            _fill(folder, table, chosen, data, progress)
-        else:
+        if not _open(folder, table, force=request.force):
             progress.say(f"{folder} is finished already; --force makes it again.")
+            return folder
+        try:
+            _fill(folder, table, chosen, data, progress)
+        except (InputError, SettingsError):
+            if fresh:  # it holds nothing but the mistake, and would stand in the corrected command's way
+                shutil.rmtree(folder)
+            raise
     return folder
 
 

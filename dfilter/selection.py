@@ -14,7 +14,7 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
-from dfilter.errors import InputError, SettingsError
+from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
@@ -300,7 +300,10 @@ class _Walk:
                     "select.quota = 'group' needs a filter that gives groups; name a column instead."
                 )
             return self.groups[self.alive]
-        return as_groups(self.data.take(self.alive).column(name))
+        values = self.data.take(self.alive).column(name)
+        if all(value is None for value in values):
+            raise UnknownNameError("column", name, self.data.columns)
+        return as_groups(values)
 
     def _record(self, step: Step, given: Scores) -> None:
         values = np.full(len(self.data), np.nan)
