@@ -34,11 +34,13 @@ def test_a_larger_budget_adds_to_a_smaller_one_and_seeds_differ() -> None:
 
 
 def test_scores_are_uniform_and_seeds_independent() -> None:
-    first, second = (Random().score(Pool(ROWS, seed=seed)).values for seed in (0, 1))
-    assert ((first >= 0) & (first < 1)).all()
-    # Kolmogorov-Smirnov at 0.1% for 600 rows (exact duplicates cost a few): 1.95 / sqrt(600).
-    assert np.abs(np.sort(first) - (np.arange(600) + 0.5) / 600).max() < 0.09
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
+    scores = np.stack([Random().score(Pool(ROWS, seed=seed)).values for seed in range(60)])
+    assert ((scores >= 0) & (scores < 1)).all()
+    # Kolmogorov-Smirnov at 0.1% for 600 rows: 1.95 / sqrt(600).
+    assert np.abs(np.sort(scores[0]) - (np.arange(600) + 0.5) / 600).max() < 0.08
+    # Correlations of independent seeds scatter by 1 / sqrt(600) = 0.041.
+    between = np.corrcoef(scores)[np.triu_indices(60, 1)]
+    assert 0.037 < between.std() < 0.045
 
 
 def test_every_row_is_drawn_equally_often() -> None:
