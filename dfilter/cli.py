@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dfilter import __version__
+from dfilter.cli_compare import compare, leaderboard
 from dfilter.errors import DFilterError
+from dfilter.llm.cli import judge
 
-STYLES = ["table", "md", "csv", "json"]
 # Flags that set whatever step knows the setting.
 WISHES = {
     "target_by": "target_by",
@@ -319,100 +319,6 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("data", required=False)
-@click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
-@click.option("--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,own.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each cell.")
-@click.option("--model", "-m", default="smollm2", show_default=True, help="What is fine-tuned.")
-@click.option(
-    "--trainer", default="dfilter", show_default=True, help="A registered trainer, or file.py:Class."
-)
-@click.option("--recipe", default="quick", show_default=True, help="alpaca, lima, less or quick.")
-@click.option("--train", multiple=True, metavar="SETTING=VALUE", help="A setting of the trainer. Repeatable.")
-@click.option("--eval", "evals", multiple=True, metavar="KIND:SOURCE", help="Repeatable; see above.")
-@click.option("--set", "settings", multiple=True, metavar="STEP.SETTING=VALUE", help="A setting of a step.")
-@click.option("--target", type=click.Path(), help="The rows of the task to select for.")
-@click.option("--target-by", metavar="COLUMN", help="The column that names the target's subtasks.")
-@click.option("--selection-model", help="The model that strategies look through, where they use one.")
-@click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
-@click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]")
-@click.option(
-    "--against", help="The opponent in pairwise judging: random, longest, full, or a file of answers."
-)
-@click.option("--margin", type=float, help="The smallest difference that matters; fixed before the run.")
-@click.option("--no-full", is_flag=True, help="Do not train on everything; the table says so.")
-@click.option("--no-longest", is_flag=True, help="Leave the longest rows out.")
-@click.option("--no-random", is_flag=True, help="Leave random out; there are no verdicts without it.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder. [default: runs/compare-DATA]")
-@click.option("--dry-run", is_flag=True, help="Print the plan and its price, and do nothing.")
-@click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
-@click.pass_context
-def compare(
-    ctx: click.Context, /, data: str | None, out: Path | None, dry_run: bool, style: str, **options: Any
-) -> None:
-    """Fine-tune on each strategy's selection, evaluate, and print one table.
-
-    DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
-    heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
-    lm-eval:TASK.
-
-    \b
-    Examples:
-      dfilter compare                                  (sample pool, smollm2, a few minutes each cell)
-      dfilter compare alpaca.json --strategies kcenter,lima,my.toml --keep 1k,3k,own --seeds 3
-      dfilter compare pool.jsonl -s ifd --keep 10% --eval exact:heldout.jsonl --margin 0.02 --dry-run
-    """
-    from dfilter.compare import compare as run_comparison
-    from dfilter.compare import from_options
-
-    typed = {n for n in options if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
-    plan = from_options(data, out, options, typed)
-    if dry_run:
-        from dfilter.outlook import outlook
-
-        click.echo(outlook(plan, _progress()))
-        return
-    cells = run_comparison(plan, _progress())
-    click.echo(_board(plan.out, cells, plan.margin, style))
-    if any(cell.failed for cell in cells):
-        raise SystemExit(1)
-
-
-@main.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
-@click.option("--strategies", help="Only these, with commas; random, longest and full stay.")
-@click.option("--keep", help="Only these budgets, with commas.")
-def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, keep: str | None) -> None:
-    """Print the table of a comparison again, filtered, or merged over folders of one protocol.
-
-    \b
-    Example:
-      dfilter leaderboard runs/compare-alpaca --format md
-    """
-    from dfilter.cells import read_cells
-    from dfilter.compare import only, recorded_margin
-
-    cells = [cell for folder in folders for cell in read_cells(folder)]
-    margin = recorded_margin(folders)
-    click.echo(_board(None, only(cells, _list(strategies), _list(keep)), margin, style))
-
-
-def _board(out: Path | None, cells: Any, margin: float | None, style: Any) -> str:
-    from dfilter.leaderboard import leaderboard as make
-
-    board = make(cells, margin=margin)
-    if out is not None:
-        for suffix in ("json", "md", "csv"):
-            (out / f"leaderboard.{suffix}").write_text(board.render(suffix) + "\n", encoding="utf-8")
-    return board.render(style)
-
-
-def _list(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-@main.command()
 @click.argument("name")
 @click.option("--set", "settings", multiple=True, metavar="SETTING=VALUE", help="A setting of the filter.")
 def check(name: str, settings: Sequence[str]) -> None:
@@ -501,6 +407,9 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     if issubclass(category, UserWarning):
         click.echo(f"Warning: {message}", err=True)
 
+
+for command in (compare, leaderboard, judge):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

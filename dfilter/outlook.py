@@ -13,16 +13,8 @@ import numpy as np
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.compare import (
-    OWN,
-    REFERENCES,
-    Comparison,
-    Evaluation,
-    Setting,
-    prepare,
-    settings_for,
-    train_and_evaluate,
-)
+from dfilter.compare import train_and_evaluate
+from dfilter.comparison import OWN, REFERENCES, Comparison, Evaluation, Setting, prepare, settings_for
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError

@@ -16,7 +16,8 @@ import pytest
 
 from dfilter import sample
 from dfilter.cells import read_cells
-from dfilter.compare import Comparison, compare, from_options, only
+from dfilter.compare import compare
+from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
@@ -134,8 +135,6 @@ def test_a_setting_that_fits_no_strategy_is_refused(plan) -> None:
 
 def test_what_is_set_aside_is_in_no_pool(plan) -> None:
     setting = replace(plan, evals=("heldout:10%",))
-    from dfilter.compare import prepare
-
     plan.out.mkdir()
     made = prepare(setting, Silent())
     held = {row.key for row in load(plan.out / "heldout.jsonl")}
