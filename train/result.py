@@ -100,14 +100,15 @@ def claim(out: Path, plan: Plan) -> bool:
     """
     from dfilter.train.loop import write_json
 
+    if not is_main():  # the main process looks, and when it refuses, the launcher ends the others
+        return (out / DONE).exists()
     wanted = {"format": FORMAT, **_jsonable(asdict(plan))}
     found = _read(out / "plan.json")
     if found is None:
         if out.is_dir() and any(out.iterdir()):
             raise FolderError(f"{out} holds files that are no training. Choose another folder, or empty it.")
-        if is_main():
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(out / "plan.json", wanted)
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "plan.json", wanted)
     elif found != wanted:
         names = sorted(name for name in wanted if found.get(name) != wanted[name])
         raise FolderError(
