@@ -88,6 +88,13 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Restrict the pool. Repeatable: all must hold.",
             ),
             click.option(
+                "--transform",
+                "transforms",
+                multiple=True,
+                metavar="NAME",
+                help="Change rows before any filter sees them, e.g. lima_cleaning. Repeatable.",
+            ),
+            click.option(
                 "--always", type=click.Path(), help="Rows that join every selection, counted apart."
             ),
             click.option("--target", type=click.Path(), help="The rows of the task to select for."),
@@ -187,6 +194,7 @@ def _request(
         seed=options["seed"],
         settings=options["settings"],
         wishes=wishes,
+        transforms=options["transforms"],
         where=options["where"],
         always=options["always"],
         target=options["target"],
@@ -206,7 +214,7 @@ def _request(
 )
 @click.option("--dropped", "which", flag_value="dropped", help="Dropped rows, best first.")
 @click.option("--at-cut", "which", flag_value="at-cut", help="The last rows kept and the first ones dropped.")
-@click.option("-n", "number", default=10, show_default=True, help="How many.")
+@click.option("-n", "number", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def show(folder: Path, which: str, number: int, as_json: bool) -> None:
     """Show rows of a run with their scores and reasons.
@@ -219,7 +227,7 @@ def show(folder: Path, which: str, number: int, as_json: bool) -> None:
     from dfilter.summary import shown_rows
 
     for row in shown_rows(folder, which, number):
-        click.echo(json.dumps(row, ensure_ascii=False) if as_json else _card(row))
+        click.echo(_as_json(row) if as_json else _card(row))
 
 
 @main.command()
@@ -231,7 +239,12 @@ def explain(folder: Path, row_id: str, as_json: bool) -> None:
     from dfilter.summary import explain as explained
 
     row = explained(folder, row_id)
-    click.echo(json.dumps(row, ensure_ascii=False) if as_json else _card(row, whole=True))
+    click.echo(_as_json(row) if as_json else _card(row, whole=True))
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    """Return one line of JSON, which has no NaN: an abstention is null."""
+    return json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)  # noqa: PLR0124
 
 
 def _card(row: dict[str, Any], *, whole: bool = False) -> str:

@@ -49,7 +49,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "lm-eval": "dfilter.eval.lm_eval:LMEval",
         "pairwise": "dfilter.eval.pairwise:Pairwise",
     },
-    "transforms": {},
+    "transforms": {"lima_cleaning": "dfilter.filters.cleaning:LIMACleaning"},
 }
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -29,9 +29,11 @@ from dfilter.progress import Silent
 from dfilter.record import RESULTS, manifest, sha256_of, write, write_text
 from dfilter.selection import select
 from dfilter.selector import Budget
+from dfilter.settings import plain
 from dfilter.store import home
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.strategy import Strategy
+from dfilter.transforms import built, from_tables
 from dfilter.types import Priced, Progress
 
 SAMPLE_ROWS = 2000
@@ -45,6 +47,7 @@ class Request:
         data: a path or hub id; none takes the strategy's recorded one, else the sample pool.
         out: the run folder; none makes ``runs/DATA-STRATEGY-HASH``.
         force: overwrite a finished folder.
+        transforms: names of transforms; ``settings`` may address them like steps.
         wishes: settings for whichever steps know them, such as ``{"judge.model": "M"}``.
         output_format: "jsonl", or "parquet" for a selected.parquet beside selected.jsonl.
     """
@@ -54,6 +57,7 @@ class Request:
     keep: str | None = None
     seed: int | None = None
     settings: Sequence[str] = ()
+    transforms: Sequence[str] = ()
     where: Sequence[str] = ()
     always: str | None = None
     target: str | None = None
@@ -122,10 +126,10 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
     Raises:
         DFilterError: either cannot be used, or the data is not what the strategy was run on.
     """
-    chosen = strategies.load(request.strategy, request.settings)
+    _, settings = built(request.transforms, request.settings)
+    chosen = strategies.load(request.strategy, settings)
     if request.wishes:
-        more = strategies.addressed(chosen, request.wishes)
-        chosen = strategies.load(request.strategy, [*request.settings, *more])
+        chosen = strategies.load(request.strategy, [*settings, *strategies.addressed(chosen, request.wishes)])
     recorded = chosen.recorded
     place = request.data or _recorded_place(recorded) or str(sample_pool(progress))
     with progress.stage("reading"):
@@ -171,6 +175,10 @@ def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> d
             if not getattr(request, name):
                 _same(f"--{name}", entry[f"{name}_hash"], recorded.get(f"{name}_hash"), entry[name])
     entry |= _code(chosen)
+    transforms = built(request.transforms, request.settings)[0]
+    tables = [{"name": n, "settings": plain(t)} for n, t in zip(request.transforms, transforms, strict=True)]
+    if tables or recorded.get("transforms"):
+        entry["transforms"] = tables or recorded["transforms"]
     output_format = (
         request.output_format if request.output_format != "jsonl" else recorded.get("output_format")
     )
@@ -283,6 +291,7 @@ def _fill(
         where=entry.get("where"),
         always=entry.get("always"),
         target=entry.get("target"),
+        transforms=from_tables(entry.get("transforms", ())),
         progress=progress,
         store=Store(),
     )

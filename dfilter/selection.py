@@ -20,7 +20,8 @@ from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
 from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
 from dfilter.strategy import Step, Strategy
-from dfilter.types import Example, Progress, Scores
+from dfilter.transforms import transformed
+from dfilter.types import Example, Progress, Scores, Transform
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -127,6 +128,7 @@ def select(
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
     on_bad_rows: OnBadRows = "keep-going",
+    transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
     store: Store | None = None,
 ) -> Selection:
@@ -144,6 +146,7 @@ def select(
         format: the rows' shape, when it cannot be detected.
         mapping: names of columns, for instance ``{"response": "answer"}``.
         on_bad_rows: "keep-going" or "stop".
+        transforms: applied to the rows before any filter sees them.
         progress: where to report.
         store: where signals and fits live.
 
@@ -162,6 +165,7 @@ def select(
     _refuse_boundless(chosen, budget)
     with progress.stage("reading"):
         data = load(rows, format=format, mapping=mapping, on_bad_rows=on_bad_rows, progress=progress)
+        data = transformed(data, transforms, progress)
         added = None if always is None else load(always, progress=progress)
         aim = None if target is None else load(target, progress=progress)
     walk = _Walk(data, chosen, budget, seed, progress, store)
