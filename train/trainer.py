@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-import shutil
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from dfilter import chat, models
+from dfilter import chat, models, registry
 from dfilter.errors import ModelError, SettingsError
 from dfilter.settings import plain
 from dfilter.train import result
 from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
-from dfilter.types import Evaluator, Example
+from dfilter.types import EvalResult, Evaluator, Example
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A registered evaluator that chooses among kept epochs, named as in a settings file.
+
+    Attributes:
+        evaluator: its name.
+        settings: what it is built with, a development set above all.
+    """
+
+    evaluator: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        """Evaluate with it."""
+        return self.made().evaluate(model, seed=seed)
+
+    def made(self) -> Evaluator:
+        """Return the evaluator.
+
+        Raises:
+            SettingsError: there is none of that name, or it does not take these settings.
+        """
+        made: Evaluator = registry.create("evaluators", self.evaluator, self.settings)
+        return made
 
 
 @dataclass(frozen=True)
@@ -31,16 +57,16 @@ class FineTune:
         dtype: "bfloat16" computes in it (full: float32 weights under autocast; LoRA: bfloat16 base,
             float32 adapter), "float32" in that; "auto" is bfloat16 where the device has it.
         save_dtype: of a fully trained result; "auto" is the dtype the model came in.
-        micro_tokens: padded tokens of one forward pass; less needs less memory, and sums in another order.
+        micro_tokens: padded tokens of one forward pass; less needs less memory, and sums in another
+            order. None: 1,024 on a CPU, 16,384 on a GPU.
         gradient_checkpointing: recompute activations instead of keeping them.
         save_moments: write Adam's moments by parameter name beside every model that is kept.
         unlabelled: what to do with rows that hold no token to learn from.
-        choose: takes the best of the kept epochs as the result, by its mean value on a development set.
+        choose: takes the best of the kept epochs as the result, by its mean value on a development
+            set; an evaluator, or a table with the name and settings of a registered one.
         checkpoint_minutes: between two checkpoints; there is one at every epoch's end too.
         checkpoint_steps: steps between two checkpoints.
     """
-
-    recipe_names: ClassVar[str] = "alpaca, less, lima, quick"
 
     model: str = "smollm2"
     recipe: str = "quick"
@@ -51,11 +77,11 @@ class FineTune:
     template: chat.Template = "auto"
     dtype: models.Dtype = "auto"
     save_dtype: models.Dtype = "auto"
-    micro_tokens: int = 4096
+    micro_tokens: int | None = None
     gradient_checkpointing: bool = False
     save_moments: bool = False
     unlabelled: Literal["refuse", "skip"] = "refuse"
-    choose: Evaluator | None = None
+    choose: Choice | Evaluator | None = None
     checkpoint_minutes: float = 10.0
     checkpoint_steps: int | None = None
 
@@ -67,7 +93,7 @@ class FineTune:
             raise SettingsError(f"Only one budget can hold, but {' and '.join(given)} are set.")
         if any(not value > 0 for value in given.values()):
             raise SettingsError(f"The budget {given} must be above 0.")
-        if self.micro_tokens < 1 or not self.checkpoint_minutes > 0:
+        if (self.micro_tokens is not None and self.micro_tokens < 1) or not self.checkpoint_minutes > 0:
             raise SettingsError("micro_tokens and checkpoint_minutes must be above 0.")
 
     def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
@@ -88,12 +114,15 @@ class FineTune:
             ModelError: the model cannot be found, loaded, padded or ended.
             FolderError: ``out`` holds another training.
         """
+        if isinstance(self.choose, Choice):
+            self.choose.made()  # what is wrong with it shows now, not after the training
         plan, encoded = self.plan(rows, seed=seed)
         if result.claim(out, plan):
             return out
         summary = _run(self, plan, encoded, out)
         if result.is_main():
-            if self.choose is not None and plan.recipe.keep_epochs:
+            if self.choose is not None and (out / "epochs").is_dir():
+                gc.collect()  # the trained model goes before the evaluator loads one
                 summary |= result.choose_epoch(out, self.choose, seed)
             result.finish(out, plan, summary)
         result.barrier()
@@ -151,6 +180,9 @@ class FineTune:
         ), encoded
 
 
+# Small pieces pad little and stay in a CPU's cache; a GPU wants to be filled.
+MICRO_TOKENS = {False: 1_024, True: 16_384}
+
 # Settings that change when something is written, not what.
 _HARMLESS = {"checkpoint_minutes", "checkpoint_steps"}
 
@@ -185,7 +217,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             args,
             rows,
             pad=chat.special_ids(tokenizer).pad,
-            micro_tokens=job.micro_tokens,
+            micro_tokens=job.micro_tokens or MICRO_TOKENS[args.device.type == "cuda"],
             bf16=plan.dtype == "bfloat16",
         )
         running.add_callback(
@@ -251,8 +283,3 @@ def _adapted(model: Any, made: Recipe) -> Any:
         raise SettingsError(
             f"lora_targets = {list(targets)} do not fit {type(model).__name__}: {error}"
         ) from error
-
-
-def discard(out: Path) -> None:
-    """Remove a result folder, finished or not."""
-    shutil.rmtree(out, ignore_errors=True)

@@ -20,7 +20,7 @@ from dfilter.train import loop, result
 from dfilter.train.moments import load_moments
 from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import epoch_order
-from dfilter.train.trainer import FineTune
+from dfilter.train.trainer import Choice, FineTune
 from dfilter.types import EvalResult, Example, Trainer
 
 FULL = {"batch": 5, "epochs": 2.0, "learning_rate": 3e-3, "weight_decay": 0.1}
@@ -275,6 +275,31 @@ def test_lima_chooses_the_epoch_that_the_development_set_prefers(rows: list[Exam
     for values, higher, best in ((opinion, False, "epoch-02"), (tie, True, "epoch-03")):
         assert result.choose_epoch(out, Development(values, higher), 0)["chosen"] == best
         assert holds() == [best]
+
+
+def test_the_chooser_may_be_named_in_a_settings_file(rows: list[Example], tmp_path: Path) -> None:
+    from dfilter.registry import create
+
+    held_out = tmp_path / "development.jsonl"
+    lines = [{"messages": [{"role": m.role, "content": m.content} for m in row.messages]} for row in rows[:3]]
+    held_out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    job = create(
+        "trainers",
+        "dfilter",
+        {
+            "model": "tiny",
+            "recipe": "alpaca",
+            "dtype": "float32",
+            "overrides": {**FULL, "keep_epochs": [1, 2]},
+            "choose": {"evaluator": "heldout", "settings": {"source": str(held_out), "dtype": "float32"}},
+        },
+    )
+    found = facts(job.train(rows, tmp_path / "a", seed=0))
+    assert found["chosen"] == "epoch-02"  # the rows were trained on, so their loss fell
+    assert found["development"]["epoch-02"] < found["development"]["epoch-01"]
+    with pytest.raises(SettingsError, match="held-out"):
+        full(choose=Choice("held-out")).train(rows, tmp_path / "b", seed=0)
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_development_set_without_any_finite_value_is_an_error(rows: list[Example], tmp_path: Path) -> None:
