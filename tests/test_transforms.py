@@ -31,14 +31,14 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Shout:
-    """Upper case; rows whose prompt is in ``without`` drop out."""
+    """Responses in upper case; rows whose prompt is in ``without`` drop out."""
 
     without: tuple[str, ...] = ()
 
     def apply(self, row: Example) -> tuple[Example | None, str]:
         if row.prompt in self.without:
             return None, "unwanted"
-        loud = tuple(Message(m.role, m.content.upper()) for m in row.messages)
+        loud = (*row.messages[:-1], Message("assistant", row.response.upper()))
         return replace(row, messages=loud, fields={**row.fields, "output": row.response.upper()}), "louder"
 
 
