@@ -32,6 +32,7 @@ class World:
     strategies: int = 4
     effect: float = 0.0
     binary: bool = False
+    cut: float = 0.5  # of right or wrong: 0.5 gives a rate of 50%, 1.4 one of 1.6%
     noisier_random: float = 1.0
 
 
@@ -42,7 +43,7 @@ def table(world: World, rng: np.random.Generator) -> list[Cell]:
     base = 0.5 + 0.25 * rng.normal(size=(1, 1, n)) + 0.15 * rng.normal(size=(models, 1, n)) + shifts
     base[1:] += world.effect
     if world.binary:
-        values = (base + 0.30 * rng.normal(size=(models, k, n)) > 0.5).astype(np.float64)
+        values = (base + 0.30 * rng.normal(size=(models, k, n)) > world.cut).astype(np.float64)
     else:
         values = base + 0.30 * rng.normal(size=(models, k, n))
     prompts = tuple(map(str, range(n)))

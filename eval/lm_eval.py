@@ -35,8 +35,8 @@ class LMEval:
     """One task or group of lm-evaluation-harness (mmlu, bbh, tydiqa, gsm8k, ifeval, ...).
 
     Attributes:
-        source: the task's name, or a YAML file with a task of one's own; with ``dataset_path: json`` and
-            ``dataset_kwargs: {data_files: ...}`` in it, nothing is fetched.
+        source: the task's name, or a YAML file of one's own in the harness's form; with
+            ``dataset_path: json`` and ``dataset_kwargs: {data_files: ...}`` in it, nothing is fetched.
         metric: which of the task's metrics; the first known one unless given. Where a task filters
             answers in several ways, "exact_match,strict-match" names one.
         num_fewshot: examples before each question; the task's own number unless given.
@@ -85,6 +85,8 @@ class LMEval:
         )
 
     def _samples(self, model: Path) -> Mapping[str, list[dict[str, Any]]]:
+        if self.source.endswith((".yaml", ".yml")) and not Path(self.source).is_file():
+            raise InputError(f"There is no file {self.source}.")
         try:
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
@@ -96,34 +98,21 @@ class LMEval:
         try:
             results = simple_evaluate(
                 model=HFLM(pretrained=network, tokenizer=tokenizer, batch_size=self.batch_size),
-                tasks=[self._task()],
+                tasks=[self.source],
                 num_fewshot=self.num_fewshot,
                 limit=self.limit,
                 apply_chat_template=self.chat,
                 bootstrap_iters=0,
                 log_samples=True,
             )
-        except KeyError as error:
+        except (KeyError, ValueError) as error:  # an unknown name, or a file that describes no task
             raise SettingsError(
-                f"lm-evaluation-harness has no task {error}; `lm-eval ls tasks` lists them."
+                f"lm-evaluation-harness refused the task: {error.args[0]}. `lm-eval ls tasks` lists its own."
             ) from error
         except OSError as error:  # datasets' and the hub's errors are of this kind
             raise InputError(f"The data of the task '{self.source}' cannot be read: {error}.") from error
         samples: Mapping[str, list[dict[str, Any]]] = (results or {}).get("samples", {})
         return samples
-
-    def _task(self) -> str | dict[str, Any]:
-        if not self.source.endswith((".yaml", ".yml")):
-            return self.source
-        import yaml  # type: ignore[import-untyped]  # transformers brings it
-
-        try:
-            task = yaml.safe_load(Path(self.source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"The task {self.source} cannot be read: {error}.") from error
-        if not isinstance(task, dict):
-            raise InputError(f"The task {self.source} holds no table of settings.")
-        return {"task": Path(self.source).stem, **task}
 
     def _metric(self, samples: Mapping[str, list[dict[str, Any]]]) -> str:
         first = next((logged[0] for logged in samples.values() if logged), {})

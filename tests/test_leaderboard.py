@@ -520,6 +520,15 @@ def test_a_true_difference_is_found():
     assert count.coverage >= 0.8
 
 
+@pytest.mark.parametrize("cut", [0.5, 1.4])
+def test_intervals_of_few_prompts_and_extreme_rates_hold_the_truth(cut):
+    simulation = simulator()
+    world = simulation.World(3, 0.01, prompts=20, binary=True, cut=cut)
+    count = simulation.simulate(world, 60)
+    assert count.coverage >= 0.92
+    assert count.verdicts <= stats.binom.ppf(0.999, 60, 0.06)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("training", [0.0, 0.01, 0.02])
 @pytest.mark.parametrize("seeds", [3, 5])

@@ -15,6 +15,7 @@ from dfilter.eval.lm_eval import LMEval
 from dfilter.models import resolve
 
 TASK = """
+task: mine
 dataset_path: json
 dataset_kwargs: {{data_files: {file}}}
 output_type: multiple_choice
