@@ -353,11 +353,18 @@ def check(name: str, settings: Sequence[str]) -> None:
 
 @main.command()
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), required=True, help="Where to write the three files."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where to write the three files.",
 )
 @click.option("--rows", type=click.IntRange(50), default=2000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def sample(out: Path, rows: int, seed: int) -> None:
+@click.option(
+    "--heldout", type=click.IntRange(1), default=20, show_default=True, help="Held-out rows a family."
+)
+def sample(out: Path, rows: int, seed: int, heldout: int) -> None:
     """Write a sample pool with planted faults: pool.jsonl, heldout.jsonl, truth.jsonl.
 
     \b
@@ -366,7 +373,7 @@ def sample(out: Path, rows: int, seed: int) -> None:
     """
     from dfilter import sample as maker
 
-    maker.write(out, rows=rows, seed=seed)
+    maker.write(out, rows=rows, seed=seed, heldout_per_family=heldout)
     click.echo(f"{out}/pool.jsonl, heldout.jsonl and truth.jsonl are written.")
 
 

@@ -226,9 +226,9 @@ def _written(drafts: list[_Draft]) -> tuple[list[dict[str, str]], list[dict[str,
     return pool, truth
 
 
-def write(out: Path, rows: int = 2000, seed: int = 0) -> SamplePool:
+def write(out: Path, rows: int = 2000, seed: int = 0, heldout_per_family: int = 20) -> SamplePool:
     """Write ``pool.jsonl``, ``heldout.jsonl`` and ``truth.jsonl`` into the folder ``out``; see `generate`."""
-    sample = generate(rows, seed)
+    sample = generate(rows, seed, heldout_per_family)
     out.mkdir(parents=True, exist_ok=True)
     for name, lines in (("heldout", sample.heldout), ("truth", sample.truth), ("pool", sample.pool)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
