@@ -18,12 +18,14 @@ import numpy as np
 from dfilter.chat import Template
 from dfilter.embed.adam import EpsMode, swamped
 from dfilter.embed.checkpoints import Checkpoint
+from dfilter.embed.device import place
 from dfilter.embed.directions import Directions, about, subtasks
 from dfilter.embed.influence import Affinity, GradientSketch, ProjectedGradient
 from dfilter.embed.matching import divided, mean_directions, normalised, unusable
+from dfilter.embed.quote import influence_quote
 from dfilter.embed.warmup import Warmup, epoch_folders, learning_rates
 from dfilter.errors import InputError, SettingsError
-from dfilter.types import Json, Scores
+from dfilter.types import Json, Quote, Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,6 +155,28 @@ class LESS:
     def checkpoint(self, folder: Path) -> Checkpoint:
         """The gradients that these settings take of an adapter."""
         return Checkpoint(str(folder), self.template, self.max_tokens, self.dtype, self.device)
+
+    def quote(self, pool: Pool) -> Sequence[Quote]:
+        """Return size and time of scoring ``pool``, without doing it."""
+        target = pool.target
+        names = ["target"] if target is None else subtasks(target, self.target_by)[0]
+        return [
+            influence_quote(
+                pool.rows,
+                None if target is None else target.rows,
+                model=self.model,
+                mode=self.mode,
+                subtasks=len(names),
+                checkpoints=self.checkpoints,
+                epochs=self.epochs,
+                warmup=self.warmup,
+                rank=int(self.overrides.get("lora_rank", 128)),
+                width=self.width,
+                template=self.template,
+                max_tokens=self.max_tokens,
+                placement=place(self.device, self.dtype),
+            )
+        ]
 
     def _cosines(
         self, pool: Pool, target: Pool, checkpoint: Checkpoint

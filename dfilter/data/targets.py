@@ -67,7 +67,7 @@ def _mmlu(path: Path) -> Iterator[dict[str, str]]:
                     continue
                 if len(line) < 4:
                     raise InputError(
-                        f"{file}, record {number + 1}: {len(line)} fields; expected question, choices, answer."
+                        f"{file}, record {number + 1}: {len(line)} fields; wanted: question, choices, answer."
                     )
                 yield _choice(subject, line[0], line[1:-1], line[-1].strip(), f"{file}, record {number + 1}")
 

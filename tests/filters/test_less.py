@@ -347,6 +347,29 @@ def test_a_warm_up_is_trained_once_a_seed(tmp_path: Path) -> None:
     assert np.abs(other - values).max() > 1e-6
 
 
+@pytest.mark.parametrize("mode", ["direct", "store", "reference"])
+def test_a_quote_says_what_will_be_left(checkpoints: tuple[str, ...], tmp_path: Path, mode: Any) -> None:
+    from dfilter.models import count_parameters
+
+    pool = pool_of(sentences(10, 14), ["a", "b", "b"], tmp_path)
+    less = made(checkpoints, mode=mode, target_by="task", width=64)
+    (quote,) = less.quote(pool)
+    less.score(pool)
+    stored = [p for p in (tmp_path / "signals").rglob("*.npy") if np.load(p, mmap_mode="r").shape[0] == 10]
+    left = sum(np.load(p, mmap_mode="r").nbytes for p in stored)
+    assert quote.kept_bytes == left  # type: ignore[attr-defined]
+    assert quote.adapter == count_parameters(Path(checkpoints[0]))  # type: ignore[attr-defined]
+    assert quote.seconds > 0  # type: ignore[attr-defined]
+    assert len(quote.lines()) == 4
+
+
+def test_an_adapters_size_is_told_from_shapes_alone() -> None:
+    from dfilter.embed.quote import adapter_size
+
+    # tiny: 2 layers; q and o map 64 to 64, k and v 64 to 32.
+    assert adapter_size("tiny", 3) == 2 * 3 * (128 + 128 + 96 + 96)
+
+
 KILLED = """
 import sys, json
 from pathlib import Path
