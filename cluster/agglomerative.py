@@ -122,10 +122,11 @@ def _nearest(rows: Float32, ids: Int64, among: Int64, count: int) -> tuple[Int64
     import torch
 
     from dfilter.cluster import pairs
-    from dfilter.cluster.products import exact_products
+    from dfilter.cluster.precision import exact_products
 
     wanted = min(count + SPARE, len(among))
-    with exact_products(None), torch.inference_mode():
+    with exact_products(None) as threads, torch.inference_mode():
+        torch.set_num_threads(threads)  # one large product at a time
         block, others = torch.tensor(rows[ids]), torch.tensor(rows[among])
         score = block @ others.T - others.square().sum(1) / 2
         score[torch.from_numpy(ids[:, None] == among[None, :])] = -torch.inf

@@ -78,7 +78,8 @@ def near_duplicates(
     Raises:
         ValueError: a row or a setting cannot be used, with the reason.
     """
-    from dfilter.cluster.products import Space, checked, exact_products
+    from dfilter.cluster.precision import exact_products
+    from dfilter.cluster.products import Space, checked
 
     rows = checked(X)
     n = len(rows)
@@ -88,8 +89,8 @@ def near_duplicates(
     if neighbours == "all":
         labels, neighbours = np.zeros(n, np.int64), 0
     of, rank, done = np.full(n, -1), np.argsort(order), 0
-    with exact_products(threads):
-        space = Space(rows, "cosine", precision=precision, device=device, threads=threads)
+    with exact_products(threads) as count:
+        space = Space(rows, "cosine", precision=precision, device=device, threads=count)
         scopes = _scopes(space, labels, neighbours)
         for part in [order] if neighbours else _by_label(order, labels):
             kept: dict[int, Centres] = {}
@@ -185,15 +186,18 @@ def _first_kept(space: Space, rows: Int64, kept: Centres, limit: float) -> Int64
     from dfilter.cluster import pairs, products
 
     hit = np.full(len(rows), -1)
-    for begin in range(0, len(rows), space.batch):
-        ids, out = rows[begin : begin + space.batch], hit[begin : begin + space.batch]
+
+    def batch(part: slice) -> None:
+        ids = rows[part]
         packed = space.take(ids)
         for start in range(0, kept.count, products.COLUMNS):
             stop = min(start + products.COLUMNS, kept.count)
             centres, half = kept.part(start, stop)
             table = products.as_numpy(space.multiply(packed, centres))
             points = kept.ids[start:stop], space.X, space.scale, space.square, space.margin
-            space.each(pairs.first_within, len(ids), table, half, ids, *points, limit, out)
+            pairs.first_within(0, len(ids), table, half, ids, *points, limit, hit[part])
+
+    space.all([(batch, part) for part in space.split(len(rows))])
     return hit
 
 
@@ -203,17 +207,19 @@ def _near_pairs(space: Space, rows: Int64, others: Int64, rank: Int64, limit: fl
 
     from dfilter.cluster import pairs, products
 
-    found = [np.empty((2, 0), np.int64)]
-    for begin in range(0, len(rows), products.COLUMNS):
-        ids = rows[begin : begin + products.COLUMNS]
-        packed = space.take(ids).clone()
+    def batch(part: slice) -> Int64:
+        ids = rows[part]
+        packed, found = space.take(ids).clone(), [np.empty((2, 0), np.int64)]
+        least = 0.5 * (1.0 - limit) - space.margin[ids] - 1e-6  # the rest covers float32's comparison
         for start in range(0, len(others), products.COLUMNS):
-            part = others[start : start + products.COLUMNS]
-            scores = space.multiply(packed, space.take(part)).float() - 0.5
-            least = 0.5 * (1.0 - limit) - space.margin[ids] - 1e-6  # the rest covers float32's comparison
+            ends = others[start : start + products.COLUMNS]
+            scores = space.multiply(packed, space.take(ends)).float() - 0.5
             near = (scores >= torch.from_numpy(least).to(scores)[:, None]).nonzero().cpu().numpy()
-            found.append(np.stack([ids[near[:, 0]], part[near[:, 1]]]))
-    a, b = np.concatenate(found, axis=1)
+            found.append(np.stack([ids[near[:, 0]], ends[near[:, 1]]]))
+        return np.concatenate(found, axis=1)
+
+    parts = space.all([(batch, part) for part in space.split(len(rows))])
+    a, b = np.concatenate([np.empty((2, 0), np.int64), *parts], axis=1)
     if rows is others:
         a, b = a[rank[a] < rank[b]], b[rank[a] < rank[b]]
     value = np.empty(len(a))

@@ -144,7 +144,8 @@ def kcenter(
     Raises:
         ValueError: a setting or a row cannot be used, with the reason; or ``resume`` belongs elsewhere.
     """
-    from dfilter.cluster.products import Space, checked, exact_products
+    from dfilter.cluster.precision import exact_products
+    from dfilter.cluster.products import Space, checked
     from dfilter.cluster.traversal import Traversal
 
     rows = checked(X)
@@ -152,8 +153,8 @@ def kcenter(
     given, vectors = _given(init, rows)
     began = time.perf_counter()
     wanted = len(rows) if k is None else k
-    with exact_products(threads):
-        space = Space(rows, metric, vectors=vectors, precision=precision, device=device, threads=threads)
+    with exact_products(threads) as count:
+        space = Space(rows, metric, vectors=vectors, precision=precision, device=device, threads=count)
         first = _first_picks(space, given, start, seed)
         if resume is not None:
             _check_state(resume, space, first)
@@ -185,13 +186,14 @@ def coverage(
     Raises:
         ValueError: a row cannot be used, or an index is none of X's.
     """
-    from dfilter.cluster.products import Centres, Space, checked, exact_products
+    from dfilter.cluster.precision import exact_products
+    from dfilter.cluster.products import Centres, Space, checked
     from dfilter.cluster.traversal import Counters
 
     rows = checked(X)
     kept = _row_indices(indices, len(rows), "indices")
-    with exact_products(None):
-        space = Space(rows, metric, precision=precision)
+    with exact_products(None) as threads:
+        space = Space(rows, metric, precision=precision, threads=threads)
         centres = Centres(space, len(kept))
         centres.add(kept)
         _, distance = _assign(space, centres, Counters())
@@ -200,13 +202,9 @@ def coverage(
 
 def _assign(space: Space, centres: Centres, counters: Counters) -> tuple[Int64, Float64]:
     """Return every row's nearest centre, the first among equals, and the distance to it."""
-    count = len(space.X)
-    position, value = np.empty(count, np.int64), np.empty(count)
-    for begin in range(0, count, space.batch):
-        rows = np.arange(begin, min(begin + space.batch, count))
-        value[rows], position[rows], computed = space.nearest(rows, centres)
-        counters.evaluations += len(rows) * centres.count
-        counters.rechecks += computed
+    value, position, computed = space.nearest(np.arange(len(space.X)), centres)
+    counters.evaluations += len(value) * centres.count
+    counters.rechecks += computed
     return position, space.distance(value)
 
 

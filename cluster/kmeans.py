@@ -91,13 +91,14 @@ def kmeans(
     Raises:
         ValueError: ``k``, a setting or a row cannot be used, with the reason.
     """
-    from dfilter.cluster.products import checked, exact_products
+    from dfilter.cluster.precision import exact_products
+    from dfilter.cluster.products import checked
 
     rows = checked(X)
     _check(len(rows), k, metric, max_iter, batch)
-    options: dict[str, Any] = {"precision": precision, "device": device, "threads": threads}
     rng = np.random.default_rng(seed)
-    with exact_products(threads):
+    with exact_products(threads) as count:
+        options: dict[str, Any] = {"precision": precision, "device": device, "threads": count}
         start = _start(rows, k, init, metric, rng, options)
         report = progress or (lambda _iteration, _share: None)
         if batch is not None and batch < len(rows):
@@ -159,9 +160,7 @@ def _spread(
         if total[-1] > 0:
             chosen[j] = np.searchsorted(total, rng.random() * total[-1], side="right")
         centres.add(chosen[j : j + 1])
-        for begin in range(0, len(rows), space.batch):
-            ids = np.arange(begin, min(begin + space.batch, len(rows)))
-            value[ids] = space.nearest(ids, centres, first=j, value=value[ids])[0]
+        value = space.nearest(np.arange(len(rows)), centres, first=j, value=value)[0]
     return chosen
 
 

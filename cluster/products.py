@@ -17,11 +17,10 @@ all rows, which leaves one margin for each row, whatever the centre.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -29,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from dfilter.cluster import pairs
+from dfilter.cluster.precision import bf16_pays
 
 Metric: TypeAlias = Literal["cosine", "euclidean"]
 Precision: TypeAlias = Literal["auto", "bf16", "f32"]
@@ -37,61 +37,9 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 COLUMNS = 1024  # centres in one product
-OUTPUT = {"cpu": 4 << 20, "cuda": 32 << 20}  # values in one product; on a CPU it should stay in the cache
+OUTPUT = {"cpu": 2 << 20, "cuda": 32 << 20}  # values in one product; on a CPU it should stay in the cache
 READ_ROWS = 1 << 16  # rows read at once from a memory map
 PART_ROWS = 64  # fewer are not worth a thread
-
-
-@contextmanager
-def exact_products(threads: int | None) -> Iterator[None]:
-    """Hold torch to what the margin assumes, and to a number of threads; restore both afterwards.
-
-    A caller may have allowed float32 products in TF32 or bfloat16, and CUDA adds up the parts of a
-    split bfloat16 product in bfloat16 unless told otherwise.
-    """
-    matmuls: tuple[Any, Any] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
-    before = [m.fp32_precision for m in matmuls]
-    reduced = torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
-    count = torch.get_num_threads()
-    try:
-        for matmul in matmuls:
-            matmul.fp32_precision = "ieee"
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        for matmul, precision in zip(matmuls, before, strict=True):
-            matmul.fp32_precision = precision
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
-        torch.set_num_threads(count)
-
-
-@cache
-def bf16_pays(device: str) -> bool:
-    """Whether bfloat16 products are right and faster than float32's here: tried out, not looked up.
-
-    The answer changes no result, only the time.
-    """
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    single = torch.linspace(-1, 1, 512 * 384).reshape(512, 384).sin()
-    half = single.to(torch.bfloat16)
-    exact = half.double() @ half.double().T
-    size = half.double().norm(dim=1)
-    margin = torch.outer(size, size) * (386 * 2.0**-22 + 2.0**-8)
-    if bool(((half @ half.T).double() - exact).abs().gt(margin).any()):
-        return False
-
-    def seconds(matrix: torch.Tensor) -> float:
-        times = []
-        for _ in range(3):
-            began = time.perf_counter()
-            torch.mm(matrix, matrix.T)
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    return seconds(half) < 0.8 * seconds(single)
 
 
 def checked(X: Any, name: str = "X") -> Float32:
@@ -120,7 +68,7 @@ class Space:
         vectors: (m, d) centres that are not rows, likewise checked.
         precision: of the copy; "auto" takes bfloat16 where it pays.
         device: "auto", "cpu" or "cuda".
-        threads: at most so many threads; none leaves torch's number.
+        threads: at most so many threads, ours; torch's own products should take one each.
 
     Raises:
         ValueError: a row holds NaN or infinity.
@@ -134,7 +82,7 @@ class Space:
         vectors: Float32 | None = None,
         precision: Precision = "auto",
         device: str = "auto",
-        threads: int | None = None,
+        threads: int = 1,
     ) -> None:
         self.X = X
         self.V = X[:0] if vectors is None else vectors
@@ -143,7 +91,7 @@ class Space:
         half = precision == "bf16" or (precision == "auto" and bf16_pays("cuda" if self.cuda else "cpu"))
         self.dtype = torch.bfloat16 if half else torch.float32
         self.batch = OUTPUT["cuda" if self.cuda else "cpu"] // COLUMNS
-        self.threads = threads or torch.get_num_threads()
+        self.threads = threads
         self._pool = ThreadPoolExecutor(self.threads)
         self.cosine = metric == "cosine"
         norms = np.concatenate([self._norms(self.X, "Row"), self._norms(self.V, "Given centre")])
@@ -156,8 +104,7 @@ class Space:
         self.rows, self.vectors = self._homed(rows), vectors_packed.to(self.device)
         size, lost = np.concatenate([self._size, size]), np.concatenate([self._lost, lost])
         self.margin = self._margins(size, lost, self.square)
-        self._gathered = torch.empty((self.batch, self.width), dtype=self.dtype, device=self.rows.device)
-        self._output = torch.empty(self.batch * COLUMNS, dtype=self.dtype, device=self.device)
+        self._buffers = _Buffers(self)
 
     def move(self, vectors: Float32) -> None:
         """Put others in the place of the given vectors; from now on they are the only centres."""
@@ -173,15 +120,24 @@ class Space:
         return np.asarray(value / 2 if self.cosine else np.sqrt(value) / self.unit)
 
     def each(self, routine: Callable[..., Any], count: int, *args: Any) -> list[Any]:
-        """Run ``routine(start, stop, *args)`` over parts of ``range(count)``, one thread each."""
+        """Run ``routine(start, stop, *args)`` over parts of ``range(count)``, one for each thread."""
         parts = min(self.threads, max(count // PART_ROWS, 1))
-        if parts == 1:
-            return [routine(0, count, *args)]
         edges = [count * i // parts for i in range(parts + 1)]
-        return list(self._pool.map(lambda a, b: routine(a, b, *args), edges[:-1], edges[1:]))
+        return self.all([(routine, a, b, *args) for a, b in pairwise(edges)])
+
+    def all(self, tasks: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run tasks (routine, *args) in the threads; a CUDA device takes them one by one."""
+        if len(tasks) == 1 or self.threads == 1 or self.cuda:
+            return [routine(*args) for routine, *args in tasks]
+        return list(self._pool.map(lambda task: task[0](*task[1:]), tasks))
+
+    def split(self, count: int) -> list[slice]:
+        """Cut ``range(count)`` into batches for products, one for each thread or more."""
+        size = min(self.batch, max(PART_ROWS, -(-count // self.threads)))
+        return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
     def take(self, ids: Int64) -> torch.Tensor:
-        """Return packed points on the device; the result is valid until the next call."""
+        """Return packed points on the device; the result is valid until this thread's next call."""
         n = len(self.X)
         if len(self.V) and ids.max(initial=0) >= n:
             given = torch.from_numpy(ids >= n).to(self.device)[:, None]
@@ -189,22 +145,20 @@ class Space:
             return torch.where(given, vectors, self.take(np.minimum(ids, n - 1)))
         if len(ids) and ids[-1] - ids[0] == len(ids) - 1 and (np.diff(ids) == 1).all():
             return self.rows[ids[0] : ids[-1] + 1].to(self.device)
-        out = self._gathered[: len(ids)] if len(ids) <= self.batch else None
+        out = self._buffers.rows[: len(ids)] if len(ids) <= self.batch else None
         index = torch.from_numpy(ids).to(self.rows.device)
         return torch.index_select(self.rows, 0, index, out=out).to(self.device)
 
     def multiply(self, rows: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
-        """Return the (rows, centres) products; the result is valid until the next call."""
+        """Return the (rows, centres) products; the result is valid until this thread's next call."""
         shape = (len(rows), len(centres))
-        out = (
-            self._output[: shape[0] * shape[1]].view(shape)
-            if shape[0] * shape[1] <= len(self._output)
-            else None
-        )
-        return torch.mm(rows, centres.T, out=out)
+        flat = self._buffers.output[
+            : shape[0] * shape[1]
+        ]  # memory from the system would cost more than the product
+        return torch.mm(rows, centres.T, out=flat.view(shape) if len(flat) == shape[0] * shape[1] else None)
 
     def best_scores(self, ids: Int64, centres: Centres, first: int) -> Float32:
-        """Return each row's largest score among the centres from ``first`` on."""
+        """Return each row's largest score among the centres from ``first`` on; for one batch."""
         rows = self.take(ids)
         best = np.full(len(ids), -np.inf, np.float32)
         for start in range(first, centres.count, COLUMNS):
@@ -213,8 +167,8 @@ class Space:
             if self.cuda:
                 scores = products.float().sub_(torch.from_numpy(half).to(self.device)).amax(1)
                 np.maximum(best, scores.cpu().numpy(), out=best)
-                continue
-            self.each(pairs.best_score, len(ids), as_numpy(products), half, best)
+            else:
+                pairs.best_score(0, len(ids), as_numpy(products), half, best)
         return best
 
     def nearest(
@@ -231,32 +185,36 @@ class Space:
         Only centres from ``first`` and, for row i, before ``last[i]`` count, and only if nearer than
         ``value[i]``; where there are none, the value stays (infinity) and the centre is -1.
         """
-        rows = self.take(ids)
         last = np.full(len(ids), centres.count) if last is None else last
         value = np.full(len(ids), np.inf) if value is None else value.copy()
-        nearest, count = np.full(len(ids), -1), 0
-        columns = max(COLUMNS, len(self._output) // max(len(ids), 1))
-        for start in range(first, centres.count, columns):
-            packed, half = centres.part(start, min(start + columns, centres.count))
-            products = as_numpy(self.multiply(rows, packed))
+        nearest = np.full(len(ids), -1)
+
+        def batch(part: slice) -> int:
+            rows, size = self.take(ids[part]), part.stop - part.start
+            columns, count = max(COLUMNS, self.batch * COLUMNS // size), 0
             points = centres.ids, self.X, self.V, self.scale, self.square, self.margin
-            found = self.each(
-                pairs.recheck, len(ids), products, half, start, ids, last, *points, value, nearest
-            )
-            count += sum(found)
-        return value, nearest, count
+            for start in range(first, centres.count, columns):
+                packed, half = centres.part(start, min(start + columns, centres.count))
+                table = as_numpy(self.multiply(rows, packed))
+                found = (value[part], nearest[part])
+                count += pairs.recheck(0, size, table, half, start, ids[part], last[part], *points, *found)
+            return count
+
+        return value, nearest, sum(self.all([(batch, part) for part in self.split(len(ids))]))
 
     def assign(self) -> tuple[Int64, int]:
         """Return every row's nearest given vector, the first among equals, and the pairs computed."""
-        label, computed = np.empty(len(self.X), np.int64), 0
-        half = (self.square[len(self.X) :] / 2).astype(np.float32)
-        batch = max(1, min(self.batch, len(self._output) // len(self.V)))
-        for start in range(0, len(self.X), batch):
-            ids = np.arange(start, min(start + batch, len(self.X)))
-            products = self.multiply(self.take(ids), self.vectors)
+        n, label = len(self.X), np.empty(len(self.X), np.int64)
+        half = (self.square[n:] / 2).astype(np.float32)
+
+        def batch(start: int, stop: int) -> int:
+            table = as_numpy(self.multiply(self.take(np.arange(start, stop)), self.vectors))
             points = self.X, self.V, self.scale, self.margin, label
-            computed += sum(self.each(pairs.assign, len(ids), as_numpy(products), half, start, *points))
-        return label, computed
+            return int(pairs.assign(0, stop - start, table, half, start, *points))
+
+        size = max(1, min(self.batch, self.batch * COLUMNS // len(self.V)))
+        tasks = [(batch, start, min(start + size, n)) for start in range(0, n, size)]
+        return label, sum(self.all(tasks))
 
     def add_up(self, ids: Int64, old: Int64, new: Int64, sums: Float64) -> None:
         """Move scaled rows from the sums of their old labels (-1: none) to those of the new."""
@@ -314,6 +272,14 @@ class Space:
         if self.cuda and rows.nbytes * 3 <= torch.cuda.mem_get_info(self.device)[0] * 2:
             return rows.to(self.device)
         return rows
+
+
+class _Buffers(threading.local):
+    """Memory for one batch, each thread's own."""
+
+    def __init__(self, space: Space) -> None:
+        self.rows = torch.empty((space.batch, space.width), dtype=space.dtype, device=space.rows.device)
+        self.output = torch.empty(space.batch * COLUMNS, dtype=space.dtype, device=space.device)
 
 
 class Centres:

@@ -147,12 +147,10 @@ class Traversal:
 
     def _settle(self, rows: Int64) -> None:
         """Make the bounds of rows that have seen every centre exact."""
-        for begin in range(0, len(rows), self.space.batch):
-            part = rows[begin : begin + self.space.batch]
-            self.bound[part], _, computed = self.space.nearest(part, self.centres)
-            self.counters.evaluations += len(part) * self.centres.count
-            self.counters.rechecks += computed
+        self.bound[rows], _, computed = self.space.nearest(rows, self.centres)
         self.exact[rows] = True
+        self.counters.evaluations += len(rows) * self.centres.count
+        self.counters.rechecks += computed
 
     def _refresh(self, rows: Int64) -> None:
         """Show the rows every centre they missed."""
@@ -160,27 +158,29 @@ class Traversal:
         rows = rows[(self.seen[rows] < count) & (self.bound[rows] > 0.0)]
         rows = rows[np.argsort(self.seen[rows], kind="stable")]
         seen = self.seen[rows]
-        begin = 0
+        size = min(self.space.batch, max(FEW_ROWS, -(-len(rows) // self.space.threads)))
+        begin, tasks = 0, []
         while begin < len(rows):
             first = int(seen[begin])
             half = int(np.searchsorted(seen, (first + count + 1) // 2))  # from here on half would be in vain
-            end = min(max(half, begin + FEW_ROWS), begin + self.space.batch, len(rows))
-            part = rows[begin:end]
-            best = self.space.best_scores(part, self.centres, first)
-            pairs.tighten(part, best, self.space.square, self.space.margin, self.bound, self.exact)
-            self.seen[part] = count
-            self.counters.evaluations += len(part) * (count - first)
+            end = min(max(half, begin + FEW_ROWS), begin + size, len(rows))
+            tasks.append((self._show, rows[begin:end], first))
             begin = end
+        self.space.all(tasks)
+        self.seen[rows] = count
+        self.counters.evaluations += sum(len(part) * (count - first) for _, part, first in tasks)
+
+    def _show(self, rows: Int64, first: int) -> None:
+        """Tighten the bounds of a batch of rows by the centres from ``first`` on."""
+        best = self.space.best_scores(rows, self.centres, first)
+        pairs.tighten(rows, best, self.space.square, self.space.margin, self.bound, self.exact)
 
     def _radii(self) -> Float64:
         """Return each pick's distance to the nearest centre before it; infinity where there is none."""
-        value = np.empty(len(self.picks))
-        for begin in range(0, len(value), self.space.batch):
-            part = slice(begin, begin + self.space.batch)
-            before = np.arange(len(value))[part] + len(self.space.V)
-            value[part], _, computed = self.space.nearest(self.picks[part], self.centres, last=before)
-            self.counters.evaluations += len(before) * self.centres.count
-            self.counters.rechecks += computed
+        before = np.arange(len(self.picks)) + len(self.space.V)
+        value, _, computed = self.space.nearest(self.picks, self.centres, last=before)
+        self.counters.evaluations += len(before) * self.centres.count
+        self.counters.rechecks += computed
         return self.space.distance(value)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from dfilter.cluster import pairs, products, traversal
 from dfilter.cluster.kcenter import State, Status, coverage, kcenter
-from dfilter.cluster.products import Centres, Space, checked, exact_products
+from dfilter.cluster.precision import bf16_pays, exact_products
+from dfilter.cluster.products import Centres, Space, checked
 
 Matrix = NDArray[np.float32]
 PRECISIONS = ("f32", "bf16")
@@ -123,8 +124,7 @@ def test_the_sequence_is_that_of_the_plain_algorithm(
     X = clustered(n, d, seed, kind)
     k = data.draw(st.integers(1, n))
     start = data.draw(st.integers(0, n - 1))
-    # Two threads of ours, one of torch's: its own make tiny products wait for each other.
-    with batches(), mock.patch.object(torch, "set_num_threads"):
+    with batches():
         found = kcenter(
             X, k, start=start, metric=metric, block=block, front=front, precision=precision, threads=threads
         )
@@ -452,6 +452,14 @@ def test_settings_of_torch_neither_matter_nor_change():
         torch.backends.mkldnn.matmul.fp32_precision = "none"
     np.testing.assert_array_equal(found, expected)
     assert torch.get_num_threads() == threads
+
+
+def test_the_probe_answers_alike_every_time():
+    answers = set()
+    for _ in range(5):
+        bf16_pays.cache_clear()
+        answers.add(bf16_pays("cpu"))
+    assert len(answers) == 1
 
 
 def test_a_memory_map_is_read_and_the_input_left_alone(tmp_path):
