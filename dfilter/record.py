@@ -67,8 +67,7 @@ def _append(selection: Selection, part: Path) -> None:
 def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return the run's provenance and figures; everything outside "timings" repeats exactly."""
     rows = selection.rows
-    kept = selection.indices
-    responses = [len(rows[int(i)].response) for i in kept]
+    responses = [len(row.response) for row in selection]
     return {
         "dfilter": __version__,
         "strategy": {

@@ -73,7 +73,7 @@ class Selection:
         return len(self.kept)
 
     def __iter__(self) -> Iterator[Example]:
-        return (self.rows[int(i)] for i in self.indices)
+        return iter(self.rows.take(self.indices))
 
     @property
     def indices(self) -> NDArray[np.int64]:
