@@ -10,6 +10,7 @@ done                written last
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import time
@@ -84,7 +85,7 @@ def run(request: Request, progress: Progress | None = None) -> Path:
     table = resolved(request, chosen, data, place)
     folder = request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{_table_hash(_without_paths(table))}"
     _refuse_foreign(folder)
-    fresh = not folder.exists()
+    fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
         if not mine:
             raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
@@ -94,10 +95,18 @@ def run(request: Request, progress: Progress | None = None) -> Path:
         try:
             _fill(folder, table, chosen, data, progress)
         except (InputError, SettingsError):
-            if fresh:  # it holds nothing but the mistake, and would stand in the corrected command's way
-                shutil.rmtree(folder)
+            _discard(fresh)  # it holds nothing but the mistake, and would stand in the next try's way
             raise
     return folder
+
+
+def _discard(fresh: Sequence[Path]) -> None:
+    """Remove a folder that was made just now, and the folders that were made for it if they are empty."""
+    for folder in fresh[:1]:
+        shutil.rmtree(folder)
+    for parent in fresh[1:]:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def quote(request: Request, progress: Progress) -> list[str]:
@@ -130,6 +139,8 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
     chosen = strategies.load(request.strategy, settings)
     if request.wishes:
         chosen = strategies.load(request.strategy, [*settings, *strategies.addressed(chosen, request.wishes)])
+    if request.keep:
+        Budget.parse(request.keep)  # a mistake is said before a long file is read
     recorded = chosen.recorded
     place = request.data or _recorded_place(recorded) or str(sample_pool(progress))
     with progress.stage("reading"):
