@@ -47,7 +47,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="longest row, template included")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; torch's own choice unless given")
+    parser.add_argument("--cpu-time", action="store_true", help="for a busy machine: processor seconds")
     args = parser.parse_args()
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    clock = time.process_time if args.cpu_time else time.perf_counter
 
     signal = ResponseLoss(model=args.model)
     causal = load(args.model, signal.placement())
@@ -65,9 +72,9 @@ def main() -> None:
     signal.compute(rows[:16])
     for _ in range(args.repeats):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     where = signal.placement()
     tokens = np.mean([len(row.input_ids) for row in prompted])
     print(
