@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfilter.errors import SettingsError, suggest
@@ -77,6 +77,10 @@ def _value(hint: Any, value: Any, where: str, findings: list[str]) -> Any:
         return _build(nested, value, where, findings)
     if nested is not None and isinstance(value, nested):
         return value
+    several = _several(hint)
+    if several is not None and isinstance(value, list | tuple):
+        made = [_value(several, item, f"{where}[{i}]", findings) for i, item in enumerate(value)]
+        return tuple(made) if typing.get_origin(hint) is tuple else made
     try:
         return TypeAdapter(hint, config=_config(hint, ConfigDict(strict=False))).validate_python(value)
     except ValidationError as error:
@@ -97,6 +101,13 @@ def _nested(hint: Any) -> type | None:
         if isinstance(option, type) and dataclasses.is_dataclass(option):
             return option
     return None
+
+
+def _several(hint: Any) -> type | None:
+    """Return the dataclass that a field holds any number of."""
+    first, *rest = typing.get_args(hint) or (None,)
+    listed = typing.get_origin(hint) in {list, Sequence} or rest == [...]
+    return first if listed and isinstance(first, type) and dataclasses.is_dataclass(first) else None
 
 
 def _is_union(hint: Any) -> bool:

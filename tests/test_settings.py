@@ -29,6 +29,7 @@ class Wanted:
     judge: Judge = field(default_factory=Judge)
     other: Judge | None = None
     note: str | None = None
+    several: tuple[Judge, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rate > 1:
@@ -57,6 +58,18 @@ def test_values_take_their_fields_types() -> None:
     assert made == Wanted(7, 1.0, "rows", ("a", "b"), Judge(samples=2), Judge())
     assert isinstance(made.rate, float)
     assert isinstance(made.columns, tuple)
+
+
+def test_several_components_are_built_one_by_one() -> None:
+    made = build(Wanted, {"several": [{"model": "a"}, Judge("b"), {"samples": 3}]}, "lima")
+    assert made.several == (Judge("a"), Judge("b"), Judge(samples=3))
+    found = findings(Wanted, {"several": [{"modell": "a"}, 5, {"samples": "x"}]})
+    assert [text.split(" ")[0] for text in found] == [
+        "lima.several[0]",
+        "lima.several[1]",
+        "lima.several[2].samples",
+    ]
+    assert "Did you mean 'model'?" in found[0]
 
 
 def test_nothing_given_is_the_default() -> None:
@@ -145,6 +158,7 @@ wanted = st.builds(
     judge=judges,
     other=st.none() | judges,
     note=st.none() | names,
+    several=st.lists(judges, max_size=3).map(tuple),
 )
 
 
