@@ -51,6 +51,8 @@ class Affinity:
     eps_mode: EpsMode = "released"
 
     shard_rows: ClassVar[int] = SHARD_ROWS
+    # Products of vectors whose direction bf16 turns by a cosine of 0.0005 at most, for lengths near 1.
+    tolerance: ClassVar[float] = 0.1
 
     def spec(self) -> Mapping[str, Json]:
         """Checkpoint, moments, form, and what the directions were made of."""
@@ -89,6 +91,8 @@ class GradientSketch:
     seed: int = 0
 
     shard_rows: ClassVar[int] = SHARD_ROWS
+    # Steps of the int8 code, of which the largest entry has 127.
+    tolerance: ClassVar[float] = 4.0
 
     def spec(self) -> Mapping[str, Json]:
         """Checkpoint, moments, form, width and seed."""

@@ -110,19 +110,22 @@ def epoch_folders(fit: Path) -> list[Path]:
 def learning_rates(folders: Sequence[Path], given: Sequence[float]) -> NDArray[np.float64]:
     """Return every checkpoint's weight, (c,): its epoch's mean learning rate, divided by their sum.
 
+    A training of so few steps that the rate never left 0 gives equal weights.
+
     Args:
         folders: the checkpoints.
         given: the rates, when the user states them; else they are read from the checkpoints.
 
     Raises:
-        SettingsError: there is another number of them, they are not positive, or none can be read.
+        SettingsError: there is another number of them, one is negative, or none can be read.
     """
     rates = list(given) or [_logged(folder) for folder in folders]
     if len(rates) != len(folders):
         raise SettingsError(f"less: {len(rates)} rates for {len(folders)} checkpoints; give one for each.")
-    if not all(np.isfinite(rate) and rate > 0 for rate in rates):
-        raise SettingsError(f"less: rates = {rates}; a checkpoint's learning rate must be above 0.")
-    weights: NDArray[np.float64] = np.array(rates) / np.sum(rates)
+    if not all(np.isfinite(rate) and rate >= 0 for rate in rates):
+        raise SettingsError(f"less: rates = {rates}; a checkpoint's learning rate must be 0 or above.")
+    known = np.array(rates) if any(rates) else np.ones(len(rates))
+    weights: NDArray[np.float64] = known / known.sum()
     return weights
 
 

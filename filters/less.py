@@ -125,6 +125,8 @@ class LESS:
         cosines = np.zeros((len(pool.rows), len(names)))
         state = np.zeros(len(pool.rows), dtype=np.int64)
         for folder, weight in zip(folders, weights.tolist(), strict=True):
+            if not weight:
+                continue  # it could not change a score
             found, lengths, more = self._cosines(pool, target, self.checkpoint(folder))
             cosines += weight * found
             state = np.where(state, state, unusable(lengths))

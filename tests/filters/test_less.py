@@ -313,8 +313,9 @@ def test_rates_come_from_the_user_or_a_log(tmp_path: Path) -> None:
         learning_rates([tmp_path / "nowhere"], [])
     with pytest.raises(SettingsError, match="2 rates for 1"):
         learning_rates([tmp_path], [1.0, 2.0])
-    with pytest.raises(SettingsError, match="above 0"):
-        learning_rates([tmp_path], [0.0])
+    np.testing.assert_allclose(learning_rates([tmp_path, tmp_path], [0.0, 0.0]), [0.5, 0.5])
+    with pytest.raises(SettingsError, match="0 or above"):
+        learning_rates([tmp_path], [-1.0])
 
 
 def test_wrong_settings_are_all_named_at_once() -> None:
