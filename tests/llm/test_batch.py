@@ -103,7 +103,9 @@ import sys
 from dfilter.llm.answers import Request
 from dfilter.llm.batch import BatchSession
 from dfilter.llm.server import Server
-rows = (Request(bytes([i]) * 16, [{"role": "user", "content": f"row {i} "}], {"max_tokens": 8}) for i in range(40))
+def row(i):
+    return Request(bytes([i]) * 16, [{"role": "user", "content": f"row {i} "}], {"max_tokens": 8})
+rows = map(row, range(40))
 with BatchSession(Server(model="m", base_url=sys.argv[1], poll_seconds=0.02), most_rows=10) as session:
     print(len(list(session.ask(rows, asker={"kind": "test"}))))
 """

@@ -97,11 +97,13 @@ def test_a_real_local_server_is_judged_through_end_to_end(tmp_path: object) -> N
         "--port",
         str(port),
     ]
-    child = subprocess.Popen(command, env={**os.environ}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # Threads of busy processes on few cores only wait for each other.
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, child)
         judge = Judge(
-            model=str(path), base_url=f"http://127.0.0.1:{port}/v1", max_tokens=8, concurrency=2,
+            model=str(path), base_url=f"http://127.0.0.1:{port}/v1", max_tokens=4, concurrency=2,
             attempt_seconds=300.0, row_seconds=3000.0, patience=600.0,
         )  # fmt: skip
         with Session(judge.server) as session:
@@ -122,7 +124,7 @@ def _wait_for(port: int, child: subprocess.Popen) -> None:
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            pytest.fail(f"the server ended: {child.stderr.read().decode()[-2000:]}")  # type: ignore[union-attr]
+            pytest.fail(f"the server ended with {child.returncode}")
         with socket.socket() as trial:
             if trial.connect_ex(("127.0.0.1", port)) == 0:
                 return

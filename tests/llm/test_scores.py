@@ -49,12 +49,12 @@ UNDERSTOOD = {
     "0": 0.0,
 }
 REFUSED = [
-    "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500", "4.5.1",
-    "4/10", "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part", "1. The response is accurate.",
-    "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5", "four", "½", "٤", "\uff14", "5.01", "6",
-    "Score: 45", '{"score": 4, "rating": 5}', '{"score": NaN}', '{"score": 1e0}', '{"score": true}',
-    '{"score": [4]}', "{" * 5000, "", "The response is accurate.\n4.5", "I give it a 4.5",
-    "The score is 4 because it has 3 errors",
+    "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500",
+    "4.5.1", "4/10", "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part",
+    "1. The response is accurate.", "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5",
+    "four", "\xbd", "\u0664", "\uff14", "5.01", "6", "Score: 45", '{"score": 4, "rating": 5}',
+    '{"score": NaN}', '{"score": 1e0}', '{"score": true}', '{"score": [4]}', "{" * 5000, "",
+    "The response is accurate.\n4.5", "I give it a 4.5", "The score is 4 because it has 3 errors",
 ]  # fmt: skip
 
 
