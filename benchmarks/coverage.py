@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfilter.cells import Cell
 from dfilter.leaderboard import Leaderboard, leaderboard
+from dfilter.leaderboard.cells import Cell
 from dfilter.types import EvalResult
 
 

@@ -85,8 +85,8 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
     Example:
       dfilter leaderboard runs/compare-alpaca --format md
     """
-    from dfilter.cells import read_cells
     from dfilter.comparison import only, recorded_margin
+    from dfilter.leaderboard.cells import read_cells
 
     cells = [cell for folder in folders for cell in read_cells(folder)]
     margin = recorded_margin(folders)

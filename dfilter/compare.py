@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.cells import CELL, Cell, chance_overlap, read_cell, write_cell
 from dfilter.comparison import OWN, REFERENCES, Comparison, Setting, prepare, settings_for
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
+from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, write_cell
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, run

@@ -15,9 +15,9 @@ from typing import Any
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.cells import Cell
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
+from dfilter.leaderboard.cells import Cell
 from dfilter.run import sample_pool, stem
 from dfilter.selector import Budget
 from dfilter.settings import build, merged, parse_assignment, plain

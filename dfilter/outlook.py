@@ -18,8 +18,8 @@ from dfilter.comparison import OWN, REFERENCES, Comparison, Evaluation, Setting,
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
+from dfilter.leaderboard.power import TYPICAL, plans, smallest_difference
 from dfilter.pool import Pool
-from dfilter.power import TYPICAL, plans, smallest_difference
 from dfilter.progress import duration
 from dfilter.selector import Budget
 from dfilter.store.disk import write_json

@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from dfilter import registry
-from dfilter.cells import RESULTS, write_result
 from dfilter.data import load
 from dfilter.errors import DFilterError
+from dfilter.leaderboard.cells import RESULTS, write_result
 from dfilter.types import Duel, Evaluator, Trainer
 
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfilter.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, converse
 from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.server import Server
 from dfilter.types import EvalResult
 

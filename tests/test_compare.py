@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from dfilter import sample
-from dfilter.cells import read_cells
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import read_cells
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
 

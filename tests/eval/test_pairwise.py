@@ -10,12 +10,12 @@ import re
 import numpy as np
 import pytest
 
-from dfilter.cells import Cell
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval import human, pairwise
 from dfilter.eval.judging import OneOf, PairScores, Wording, judge_names
 from dfilter.eval.pairwise import Pairwise
 from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import Cell
 from dfilter.llm.answers import Reply
 from dfilter.llm.server import Server
 from dfilter.testing import Say, ScriptedServer

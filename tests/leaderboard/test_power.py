@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dfilter import power
-from dfilter.statistics import interval, two_way
+from dfilter.leaderboard import power
+from dfilter.leaderboard.statistics import interval, two_way
 
 
 def differences(noise, k, n, effect, tables, seed=0):

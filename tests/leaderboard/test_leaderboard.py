@@ -16,9 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dfilter.cells import Cell, chance_overlap, read_cell, read_cells, read_result, write_cell, write_result
 from dfilter.errors import FolderError, InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import (
+    Cell,
+    chance_overlap,
+    read_cell,
+    read_cells,
+    read_result,
+    write_cell,
+    write_result,
+)
 from dfilter.types import EvalResult
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dfilter import statistics as s
+from dfilter.leaderboard import statistics as s
 
 
 def slow_two_way(table, labels):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from dfilter import agreement as a
+from dfilter.leaderboard import agreement as a
 
 NAN = math.nan
 

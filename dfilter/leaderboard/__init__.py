@@ -1,0 +1,28 @@
+"""The table of a comparison and the statistics under it, pure: cells in, verdicts out.
+
+cells       one trained model of a comparison, read from and written to its folder
+statistics  the estimators: two-way variance, Holm, equivalence, intervals
+measured    what a set of cells says about one evaluation; differences between two sets
+panel       all strategies of one evaluation, and their ranks
+verdicts    better, worse, equivalent, inconclusive, over the whole table
+board       the leaderboard of all that, with one sentence on top; table prints it
+power       what a comparison can find before it is run
+agreement   judges: both orders, kappa, length control
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfilter.leaderboard.board import Leaderboard, leaderboard
+
+__all__ = ["Leaderboard", "leaderboard"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'dfilter.leaderboard' has no attribute '{name}'")
+    from dfilter.leaderboard import board  # scipy, which a cell's worker does not need
+
+    return getattr(board, name)

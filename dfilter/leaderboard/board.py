@@ -1,0 +1,248 @@
+"""The leaderboard: a pure function from the cells of a comparison to one table with verdicts.
+
+The unit is the prompt. Strategies are compared on the same prompts and paired by seed; intervals
+include training noise; verdicts need three seeds and hold for the whole table (Holm). What is not
+shown is called inconclusive, never "no difference".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dfilter.errors import InputError, SettingsError, UnknownNameError
+from dfilter.leaderboard.cells import same_protocol
+from dfilter.leaderboard.measured import estimate
+from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
+from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dfilter.leaderboard.cells import Cell
+    from dfilter.types import Json
+
+REPLICATES = 2000
+Format = Literal["table", "md", "csv", "json"]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The table, and the sentence above it."""
+
+    rows: tuple[Row, ...]
+    metrics: tuple[Metric, ...]
+    margin: float | None
+    finding: str
+    notes: tuple[str, ...]
+    failed: tuple[str, ...]
+    protocol: Mapping[str, Json]
+
+    def render(self, style: Format = "table", width: int = 120) -> str:
+        """Return the table as text of at most ``width`` columns, Markdown, CSV or JSON."""
+        from dfilter.leaderboard import table
+
+        makers = {"md": table.as_markdown, "csv": table.as_csv, "json": table.as_json}
+        if style == "table":
+            return table.as_text(self, width)
+        if style not in makers:
+            raise UnknownNameError("format of a leaderboard", style, ["table", *makers])
+        return makers[style](self)
+
+
+def leaderboard(
+    cells: Sequence[Cell],
+    *,
+    margin: float | None = None,
+    reference: str = "random",
+    replicates: int = REPLICATES,
+) -> Leaderboard:
+    """Compare the cells of one protocol.
+
+    Args:
+        cells: every cell of the comparison, the failed ones too.
+        margin: a difference within ± this is too small to matter (in the metric's unit; 0.02 is two
+            points of a rate). It must be fixed before the results are seen. Without it nothing is
+            called equivalent or non-inferior.
+        reference: strategy that every other is compared with, at the same size.
+        replicates: bootstrap samples for rank intervals and length-controlled win rates; 0 leaves
+            both out.
+
+    Raises:
+        InputError: no cell has a result.
+        FolderError: the cells followed different protocols.
+        SettingsError: the margin is not positive.
+    """
+    if margin is not None and not margin > 0:
+        raise SettingsError(f"A margin is a positive difference, not {margin}.")
+    if not any(cell.results for cell in cells):
+        reasons = "; ".join(_failure(c) for c in cells if c.failed)
+        raise InputError(f"No cell has a result yet. {reasons}".strip())
+    same_protocol(cells)
+    names = list(dict.fromkeys(name for cell in cells for name in cell.results))
+    panels = [gather(name, cells) for name in names]
+    drafts: list[Draft] = []
+    for panel in panels:
+        drafts += _drafts(panel, reference, replicates)
+    judge(drafts, margin)
+    rows = tuple(sorted((d.row for d in drafts), key=_order(names, cells, panels)))
+    board = Leaderboard(
+        rows,
+        tuple(panel.metric for panel in panels),
+        margin,
+        "",
+        _notes(rows, panels, cells, reference),
+        tuple(_failure(cell) for cell in cells if cell.failed),
+        cells[0].protocol,
+    )
+    return replace(board, finding=finding(board, reference))
+
+
+def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
+    places = ranks(panel, reference, replicates) if replicates else {}
+    drafts = []
+    for key, measured in panel.measured.items():
+        value, _ = estimate(measured)
+        if value is None:
+            continue
+        against = None if key[0] == "full" else panel.minus(key, reference)
+        longest, full = panel.minus(key, "longest"), panel.minus(key, "full")
+        row = Row(
+            panel.metric.name,
+            *key,
+            measured.seeds,
+            any(cell.short for cell in panel.cells[key]),
+            _figures(panel.cells[key]),
+            max((cell.contaminated.get(panel.metric.name, 0) for cell in panel.cells[key]), default=0),
+            value,
+            against.estimate if against else None,
+            longest.estimate if longest and key[0] != "full" else None,
+            full.estimate if full else None,
+            ranks=places.get(key),
+            **judged(panel, key, replicates),
+        )
+        tested = against is not None and against.way is not None and against.estimate.seeds >= VERDICT_SEEDS
+        drafts.append(Draft(row, panel, against, full, tested))
+    return drafts
+
+
+def _figures(cells: Sequence[Cell]) -> dict[str, float]:
+    names = (
+        "rows",
+        "response_tokens",
+        "trained_tokens",
+        "median_response_length",
+        "overlap",
+        "overlap_by_chance",
+        "selection_usd",
+        "selection_seconds",
+        "train_seconds",
+    )
+    known = {name: [float(v) for c in cells if (v := getattr(c, name)) is not None] for name in names}
+    return {name: float(np.mean(values)) for name, values in known.items() if values}
+
+
+def _order(names: list[str], cells: Sequence[Cell], panels: list[Panel]) -> Any:
+    budgets = list(dict.fromkeys(cell.budget for cell in cells if cell.strategy != "full"))
+    up = {panel.metric.name: panel.metric.higher_is_better for panel in panels}
+
+    def key(row: Row) -> tuple[Any, ...]:
+        place = len(budgets) if row.strategy == "full" else budgets.index(row.budget)
+        best_first = -row.value.value if up[row.metric] else row.value.value
+        return names.index(row.metric), place, best_first, row.strategy
+
+    return key
+
+
+def _failure(cell: Cell) -> str:
+    return f"{cell.strategy} at {cell.budget}, seed {cell.seed}: {cell.failed}"
+
+
+def _notes(
+    rows: Sequence[Row], panels: Sequence[Panel], cells: Sequence[Cell], reference: str
+) -> tuple[str, ...]:
+    """Say what a reader must know and the table has no room for."""
+    notes = []
+    if not any(cell.strategy == "full" for cell in cells):
+        notes.append("Training on everything (full) is not in this comparison.")
+    for panel in panels:
+        mine = [row for row in rows if row.metric == panel.metric.name]
+        excluded = max((r.random.excluded for r in mine if r.random), default=0)
+        if excluded:
+            notes.append(f"{panel.metric.name}: up to {excluded} prompts lack a value and are left out.")
+        if panel.metric.proxy:
+            notes.append(
+                f"{panel.metric.name} is a proxy, not quality (LIMA saw it anti-correlate, arXiv 2305.11206)."
+            )
+        for name, health in panel.metric.health.items():
+            notes.append(f"{panel.metric.name}, judge {name}: {health.describe()}.")
+        if panel.metric.alpha is not None:
+            notes.append(
+                f"{panel.metric.name}: Krippendorff's alpha between the judges is {panel.metric.alpha:.2f}."
+            )
+        missing = {
+            f"{r.strategy} at {r.budget}"
+            for r in mine
+            if r.random is None and r.strategy not in {reference, "full"}
+        }
+        if missing:
+            notes.append(
+                f"No {reference} of the same size and seed to compare with: {', '.join(sorted(missing))}."
+            )
+    return tuple(notes)
+
+
+def finding(board: Leaderboard, reference: str = "random") -> str:
+    """Say in one sentence what a table shows: what beat random, what lost, what is open."""
+    parts = [_found(board, metric, reference) for metric in board.metrics]
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
+    rows = [r for r in board.rows if r.metric == metric.name and r.random is not None]
+    several = len({r.budget for r in rows}) > 1
+    where = f"on {metric.label}" + (" (a proxy, not quality)" if metric.proxy else "")
+    if not rows:
+        return f"{where}, nothing could be compared with {reference}"
+    seeds = min(r.random.seeds for r in rows if r.random)
+    if not any(r.verdict for r in rows):
+        runs = "one training seed allows" if seeds == 1 else f"{seeds} training seeds allow"
+        return f"{where}, {runs} intervals but no verdicts (three are needed)"
+    said = []
+    for word, phrase in (
+        ("better", f"better than {reference} of the same size"),
+        ("worse", "worse"),
+        ("equivalent", "equivalent within the margin"),
+        ("inconclusive", "inconclusive"),
+    ):
+        found = [r for r in rows if r.verdict == word]
+        if found:
+            names = [_named(r, metric, several, sized=word in {"better", "worse"}) for r in found]
+            said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {phrase}")
+    open_rows = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
+    if open_rows:
+        said[-1] += f" (differences under {amount(max(open_rows), metric)} could stay unseen)"
+    return f"{where}, {_listed(said)}"
+
+
+def _named(row: Row, metric: Metric, several: bool, *, sized: bool) -> str:
+    name = f"{row.strategy} at {row.budget}" if several else row.strategy
+    if not sized or row.random is None:
+        return name
+    low, high = (amount(end, metric, sign=True).split()[0] for end in (row.random.low, row.random.high))
+    return f"{name} ({amount(row.random.value, metric, sign=True)}, 95% interval {low} to {high})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def amount(value: float, metric: Metric, *, sign: bool = False, places: int | None = None) -> str:
+    """Write a value in the metric's unit: percent points for rates, else three decimals."""
+    scale, usual = (100.0, 1) if metric.rate else (1.0, 3)
+    text = f"{value * scale:{'+' if sign else ''}.{usual if places is None else places}f}"
+    return f"{text} points" if metric.rate and places is None else text

@@ -1,0 +1,206 @@
+"""One cell of a comparison: a strategy at a budget with a seed, what it cost, and what its model scored.
+
+A cell's folder holds ``cell.json`` and one ``results/NAME.json`` per evaluation, so that an evaluation
+that is finished survives whatever happens to the next one. Facts that the leaderboard reads from an
+:class:`~dfilter.types.EvalResult`, all optional:
+
+    clusters            (n,) label per prompt; equal labels mark duplicates
+    bounds              [0, 1] for rates, which are then shown in percent
+    proxy               true for what is no measure of quality
+    against, null       the values are already comparisons with this strategy, and ``null`` is parity
+    judges              {judge: (n,) values}, when several judges were asked
+    health              {judge: counts of JudgeHealth}
+    length_difference   (n,) the answer's length minus the opponent's
+    sets                (n,) name of each prompt's test set
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfilter.errors import FolderError, InputError
+from dfilter.types import EvalResult, Json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+CELL = "cell.json"
+RESULTS = "results"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One trained model of a comparison.
+
+    Attributes:
+        strategy: its name; ``random``, ``longest`` and ``full`` are the references.
+        budget: as it was asked for: "1000", "5%", "own", "full".
+        seed: of training, and of selection where the strategy is not deterministic.
+        rows: rows selected.
+        wanted: rows asked for, where the budget is a number of rows.
+        short: the strategy gave fewer rows than the budget.
+        against: budget label of the random and longest cells of the same size, when it is not
+            ``budget`` itself (a natural size, or a short selection).
+        response_tokens: of the selected rows, together.
+        trained_tokens: label tokens seen in training, all epochs.
+        median_response_length: tokens.
+        overlap: Jaccard overlap with the random selection of the same seed and size.
+        overlap_by_chance: what two random selections of these sizes would share.
+        selection_seconds: time to select; what the store already held costs nothing.
+        selection_usd: money paid to select.
+        train_seconds: time to train.
+        contaminated: test prompts that occur in the selection, by evaluation.
+        failed: why there is no result, else empty.
+        protocol: everything that must be equal in cells that are compared: model, recipe, data, ...
+        results: by evaluation.
+    """
+
+    strategy: str
+    budget: str
+    seed: int
+    rows: int = 0
+    wanted: int | None = None
+    short: bool = False
+    against: str = ""
+    response_tokens: int | None = None
+    trained_tokens: int | None = None
+    median_response_length: float | None = None
+    overlap: float | None = None
+    overlap_by_chance: float | None = None
+    selection_seconds: float | None = None
+    selection_usd: float | None = None
+    train_seconds: float | None = None
+    contaminated: Mapping[str, int] = field(default_factory=dict)
+    failed: str = ""
+    protocol: Mapping[str, Json] = field(default_factory=dict)
+    results: Mapping[str, EvalResult] = field(default_factory=dict)
+
+
+def chance_overlap(first: int, second: int, pool: int) -> float:
+    """Return the Jaccard overlap expected of two independent random selections of a pool."""
+    both = first * second / pool if pool else 0.0
+    return both / (first + second - both) if first + second > both else 0.0
+
+
+def write_result(path: Path, result: EvalResult) -> None:
+    """Write an evaluation's result; the file appears whole or not at all."""
+    text = {
+        "metric": result.metric,
+        "higher_is_better": result.higher_is_better,
+        "prompts": list(result.prompts),
+        "values": _plain(result.values.tolist()),
+        "facts": _plain(result.facts),
+    }
+    _write(path, text)
+
+
+def read_result(path: Path) -> EvalResult:
+    """Read an evaluation's result.
+
+    Raises:
+        FolderError: the file is absent or is not such a result.
+    """
+    data = _read(path)
+    try:
+        values = np.array([math.nan if v is None else v for v in data["values"]], dtype=np.float64)
+        result = EvalResult(
+            tuple(data["prompts"]), values, data["metric"], bool(data["higher_is_better"]), data["facts"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FolderError(
+            f"{path} is not the result of an evaluation ({error}); delete it to redo it."
+        ) from error
+    if len(result.prompts) != values.size:
+        raise FolderError(f"{path} names {len(result.prompts)} prompts for {values.size} values; delete it.")
+    return result
+
+
+def write_cell(folder: Path, cell: Cell) -> None:
+    """Write ``cell.json`` and the results it holds."""
+    for name, result in cell.results.items():
+        write_result(folder / RESULTS / f"{name}.json", result)
+    _write(folder / CELL, _plain(asdict(replace(cell, results={}))))
+
+
+def read_cell(folder: Path) -> Cell:
+    """Read a cell with all results that its folder holds.
+
+    Raises:
+        FolderError: the folder holds no cell, or one of another version.
+    """
+    data = _read(folder / CELL)
+    known = {f.name for f in fields(Cell)}
+    if not {"strategy", "budget", "seed"} <= data.keys() <= known:
+        raise FolderError(
+            f"{folder / CELL} is not a comparison's cell, or one of another version of dfilter."
+        )
+    found = sorted((folder / RESULTS).glob("*.json"))
+    results = {path.stem: read_result(path) for path in found}
+    return Cell(**{**data, "results": results})
+
+
+def read_cells(folder: Path) -> list[Cell]:
+    """Read every cell below a folder, in the order of their paths.
+
+    Raises:
+        InputError: there is none.
+    """
+    paths = sorted(folder.rglob(CELL))
+    if not paths:
+        raise InputError(f"No cell of a comparison was found below {folder}; expected folders with {CELL}.")
+    return [read_cell(path.parent) for path in paths]
+
+
+def same_protocol(cells: Sequence[Cell]) -> None:
+    """Refuse cells that were not trained and evaluated in the same way.
+
+    Raises:
+        FolderError: names what differs.
+    """
+    first = cells[0]
+    for cell in cells[1:]:
+        names = first.protocol.keys() | cell.protocol.keys()
+        differs = sorted(n for n in names if first.protocol.get(n) != cell.protocol.get(n))
+        if differs:
+            what = "; ".join(f"{n}: {first.protocol.get(n)} and {cell.protocol.get(n)}" for n in differs)
+            raise FolderError(
+                f"These comparisons followed different protocols and cannot share a table: {what}. "
+                "Compare folders of one protocol."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """JSON without NaN."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FolderError(f"{path} does not exist.") from None
+    except (ValueError, OSError) as error:
+        raise FolderError(f"{path} cannot be read ({error}); delete it to redo it.") from error
+    if not isinstance(data, dict):
+        raise FolderError(f"{path} holds no JSON object; delete it to redo it.")
+    return data
