@@ -33,7 +33,7 @@ from dfilter.chat import IGNORE
 from dfilter.train import loop
 from dfilter.train.recipes import recipe
 from dfilter.train.rows import Rows
-from dfilter.train.trainer import _adapted
+from dfilter.train.trainer import MICRO_TOKENS, _adapted
 
 SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, vocabulary
     "8m": (256, 688, 6, 8, 4, 8192),
@@ -212,7 +212,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--batch", type=int, default=16, help="rows of an optimizer step")
     parser.add_argument("--per-device", type=int, default=8, help="rows of one of TRL's forward passes")
-    parser.add_argument("--micro-tokens", type=int, default=4096, help="padded tokens of one of ours")
+    parser.add_argument(
+        "--micro-tokens", type=int, help="padded tokens of one of ours; the trainer's own unless set"
+    )
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--length", type=int, default=128, help="mean tokens of a row")
     parser.add_argument("--rounds", type=int, default=3)
@@ -222,6 +224,7 @@ def main() -> None:
     parser.add_argument("--no-trl", action="store_true")
     setup = parser.parse_args()
     torch.set_num_threads(setup.threads)
+    setup.micro_tokens = setup.micro_tokens or MICRO_TOKENS[setup.device == "cuda"]
     methods = ("full", "lora") if setup.method == "both" else (setup.method,)
     for setup.method in methods:
         setup.bf16 = setup.dtype == "bfloat16"
