@@ -151,7 +151,7 @@ class Ledger:
                 " reader = excluded.reader, raw = excluded.raw, model = excluded.model,"
                 " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens,"
                 " usd = excluded.usd, latency = excluded.latency, created = excluded.created"
-                " WHERE 1",
+                " WHERE answer.status = 'failed'",
                 [_columns(e.stored, e.asker, now) for e in endings if e.stored],
             )
 
