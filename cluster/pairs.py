@@ -8,6 +8,9 @@ and nothing cancels between rows that almost coincide (which 1 - x.y would).
 A score is ``a.b - |b|^2 / 2`` for a row a and a centre b, computed in low precision elsewhere; the
 larger the score, the nearer the centre: |a - b|^2 = |a|^2 - 2 score. Products a.b arrive as float32,
 or as the bits of bfloat16 in uint16, since NumPy has no such type.
+
+All compiled routines stand in this one file: Numba's kept machine code follows changes of the file that
+a routine stands in, not of those it calls into.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Window:
 
     def take(self, now: float, amount: int) -> list[float]:
         """Count ``amount`` units as sent, and return the receipt for ``settle``."""
-        return self._push(now + 0.2*self.seconds, amount)
+        return self._push(now + ARRIVAL + self.seconds, amount)
 
     def settle(self, now: float, receipt: list[float], amount: int | None = None) -> None:
         """Say that the answer is in, and what it really took."""
