@@ -44,6 +44,7 @@ class Writer:
         group = self._group
         group.begins.append((number, key, time.time()))
         self._wake.set()
+        await group.committed()
         return number
 
     async def end(self, ending: Ending) -> None:
