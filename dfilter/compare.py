@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.comparison import OWN, REFERENCES, Comparison, Setting, prepare, settings_for
+from dfilter.comparison import OWN, REFERENCES, Comparison, Evaluation, Setting, prepare, settings_for
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, write_cell
@@ -40,7 +40,8 @@ from dfilter.selector import Budget
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.strategy import Strategy
 from dfilter.summary import read_manifest
-from dfilter.types import Progress
+from dfilter.textmatch import contaminated
+from dfilter.types import Asking, Progress
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class _Figures:
         pool = Pool(load(setting.data, progress=progress), progress=progress)
         counter = registry.create("signals", "tokens", {"tokenizer": setting.plan.model})
         self.tokens = pool.signal(counter).astype(np.int64)
+        self.prompts = {e.name: _asked(e) for e in setting.evaluations}
+        self.rows = pool.rows
 
     def of(self, place: Place) -> dict[str, Any]:
         """Return the figures of a cell by the names of :class:`Cell`."""
@@ -197,7 +200,13 @@ class _Figures:
                 "overlap_by_chance": chance_overlap(int(kept.sum()), int(theirs.sum()), len(kept)),
             }
         spent = [f["usd"] for f in counts["facts"].values() if f.get("usd") is not None]
+        chosen = self.rows.take(np.flatnonzero(kept))
         return overlap | {
+            "contaminated": {
+                name: int(contaminated(prompts, chosen).sum())
+                for name, prompts in self.prompts.items()
+                if prompts
+            },
             "rows": counts["counts"]["kept"],
             "short": bool(counts["counts"]["short"]),
             "response_tokens": int(self.tokens[kept].sum()),
@@ -213,6 +222,11 @@ class _Figures:
             "kept"
         ]
         return np.asarray(column.to_numpy(zero_copy_only=False), np.bool_)
+
+
+def _asked(entry: Evaluation) -> Sequence[str]:
+    made = registry.create("evaluators", entry.kind, entry.settings)
+    return made.asked() if isinstance(made, Asking) else ()
 
 
 def _finish(setting: Setting, place: Place, figures: _Figures) -> None:

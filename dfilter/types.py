@@ -215,6 +215,15 @@ class Evaluator(Protocol):
 
 
 @runtime_checkable
+class Asking(Protocol):
+    """An evaluator whose prompts can be looked for in training rows."""
+
+    def asked(self) -> Sequence[str]:
+        """Return the prompts."""
+        ...
+
+
+@runtime_checkable
 class Duel(Protocol):
     """An evaluator that puts two models side by side."""
 

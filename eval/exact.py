@@ -47,6 +47,10 @@ class Exact:
     match: Match = "ends"
     decoding: Decoding = field(default_factory=Decoding)
 
+    def asked(self) -> list[str]:
+        """Return the prompts, to be looked for in training rows."""
+        return [prompt.text for prompt in read_prompts(self.source)]
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return 1 or 0 per prompt.
 

@@ -80,6 +80,10 @@ class Grade:
     def _samples(self) -> int:
         return self.samples if self.decoding.temperature > 0 else 1
 
+    def asked(self) -> list[str]:
+        """Return the prompts, to be looked for in training rows."""
+        return [prompt.text for prompt in read_prompts(self.source)]
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one mean grade per prompt; NaN where no judge gave one that was understood.
 

@@ -56,6 +56,12 @@ class Heldout:
                 f"max_tokens = {self.max_tokens}; a prompt and an answer need more than that."
             )
 
+    def asked(self) -> list[str]:
+        """Return the prompts, to be looked for in training rows."""
+        from dfilter.data.loading import load
+
+        return [row.prompt for row in load(self.source)]
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
         """Return one loss in nats per row; lower is better.
 

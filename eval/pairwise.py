@@ -76,6 +76,10 @@ class Pairwise:
         """Return how many questions a model's evaluation asks, at most."""
         return 2 * len(self.judges) * len(read_prompts(self.source))
 
+    def asked(self) -> list[str]:
+        """Return the prompts, to be looked for in training rows."""
+        return [prompt.text for prompt in read_prompts(self.source)]
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one win share per prompt.
 

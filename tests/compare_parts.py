@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfilter.data import load
 from dfilter.errors import CheckError
 from dfilter.types import EvalResult, Example
 
@@ -45,6 +46,9 @@ class Near:
 
     source: str = ""
     target: float = 30.0
+
+    def asked(self) -> list[str]:
+        return [row.prompt for row in load(self.source)] if self.source else []
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         learnt = json.loads((model / "weights.json").read_text())

@@ -108,6 +108,17 @@ def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path
     assert {c.rows for c in cells if c.strategy == "random" and c.budget == "7"} == {7}
 
 
+def test_test_prompts_that_were_selected_are_counted(plan, tmp_path) -> None:
+    first = [json.loads(line) for line in Path(plan.data).read_text().splitlines()[:5]]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in first))
+    cells = compare(replace(plan, evals=(f"{NEAR}:{prompts}",)))
+    full = next(c for c in cells if c.strategy == "full")
+    drawn = next(c for c in cells if c.strategy == "random")
+    assert full.contaminated == {"near": 5}
+    assert drawn.contaminated["near"] < 5
+
+
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(plan) -> None:
     cells = compare(replace(plan, train={"refuse_below": 50}))
     failed = {c.strategy for c in cells if c.failed}
