@@ -34,10 +34,11 @@ def test_less_finds_the_targets_family_and_passes_over_swapped_responses(tmp_pat
     aim = Dataset.from_rows([row for row in sample.heldout if row["task"] == FAMILY])
     pool = Pool(Dataset.from_rows(sample.pool), target=Pool(aim, store=store), store=store)
     small = {"lora_rank": 32, "lora_alpha": 128, "batch": 8, "learning_rate": 2e-4}
-    less = LESS(warmup=0.2, epochs=2, overrides=small, max_tokens=256)
+    # LESS's own format; the model's chat template would put the same system prompt before every row.
+    less = LESS(warmup=0.1, epochs=2, overrides=small, max_tokens=256, template="tulu")
     found = {
         "less": less.score(pool).values,
-        "rds_plus": RDSPlus(max_tokens=256).score(pool).values,
+        "rds_plus": RDSPlus(max_tokens=256, template="tulu").score(pool).values,
         "random": np.random.default_rng(0).random(ROWS),
     }
     print(f"\ntop {TOP} of {ROWS}: share of {FAMILY}'s clean rows, of swapped responses; times the base rate")
