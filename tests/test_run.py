@@ -552,6 +552,7 @@ def test_a_gate_alone_keeps_all_that_passes(data: Path, tmp_path: Path) -> None:
     found = select(data, strategy=strategy_file(tmp_path, GATED))
     assert numbers(found) == passing(5)
     assert (found.keep, found.short) == (None, 0)
+    assert {found.verdicts[row] for row in numbers(found)} == {"kept"}
     assert found.dropped == {"stars: stars is None": 1, "stars below 5": 39 - len(passing(5))}
 
 
