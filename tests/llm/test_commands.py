@@ -1,0 +1,112 @@
+"""The ledger on the command line, and the price table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfilter.errors import InputError, SettingsError
+from dfilter.llm.answers import Reading, Reply
+from dfilter.llm.cli import judge as group
+from dfilter.llm.commands import askers, reparse
+from dfilter.llm.judge import Judge, rate
+from dfilter.llm.prices import Budget, Price, price_of
+from dfilter.llm.session import open_session
+from dfilter.llm.tokens import about, at_most
+from dfilter.store import home
+from dfilter.testing import ScriptedServer
+from dfilter.types import Example, Message
+
+
+@dataclass(frozen=True)
+class Better:
+    """A parser that has learnt to read stars."""
+
+    name: str = "score/2"
+
+    def read(self, reply: Reply) -> Reading:
+        stars = reply.text.count("*")
+        return Reading("ok", float(stars)) if stars else Reading("unparsed")
+
+
+def rows(n: int) -> list[Example]:
+    return [Example(str(i), (Message("user", f"Q{i}"), Message("assistant", "A")), {}) for i in range(n)]
+
+
+def test_a_better_parser_reads_stored_answers_for_free() -> None:
+    with ScriptedServer("****") as server:
+        judge = Judge(model="m", base_url=server.url, name="scripted")
+        with open_session(judge.server) as session:
+            assert rate(rows(6), judge, session=session)["status"].tolist() == [1] * 6
+        calls = server.calls
+        (would,) = reparse(write=False, readers=[Better()])
+        assert would.changed == {"unparsed -> ok": 6}
+        (did,) = reparse("m", readers=[Better()])
+        assert did.changed == would.changed
+        assert reparse("another") == []
+        with open_session(judge.server) as session:
+            assert rate(rows(6), judge, session=session)["value"].tolist() == [4.0] * 6
+            assert session.facts()["read_by_another_version"] == 6
+        assert server.calls == calls
+    (asked,) = askers()
+    assert (asked.answers, asked.spec["model"], asked.spec["server"]) == (6, "m", "scripted")
+    # Today's parser takes it back, and the command says so.
+    result = CliRunner().invoke(group, ["reparse", "--dry-run"])
+    assert "would change: 6 ok -> unparsed" in result.output
+    assert "6 answers" in CliRunner().invoke(group, ["list"]).output
+
+
+def test_without_a_ledger_there_is_a_sentence() -> None:
+    with pytest.raises(InputError, match="nothing was ever asked"):
+        reparse()
+
+
+def test_prices_by_hand_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    price = Price(2.0, 8.0, 0.5)
+    # 600 fresh at 2, 400 cached at 0.5, 100 out at 8: 0.0012 + 0.0002 + 0.0008
+    assert price.cost(1000, 100, 400) == pytest.approx(0.0022)
+    assert price.cost(1000, 100, 400, batch=True) == pytest.approx(0.0011)
+    assert price.of(Reply("x")) is None
+    assert price_of("gpt-4o-mini-2024-07-18") == price_of("gpt-4o-mini") is not None
+    assert price_of("somebody/gpt-4o-mini") is None
+    home().mkdir(parents=True, exist_ok=True)
+    (home() / "prices.toml").write_text(
+        'date = "2030-01-01"\n[models]\n"gpt-4o-mini" = { input = 1, output = 2 }\n'
+    )
+    mine = price_of("gpt-4o-mini")
+    assert mine is not None
+    assert (mine.input, mine.cached, mine.date) == (1.0, 1.0, "2030-01-01")
+    (home() / "prices.toml").write_text("models = 3")
+    with pytest.raises(SettingsError, match="price table"):
+        price_of("gpt-4o-mini")
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([None, 0.5, 1.0])), max_size=30))
+def test_a_budget_is_never_passed_by_what_it_let_through(calls: list[tuple[float, float | None]]) -> None:
+    """Whatever share of its worst case a call really costs, and whether or not anybody learns of it."""
+    budget, bill = Budget(2.0), 0.0
+    for worst, share in calls:
+        if not budget.fits(worst):
+            continue
+        budget.reserve(worst)
+        bill += worst if share is None else worst * share
+        budget.settle(worst, None if share is None else worst * share, uncertain=True)
+    assert bill <= 2.0 + 1e-9
+    assert budget.reserved == pytest.approx(0.0, abs=1e-9)
+
+
+@given(st.text(max_size=200))
+def test_no_tokenizer_exceeds_the_worst_case(text: str) -> None:
+    messages: list[dict[str, str]] = [{"role": "user", "content": text}]
+    assert at_most(messages) >= len(text.encode("utf-8", "replace")) + 16
+    assert at_most(messages) >= about(messages)
+
+
+def test_a_limit_of_nothing_is_refused(requests: Callable) -> None:
+    with pytest.raises(SettingsError, match="above 0"):
+        Budget(0.0)
