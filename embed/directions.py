@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from dfilter.embed.gradients import stream
 from dfilter.embed.sinks import Means, Norms
 from dfilter.errors import InputError, StoreError
 from dfilter.store.disk import write_json
-from dfilter.types import Json
+from dfilter.types import Example, Json, Message
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dfilter.embed.adapters import Adapted
     from dfilter.pool import Pool
 
-TENSORS, ABOUT = "directions.safetensors", "directions.json"
+TENSORS, ABOUT, ROWS = "directions.safetensors", "directions.json", "rows.json"
 
 
 @dataclass(frozen=True)
@@ -51,45 +52,81 @@ class Directions:
         return {"checkpoint": self.checkpoint.spec(), "members": self.members}
 
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
-        """Write (subtasks, size) float32 for every part of the adapter, and the subtasks' names.
-
-        Two passes: the first finds every row's length, the second adds up the scaled gradients, so
-        that no row's gradient is ever held whole.
+        """Write (subtasks, size) float32 for every part of the adapter, what they are, and the rows.
 
         Raises:
             InputError: a subtask has no row with a usable gradient.
         """
-        from safetensors.torch import save_file
-
         del longer  # a target has no prefix that would be a target
-        adapted = self.checkpoint.load()
         names, subtask = subtasks(pool, self.target_by)
-        rows, usable = self.checkpoint.encode(pool.rows)
-        with pool.progress.stage("target gradients", total=2 * len(rows)) as bar:
-            norms = Norms(len(rows), adapted.placement.device)
-            stream(adapted, rows, norms)
+        rows = list(pool.rows)
+        with pool.progress.stage("target gradients", total=len(rows)) as bar:
+            sizes = _write(self.checkpoint, rows, subtask, names, folder)
             bar.advance(len(rows))
-            good = np.isfinite(norms.values) & (norms.values > 0)
-            groups = subtask[usable]
-            sizes = np.bincount(groups[good], minlength=len(names))
-            _refuse_empty(names, sizes)
-            scale = np.zeros(len(rows))
-            scale[good] = 1 / (norms.values[good] * sizes[groups[good]])
-            means = Means(adapted, groups[good], scale[good], len(names))
-            stream(adapted, [rows[at] for at in np.flatnonzero(good).tolist()], means)
-            bar.advance(len(rows))
-        save_file(
-            {part.name: held.cpu() for part, held in zip(adapted.parts, means.sums, strict=True)},
-            folder / TENSORS,
-        )
+        kept = [
+            {
+                "messages": [[m.role, m.content] for m in row.messages],
+                "context": row.context,
+                "subtask": group,
+            }
+            for row, group in zip(rows, subtask.tolist(), strict=True)
+        ]
+        (folder / ROWS).write_text(json.dumps(kept), encoding="utf-8")
         about = {
             "checkpoint": dict(self.checkpoint.spec()),
             "members": self.members,
             "subtasks": names,
             "rows": sizes.tolist(),
-            "left_out": len(pool.rows) - int(good.sum()),
+            "left_out": len(rows) - int(sizes.sum()),
         }
         write_json(folder / ABOUT, about)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    rows: Sequence[Example],
+    subtask: NDArray[np.int64],
+    names: Sequence[str],
+    folder: Path,
+) -> NDArray[np.int64]:
+    """Write the directions and return the usable rows of each subtask, (s,).
+
+    Two passes: the first finds every row's length, the second adds up the scaled gradients, so that
+    no row's gradient is ever held whole.
+    """
+    from safetensors.torch import save_file
+
+    adapted = checkpoint.load()
+    encoded, usable = checkpoint.encode(rows)
+    norms = Norms(len(encoded), adapted.placement.device)
+    stream(adapted, encoded, norms)
+    good = np.isfinite(norms.values) & (norms.values > 0)
+    groups = subtask[usable][good]
+    sizes = np.bincount(groups, minlength=len(names))
+    _refuse_empty(names, sizes)
+    means = Means(adapted, groups, 1 / (norms.values[good] * sizes[groups]), len(names))
+    stream(adapted, [encoded[at] for at in np.flatnonzero(good).tolist()], means)
+    tensors = {part.name: held.cpu() for part, held in zip(adapted.parts, means.sums, strict=True)}
+    part = folder / f".{TENSORS}.{os.getpid()}"
+    save_file(tensors, part)
+    part.replace(folder / TENSORS)
+    return sizes
+
+
+def forget(folder: Path) -> None:
+    """Remove the large part of finished directions; whoever needs it again has it made from the rows."""
+    (folder / TENSORS).unlink(missing_ok=True)
+
+
+def _remake(folder: Path, checkpoint: Checkpoint) -> None:
+    kept = json.loads((folder / ROWS).read_text(encoding="utf-8"))
+    rows = [
+        Example(str(at), tuple(Message(*said) for said in row["messages"]), {}, row["context"])
+        for at, row in enumerate(kept)
+    ]
+    subtask = np.array([row["subtask"] for row in kept], dtype=np.int64)
+    names: Any = about(folder)["subtasks"]
+    _write(checkpoint, rows, subtask, names, folder)
 
 
 def subtasks(pool: Pool, column: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -137,6 +174,8 @@ def read_directions(folder: str, adapted: Adapted, checkpoint: Checkpoint) -> tu
             f"The target's gradients in {folder} come from another model, adapter or setting than "
             f"{checkpoint.folder}; their products with its gradients would mean nothing."
         )
+    if not (Path(folder) / TENSORS).is_file():
+        _remake(Path(folder), checkpoint)
     return _read(folder, tuple(part.name for part in adapted.parts), adapted.placement.device)
 
 

@@ -37,7 +37,7 @@ class InfluenceQuote:
         tokens: a row, on average.
         adapter: numbers in the adapter, the length of a gradient.
         kept_bytes: of the signals.
-        fit_bytes: of the warm-up's checkpoints and the target's directions.
+        fit_bytes: of the warm-up's checkpoints and of a stored target.
         held_bytes: of the target's directions in memory, one checkpoint's at a time.
         seconds: on this machine, estimated.
     """
@@ -94,7 +94,8 @@ def influence_quote(
     tokens = _tokens(rows, base, template, max_tokens)
     wanted = 0 if target is None else len(target)
     values = {"direct": 4 * subtasks, "store": width + 4, "reference": 4 * width}[mode] + 4 + KEY_BYTES
-    target_bytes = 4 * adapter * subtasks if mode == "direct" else values * wanted
+    held = 4 * adapter * subtasks if mode == "direct" else values * wanted
+    stored = 0 if mode == "direct" else values * wanted  # directions do not outlive the scoring
     passes = count * (len(rows) + 2 * wanted) + (0 if checkpoints else epochs * warmup * len(rows))
     weights = count_parameters(resolve(model).path)
     work = OPERATIONS * weights * tokens * passes
@@ -109,8 +110,8 @@ def influence_quote(
         adapter=adapter,
         kept_bytes=len(rows) * count * values,
         # A checkpoint holds the adapter and its two moments in float32.
-        fit_bytes=count * target_bytes + (0 if checkpoints else count * 12 * adapter),
-        held_bytes=target_bytes,
+        fit_bytes=count * stored + (0 if checkpoints else count * 12 * adapter),
+        held_bytes=held,
         seconds=work / (EFFICIENCY * operations_a_second(placement)),
     )
 

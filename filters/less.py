@@ -19,7 +19,7 @@ from dfilter.chat import Template
 from dfilter.embed.adam import EpsMode, swamped
 from dfilter.embed.checkpoints import Checkpoint
 from dfilter.embed.device import place
-from dfilter.embed.directions import Directions, about, subtasks
+from dfilter.embed.directions import Directions, about, forget, subtasks
 from dfilter.embed.influence import Affinity, GradientSketch, ProjectedGradient
 from dfilter.embed.matching import divided, mean_directions, normalised, unusable
 from dfilter.embed.quote import influence_quote
@@ -187,6 +187,7 @@ class LESS:
         if self.mode == "direct":
             directions = target.fit(Directions(checkpoint, self.target_by, members(target, self.target_by)))
             values = pool.signal(Affinity(checkpoint, str(directions), self.eps_mode))
+            forget(directions)  # it is as large as the adapter times the subtasks
             said = about(directions)
             products = values["products"].astype(np.float64)
             return divided(products, values["length"]), values["length"], _target_facts(said)

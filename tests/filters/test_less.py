@@ -250,6 +250,18 @@ def test_a_target_and_its_column_are_asked_for(checkpoints: tuple[str, ...], tmp
         made(checkpoints, target_by="subject").score(pool)
 
 
+def test_directions_do_not_outlive_the_scoring_and_come_back_when_the_pool_grows(
+    checkpoints: tuple[str, ...], tmp_path: Path
+) -> None:
+    rows = sentences(14, 15)
+    less = made(checkpoints, target_by="task")
+    less.score(pool_of(rows[:9], ["a", "b", "b"], tmp_path / "1"))
+    assert not list((tmp_path / "1").rglob("directions.safetensors"))
+    grown = less.score(pool_of(rows, ["a", "b", "b"], tmp_path / "1")).values
+    at_once = less.score(pool_of(rows, ["a", "b", "b"], tmp_path / "2")).values
+    np.testing.assert_allclose(grown, at_once, atol=1e-6)
+
+
 def test_directions_of_another_checkpoint_do_not_mix(checkpoints: tuple[str, ...], tmp_path: Path) -> None:
     pool = pool_of(sentences(3, 8), ["a"], tmp_path)
     assert pool.target is not None
