@@ -149,7 +149,9 @@ def test_nothing_of_ours_unpickles_or_runs_foreign_code() -> None:
             if isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "trust_remote_code"}:
                 found += [ast.unparse(node)] * (ast.unparse(node.value) != "False")
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"torch.load", "eval", "exec"}:
-                found.append(ast.unparse(node))
+                told = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                # torch's restricted loader builds tensors and plain containers alone
+                found += [ast.unparse(node)] * (told.get("weights_only") != "True")
         wrong += [f"{file.relative_to(ROOT)}: {what}" for what in found]
     assert not wrong
 
