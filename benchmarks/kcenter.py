@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--scale", default="", help="n:k,... on rows mixed from them")
     parser.add_argument("--large", action="store_true", help="10,000,000 rows, k = 20,000, from a memory map")
     parser.add_argument("--scratch", help="folder for the large file")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15, help="timed steps of (a), (b), (c)")
     args = parser.parse_args()
     X = rows(args.data)

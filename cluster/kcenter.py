@@ -158,7 +158,7 @@ def kcenter(
         first = _first_picks(space, given, start, seed)
         if resume is not None:
             _check_state(resume, space, first)
-        walk = Traversal(space, block, front or max(FRONT, len(rows) // 8))
+        walk = Traversal(space, block, front or max(FRONT, len(rows) // 8), len(space.V) + (k or block))
         walk.begin(first, resume)
         walk.cut(_allowed(walk.radius, wanted, stop_at_radius, len(first)))
         for _ in walk.rounds(wanted, stop_at_radius):

@@ -39,9 +39,9 @@ class Traversal:
     Picks have bound -1.
     """
 
-    def __init__(self, space: Space, block: int, front: int) -> None:
+    def __init__(self, space: Space, block: int, front: int, room: int) -> None:
         self.space, self.block, self.front = space, block, front
-        self.centres = Centres(space, block)
+        self.centres = Centres(space, room)
         self.counters = Counters()
         self.radius: Float64 = np.empty(0)
         self.bound = np.full(len(space.X), np.inf)
