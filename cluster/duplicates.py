@@ -69,7 +69,7 @@ def near_duplicates(
         threshold: rows of at least this cosine are near duplicates; above -1 and at most 1.
         clusters: (n,) label of each row. Only rows of one cluster are compared; none compares all.
         neighbours: compare with the rows of so many nearest clusters too (nearest by the directions of
-            their means, either being the other's neighbour); "all" ignores the clusters.
+            their means, the lower label among equals, either being the other's neighbour); "all" ignores clusters.
         precision: of the filter, as for k-center.
         device: "cpu", "cuda" or "auto".
         threads: at most so many threads.
@@ -141,7 +141,8 @@ def _scopes(space: Space, labels: Int64, neighbours: int) -> list[Int64]:
     means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0)
     linked: list[set[int]] = [{label} for label in range(count)]
     for label in range(count):
-        near = np.argsort(-(means @ means[label]), kind="stable")
+        # Rounded, so that the last bit, which depends on the threads, does not choose between equals.
+        near = np.argsort(-np.round(means @ means[label], 9), kind="stable")
         for other in near[near != label][:neighbours].tolist():
             linked[label].add(other)
             linked[other].add(label)

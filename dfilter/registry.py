@@ -39,6 +39,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "signals": {
         "embedding": "dfilter.embed.sentences:Embedding",
+        "hidden_state": "dfilter.embed.hidden:HiddenState",
+        "response_loss": "dfilter.embed.losses:ResponseLoss",
         "tokens": "dfilter.filters.length:Tokens",
     },
     "trainers": {"dfilter": "dfilter.train.trainer:FineTune"},

@@ -24,6 +24,7 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
+from dfilter.data.targets import absolute, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
@@ -119,7 +120,7 @@ def quote(request: Request, progress: Progress) -> list[str]:
     if budget is not None:
         size = f"{keep} response tokens" if budget.unit == "tokens" else f"{budget.rows(rows):,} rows"
         lines.append(f"Strategy {chosen.name}: {size} at most would be kept")
-    aim = None if request.target is None else Pool(load(request.target))
+    aim = None if request.target is None else Pool(load_target(request.target))
     pool = Pool(data, seed=request.seed or 0, target=aim, progress=progress)
     for step, made in zip(chosen.steps, chosen.filters, strict=True):
         if isinstance(made, Priced):
@@ -137,8 +138,12 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
     """
     _, settings = built(request.transforms, request.settings)
     chosen = strategies.load(request.strategy, settings)
-    if request.wishes:
-        chosen = strategies.load(request.strategy, [*settings, *strategies.addressed(chosen, request.wishes)])
+    wishes = dict(request.wishes)
+    column = subtask_column(request.target)
+    if column and any("target_by" in getattr(f, "__dataclass_fields__", {}) for f in chosen.filters):
+        wishes = {"target_by": column} | wishes  # the readers of MMLU, BBH and TyDiQA know their subtasks
+    if wishes:
+        chosen = strategies.load(request.strategy, [*settings, *strategies.addressed(chosen, wishes)])
     if request.keep:
         Budget.parse(request.keep)  # a mistake is said before a long file is read
     recorded = chosen.recorded
@@ -181,8 +186,8 @@ def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> d
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value
     for name in ("always", "target"):
         if name in entry:
-            entry[name] = str(Path(entry[name]).absolute())
-            entry[f"{name}_hash"] = load(entry[name]).source.digest
+            entry[name] = absolute(entry[name])
+            entry[f"{name}_hash"] = load_target(entry[name]).source.digest
             if not getattr(request, name):
                 _same(f"--{name}", entry[f"{name}_hash"], recorded.get(f"{name}_hash"), entry[name])
     entry |= _code(chosen)

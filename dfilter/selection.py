@@ -14,6 +14,7 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
+from dfilter.data.targets import load_target
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
@@ -142,7 +143,8 @@ def select(
         settings: ``STEP.SETTING=VALUE``, as for ``--set``.
         where: ``column=value`` conditions that restrict the pool.
         always: rows that join every selection, in any accepted form.
-        target: the rows of the task to select for, in any accepted form.
+        target: the rows of the task to select for, in any accepted form, or "mmlu:", "bbh:" or "tydiqa:"
+            and a path to their files.
         format: the rows' shape, when it cannot be detected.
         mapping: names of columns, for instance ``{"response": "answer"}``.
         on_bad_rows: "keep-going" or "stop".
@@ -167,7 +169,7 @@ def select(
         data = load(rows, format=format, mapping=mapping, on_bad_rows=on_bad_rows, progress=progress)
         data = transformed(data, transforms, progress)
         added = None if always is None else load(always, progress=progress)
-        aim = None if target is None else load(target, progress=progress)
+        aim = None if target is None else load_target(target, progress=progress)
     walk = _Walk(data, chosen, budget, seed, progress, store)
     walk.restrict(where, added)
     if aim is not None:

@@ -53,6 +53,14 @@ def load_target(rows: Any, **options: Any) -> Dataset:
     return load(found)
 
 
+def absolute(place: str) -> str:
+    """Return a target's place with its path made absolute, so that it is found from anywhere."""
+    kind, colon, path = place.partition(":")
+    if kind in READERS:
+        return f"{kind}{colon}{Path(path).expanduser().absolute()}"
+    return str(Path(place).absolute()) if Path(place).exists() else place
+
+
 def subtask_column(rows: Any) -> str:
     """Return the column that names a target's subtasks, when its form says so; else an empty text."""
     return SUBTASK if isinstance(rows, str) and rows.partition(":")[0] in READERS else ""

@@ -22,6 +22,12 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+def test_equally_near_clusters_are_taken_by_label():
+    X = np.array([[3.0], [7.0], [0.1], [-1.0]], np.float32)  # all the same direction but the last
+    found = near_duplicates(X, clusters=np.array([2, 1, 0, 3]), neighbours=1)
+    assert found.of.tolist() == [-1, -1, 0, -1]  # 2 and 1 both have 0 for their neighbour
+
+
 def similar(n, d, seed):
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((max(n // 4, 1), d))[rng.integers(max(n // 4, 1), size=n)]
