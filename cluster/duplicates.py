@@ -69,7 +69,8 @@ def near_duplicates(
         threshold: rows of at least this cosine are near duplicates; above -1 and at most 1.
         clusters: (n,) label of each row. Only rows of one cluster are compared; none compares all.
         neighbours: compare with the rows of so many nearest clusters too (nearest by the directions of
-            their means, the lower label among equals, either being the other's neighbour); "all" ignores clusters.
+            their means, the lower label among equals, either being the other's neighbour); "all" ignores
+            the clusters.
         precision: of the filter, as for k-center.
         device: "cpu", "cuda" or "auto".
         threads: at most so many threads.
@@ -138,7 +139,9 @@ def _scopes(space: Space, labels: Int64, neighbours: int) -> list[Int64]:
     sums = np.zeros((count, space.X.shape[1]))
     space.add_up(np.arange(len(labels)), np.full(len(labels), -1), labels, sums)
     length = np.linalg.norm(sums, axis=1, keepdims=True)
-    means = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0)
+    # Rows that cancel out leave rounding errors, not a direction: such a mean is at right angles to all.
+    directed = length > 1e-9 * np.bincount(labels)[:, None]
+    means = np.divide(sums, length, out=np.zeros_like(sums), where=directed)
     linked: list[set[int]] = [{label} for label in range(count)]
     for label in range(count):
         # Rounded, so that the last bit, which depends on the threads, does not choose between equals.

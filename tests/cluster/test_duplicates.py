@@ -93,7 +93,8 @@ def neighbourhood(X, labels, neighbours):
     unit = np.divide(unit, length, out=np.zeros_like(unit), where=length > 0)
     sums = np.array([unit[labels == name].sum(axis=0) for name in names])
     length = np.linalg.norm(sums, axis=1, keepdims=True)
-    sums = np.divide(sums, length, out=np.zeros_like(sums), where=length > 0)
+    sizes = np.array([(labels == name).sum() for name in names])
+    sums = np.divide(sums, length, out=np.zeros_like(sums), where=length > 1e-9 * sizes[:, None])
     linked = np.zeros((names.max() + 1, names.max() + 1), bool)
     for i, name in enumerate(names):
         near = [j for j in np.argsort(-np.round(sums @ sums[i], 9), kind="stable") if j != i][:neighbours]

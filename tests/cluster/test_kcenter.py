@@ -429,6 +429,19 @@ def test_no_score_is_wrong_by_more_than_its_margin(n, d, seed, kind, metric, pre
             assert (np.abs((space.square - exact) / 2 - score) <= space.margin).all()
 
 
+@pytest.mark.parametrize("d", [1, 3, 5, 11, 37])
+def test_the_margin_holds_where_every_rounding_goes_the_same_way(d):
+    worst = 0.0
+    with exact_products(None):
+        for v in np.linspace(0.5, 0.53, 40):
+            space = Space(checked(np.full((1, d), v, np.float32)), "euclidean", precision="bf16")
+            centres = Centres(space, 1)
+            centres.add(np.array([0]))
+            error = abs(float(space.best_scores(np.array([0]), centres, 0)[0]) - space.square[0] / 2)
+            worst = max(worst, error / space.margin[0])
+    assert 0.3 < worst <= 1  # such rows do come near the bound
+
+
 def test_the_bf16_margin_is_tight_enough_to_filter():
     X = checked(clustered(50, 384, 0, "random"))
     assert Space(X, "cosine", precision="bf16").margin.max() < 0.009
