@@ -458,6 +458,10 @@ def test_settings_of_torch_neither_matter_nor_change():
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
         space = Space(checked(X), "cosine", precision="f32")
         with exact_products(1):
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+            assert torch.get_num_threads() == 1
             rows = space.take(np.arange(300))
             products = space.multiply(rows, rows).double()
         assert (products - rows.double() @ rows.double().T).abs().max() < 1e-5
