@@ -1,11 +1,11 @@
 """K-Means, spherical and Euclidean (Lloyd 1982), the same bytes for the same seed.
 
-Why not scikit-learn's ``KMeans(init="random")``: on 2 cores with bfloat16 it takes five times as
-long at the same inertia from 20,000 rows on, and as long at 2,000 (``benchmarks/kmeans.py``), has no spherical metric and no CUDA, copies the rows,
-and its float32 sums depend on the number of threads. Here labels come from the exact values of k-center
-(``pairs.pair``) behind the same low-precision filter, and sums are float64 in row order, so neither
-threads, precision nor device change a bit. Not faiss, because it would be one more dependency for the
-speed of scikit-learn.
+Why not scikit-learn's ``KMeans(init="random")``: on 2 cores with bfloat16 it takes five times as long at
+the same inertia from 20,000 rows on, and as long at 2,000 (``benchmarks/kmeans.py``). It has no spherical
+metric and no CUDA, copies the rows, and its float32 sums depend on the number of threads. Here labels come
+from the exact values of k-center (``pairs.pair``) behind the same low-precision filter, and sums are float64
+in row order, so neither threads, precision nor device change a bit. Not faiss, which was about as fast as
+scikit-learn where it was measured, and would be one more dependency.
 """
 
 from __future__ import annotations
