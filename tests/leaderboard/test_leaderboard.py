@@ -57,7 +57,7 @@ def row(board, strategy, budget=None):
 
 
 def simulator():
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "simulation.py"
     spec = importlib.util.spec_from_file_location("coverage_simulation", path)
     module = importlib.util.module_from_spec(spec)
     import sys

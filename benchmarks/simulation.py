@@ -1,6 +1,6 @@
 """How often the leaderboard is wrong, by simulation of whole tables.
 
-    python benchmarks/coverage.py [--tables 2000] [--prompts 730] [--strategies 4]
+    python benchmarks/simulation.py [--tables 2000] [--prompts 730] [--strategies 4]
 
 Every simulated table goes through ``dfilter.leaderboard.leaderboard``, the same function that prints
 real ones. Scores vary between prompts (SD 0.25, shared by all strategies), between prompts for one
