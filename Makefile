@@ -43,10 +43,10 @@ $(READY): pyproject.toml constraints.txt
 # The comparison trains eight adapters of the packaged SmolLM2; on two cores it takes some minutes. A demo
 # that was interrupted goes on where it was.
 demo: $(READY)
-	$(BIN)/dfilter sample -o $(DEMO)/data --rows 1000 --seed 0 --heldout 6
+	$(BIN)/dfilter sample -o $(DEMO)/data --rows 1000 --seed 0 --heldout 3
 	$(BIN)/dfilter run $(DEMO)/data/pool.jsonl --strategy kcenter --keep 5% -o $(DEMO)/kcenter
 	$(BIN)/dfilter show $(DEMO)/kcenter --at-cut -n 4
-	$(BIN)/dfilter compare $(DEMO)/data/pool.jsonl --strategies kcenter,ifd --keep 60 --seeds 2 --no-full \
+	$(BIN)/dfilter compare $(DEMO)/data/pool.jsonl --strategies kcenter,ifd --keep 40 --seeds 2 --no-full \
 		--eval heldout:$(DEMO)/data/heldout.jsonl -o $(DEMO)/compare
 
 test: $(READY)
