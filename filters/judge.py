@@ -15,7 +15,7 @@ import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
-from dfilter.llm.agreement import krippendorff, ranks, rounded, spearman
+from dfilter.llm.agreement import ranks, rounded, spearman
 from dfilter.llm.answers import STATUSES
 from dfilter.llm.families import shared_family
 from dfilter.llm.judge import Judge as Model
@@ -157,7 +157,9 @@ class Judge:
                 for i in range(len(names))
                 for j in range(i + 1, len(names))
             }
-            facts["krippendorff_alpha"] = rounded(krippendorff(ratings))
+            from dfilter.leaderboard.agreement import krippendorff_alpha
+
+            facts["krippendorff_alpha"] = rounded(krippendorff_alpha(ratings, "interval"))
             pool.progress.say(
                 f"Judges: Spearman {facts['spearman']}, Krippendorff's alpha {facts['krippendorff_alpha']}."
             )

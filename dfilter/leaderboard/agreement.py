@@ -282,6 +282,8 @@ def krippendorff_alpha(
     values = np.unique(data[np.isfinite(data)])
     if values.size < 2:
         return float("nan")
+    if level == "interval":
+        return _interval_alpha(data)
     counts = np.stack([(data == value).sum(0) for value in values], -1).astype(np.float64)
     given = counts.sum(-1)
     pairs = np.einsum("nc,nd->cd", counts / (given - 1)[:, None], counts)
@@ -293,11 +295,24 @@ def krippendorff_alpha(
     return 1 - observed / expected
 
 
+def _interval_alpha(data: NDArray[np.float64]) -> float:
+    """Alpha of squared differences without the table of values, which finely graded ratings make huge.
+
+    The sum of squared differences over ordered pairs of an item is 2 (m sum x^2 - (sum x)^2).
+    """
+    known = np.isfinite(data)
+    given = known.sum(0).astype(np.float64)
+    centred = np.where(known, data - data[known].mean(), 0.0)  # differences do not care, digits do
+    total, squares = centred.sum(0), (centred * centred).sum(0)
+    n = float(given.sum())
+    observed = float((2 * (given * squares - total * total) / (given - 1)).sum()) / n
+    expected = 2 * (n * float(squares.sum()) - float(total.sum()) ** 2) / (n * (n - 1))
+    return 1 - observed / expected
+
+
 def _distance(values: NDArray[np.float64], totals: NDArray[np.float64], level: str) -> NDArray[np.float64]:
-    """Squared distance between any two ratings."""
+    """Squared distance between any two ratings, nominal or ordinal."""
     if level == "nominal":
         return 1 - np.eye(values.size)
-    if level == "interval":
-        return np.asarray((values[:, None] - values[None, :]) ** 2)
     middle = np.cumsum(totals) - totals / 2  # the sum of ranks between two values, ends counted by half
     return np.asarray((middle[:, None] - middle[None, :]) ** 2)

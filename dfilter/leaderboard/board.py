@@ -29,6 +29,20 @@ REPLICATES = 2000
 Format = Literal["table", "md", "csv", "json"]
 
 
+# Of a cell, averaged over its seeds for the table's columns.
+FIGURES = (
+    "rows",
+    "response_tokens",
+    "trained_tokens",
+    "median_response_length",
+    "overlap",
+    "overlap_by_chance",
+    "selection_usd",
+    "selection_seconds",
+    "train_seconds",
+)
+
+
 @dataclass(frozen=True)
 class Leaderboard:
     """The table, and the sentence above it."""
@@ -130,18 +144,7 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
 
 
 def _figures(cells: Sequence[Cell]) -> dict[str, float]:
-    names = (
-        "rows",
-        "response_tokens",
-        "trained_tokens",
-        "median_response_length",
-        "overlap",
-        "overlap_by_chance",
-        "selection_usd",
-        "selection_seconds",
-        "train_seconds",
-    )
-    known = {name: [float(v) for c in cells if (v := getattr(c, name)) is not None] for name in names}
+    known = {name: [float(v) for c in cells if (v := getattr(c, name)) is not None] for name in FIGURES}
     return {name: float(np.mean(values)) for name, values in known.items() if values}
 
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from dfilter.leaderboard.board import amount
+from dfilter.leaderboard.board import FIGURES, amount
 from dfilter.leaderboard.statistics import ONE_SEED
 
 if TYPE_CHECKING:
@@ -230,17 +230,6 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-FIGURES = (
-    "rows",
-    "response_tokens",
-    "trained_tokens",
-    "median_response_length",
-    "overlap",
-    "overlap_by_chance",
-    "selection_usd",
-    "selection_seconds",
-    "train_seconds",
-)
 PARTS = ("value", "low", "high", "se", "df", "seeds", "prompts", "excluded", "detectable", "method")
 
 

@@ -34,32 +34,6 @@ def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(x @ y) / scale if scale > 0 else float("nan")
 
 
-def krippendorff(ratings: NDArray[np.float64]) -> float:
-    """Return Krippendorff's alpha with the interval metric.
-
-    Args:
-        ratings: (raters, rows), NaN where a rater gave none.
-
-    Returns:
-        1 for perfect agreement, 0 for chance, below for less; NaN when nothing can disagree.
-        Krippendorff, Content Analysis, chapter on reliability: 1 - observed / expected disagreement.
-    """
-    known = ~np.isnan(ratings)
-    raters = known.sum(axis=0)
-    pairable = raters >= 2
-    if not pairable.any():
-        return float("nan")
-    mean = float(ratings[:, pairable][known[:, pairable]].mean())  # differences do not care, digits do
-    values = np.where(known, ratings - mean, 0.0)[:, pairable]
-    m = raters[pairable].astype(np.float64)
-    total, squares = values.sum(axis=0), (values * values).sum(axis=0)
-    n = float(m.sum())
-    # The sum of squared differences over ordered pairs of a unit is 2 (m sum x^2 - (sum x)^2).
-    observed = float((2 * (m * squares - total * total) / (m - 1)).sum()) / n
-    expected = 2 * (n * float(squares.sum()) - float(total.sum()) ** 2) / (n * (n - 1))
-    return 1 - observed / expected if expected > 0 else float("nan")
-
-
 def auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """Return the chance that a positive row is rated above a negative one, ties counting half.
 

@@ -4,6 +4,9 @@
       data/       source files as memory-mapped Arrow (dfilter.data)
       signals/    NAME-HASH/spec.json and one folder a shard
       fits/       NAME-HASH/LENGTH/, complete when it exists
+      models/     weights converted once (dfilter.models)
+      answers/    what evaluated models generated (dfilter.eval)
+      sample/     the sample pool that stands in where no data is given
       ledger.sqlite   answers that cost money (dfilter.llm)
 
 A signal's place is named by the hash of its spec, a row by the hash of its content; nothing in the
