@@ -292,8 +292,12 @@ def train_and_evaluate(cell: Path) -> str:
         try:
             code = child.wait()
         except KeyboardInterrupt:
-            child.terminate()
-            child.wait()
+            child.terminate()  # it lets a judge answer what is in flight
+            try:
+                child.wait()
+            except KeyboardInterrupt:  # a second Ctrl-C: wait for nothing
+                child.kill()
+                child.wait()
             raise
     if code == 0:
         return ""

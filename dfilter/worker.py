@@ -9,8 +9,10 @@ again: the trainer continues from its last checkpoint, an evaluation that has a 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from dfilter import registry
 from dfilter.data import load
@@ -38,7 +40,16 @@ def work(cell: Path) -> None:
         write_result(place, evaluator.evaluate(model, seed=job["seed"]))
 
 
+def _stop_once(*_: Any) -> None:
+    """Stop at the first request; a terminal's Ctrl-C comes twice, from the terminal and from the parent."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _stop_once)
     try:
         work(Path(sys.argv[1]))
     except DFilterError as error:

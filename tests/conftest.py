@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell starts a background job deaf to Ctrl-C, and children inherit that; a handler undoes it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STARTED = time.monotonic()
 LOOPBACK = ("127.", "::1", "localhost")

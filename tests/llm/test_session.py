@@ -442,6 +442,8 @@ try:
 except DFilterError as error:
     sys.stderr.write(str(error))
     sys.exit(error.exit_code)
+except KeyboardInterrupt:  # it came while an answer was being printed
+    sys.exit(130)
 """
 
 
