@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.comparison import OWN, REFERENCES, Comparison, Evaluation, Setting, prepare, settings_for
+from dfilter.comparison import (
+    OWN,
+    REFERENCES,
+    Comparison,
+    Evaluation,
+    Setting,
+    prepare,
+    settings_for,
+    trainer_of,
+)
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, write_cell
@@ -213,6 +222,7 @@ class _Figures:
             "median_response_length": float(np.median(self.tokens[kept])) if kept.any() else None,
             "selection_seconds": counts["timings"]["seconds"],
             "selection_usd": sum(spent) if spent else None,
+            "selected_by": tuple(j["model"] for f in counts["facts"].values() for j in f.get("judges", ())),
         }
 
     def _kept(self, place: Place) -> NDArray[np.bool_]:
@@ -268,7 +278,7 @@ def _job(setting: Setting, place: Place) -> dict[str, Any]:
         "rows": str((run_folder(setting, place) / "selected.jsonl").absolute()),
         "seed": place.seed,
         "trainer": plan.trainer,
-        "train": {"model": plan.model, "recipe": plan.recipe, **plan.train},
+        "train": trainer_of(plan),
         "evaluations": {e.name: asdict(e) for e in setting.evaluations},
         "opponents": {name: str(_opponent(setting, place, name).absolute()) for name in REFERENCES},
     }
@@ -302,6 +312,5 @@ def train_and_evaluate(cell: Path) -> str:
     if code == 0:
         return ""
     lines = (cell / "log.txt").read_text(encoding="utf-8").strip().splitlines()
-    return (
-        f"{lines[-1].removeprefix('Error: ') if lines else 'it said nothing'} (exit {code}; {cell}/log.txt)"
-    )
+    said = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
+    return f"{said} (exit {code}; log.txt in its folder has more)"

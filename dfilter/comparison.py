@@ -150,6 +150,8 @@ class Setting:
 
 def prepare(plan: Comparison, progress: Progress) -> Setting:
     """Settle the data, what is set aside, and the evaluations; refuse a folder of another protocol."""
+    trainer_of(plan)
+    registry.create("signals", "tokens", {"tokenizer": plan.model}).spec()  # the model must be there
     place = plan.data or str(sample_pool(progress))
     given = tuple(plan.evals) or _usual_evaluations(plan, place)
     shares = {spec for spec in given if spec.startswith("heldout:") and spec.endswith("%")}
@@ -171,6 +173,23 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     protocol = json.loads(json.dumps(protocol))  # as it will be read back
     _same_protocol(plan.out / "protocol.json", protocol | {"margin": plan.margin})
     return Setting(plan, place, evaluations, protocol)
+
+
+def trainer_of(plan: Comparison) -> dict[str, Any]:
+    """Return the trainer's settings, made sure of before anything is selected or paid for.
+
+    Raises:
+        SettingsError: all that is wrong with them.
+    """
+    settings = {"model": plan.model, "recipe": plan.recipe, **plan.train}
+    known = fields_of(registry.load("trainers", plan.trainer))
+    astray = sorted(set(plan.train) - known) if "overrides" in known else []
+    try:
+        registry.create("trainers", plan.trainer, settings)
+    except SettingsError as error:
+        hint = [f"A recipe's figure is set with --train overrides.{name}=VALUE." for name in astray]
+        raise SettingsError(*error.findings, *hint) from error
+    return settings
 
 
 def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation]:

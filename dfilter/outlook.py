@@ -14,7 +14,16 @@ import numpy as np
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.compare import train_and_evaluate
-from dfilter.comparison import OWN, REFERENCES, Comparison, Evaluation, Setting, prepare, settings_for
+from dfilter.comparison import (
+    OWN,
+    REFERENCES,
+    Comparison,
+    Evaluation,
+    Setting,
+    prepare,
+    settings_for,
+    trainer_of,
+)
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
@@ -94,7 +103,7 @@ def _training(setting: Setting, found: Sequence[Group], rows: Dataset, progress:
         "rows": str(probe / "rows.jsonl"),
         "seed": 0,
         "trainer": plan.trainer,
-        "train": {"model": plan.model, "recipe": plan.recipe, **plan.train},
+        "train": trainer_of(plan),
         "evaluations": {},
         "opponents": {},
     }
@@ -152,10 +161,11 @@ def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
         prompts = _prompts(entry)
         if noise is None or prompts < 2:
             continue
+        verdicts = "1 verdict" if comparisons == 1 else f"{comparisons} verdicts"
         reach = smallest_difference(noise, plan.seeds, prompts, comparisons=comparisons)
         yield (
             f"{entry.name}: {prompts:,} prompts and {plan.seeds} seeds find a difference of {reach:.3g} "
-            f"({KINDS[entry.kind]}) with 80% power, at usual noise and {comparisons} verdicts"
+            f"({KINDS[entry.kind]}) with 80% power, at usual noise and {verdicts}"
         )
         effect = plan.margin or reach / 2
         for option in plans(effect, noise, comparisons=comparisons):

@@ -80,6 +80,7 @@ class Judge:
         ratings = np.stack([result["value"] for result, _ in results])
         values = combine(ratings, self.combine)
         facts = self._facts(judges, pool, watched, ratings, values, [facts for _, facts in results])
+        facts["usd"] = round(budget.spent, 6)
         return Scores(values, reasons=_reasons(values, results[0][0], watched.flagged), facts=facts)
 
     def quote(self, pool: Pool) -> list[Quote]:
@@ -102,7 +103,7 @@ class Judge:
         self, judge: Model, pool: Pool, watched: Watched, budget: Budget
     ) -> tuple[NDArray[Any], dict[str, Json]]:
         """Examine one judge, then rate all rows with it."""
-        say = pool.progress.say
+        say, before = pool.progress.say, budget.spent
         say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
         with open_session(judge.server, budget=budget) as live:
             health = examine(pool, judge, live, threshold=self.threshold, skip_pilot=self.skip_pilot)
@@ -116,6 +117,7 @@ class Judge:
                 ratings = rate(watched, judge, session=batch, progress=pool.progress)
                 facts = batch.facts()
         facts |= {
+            "usd": round(budget.spent - before, 6),
             "model": judge.model,
             "mode": judge.mode,
             "scale": [judge.low, judge.high],

@@ -18,7 +18,7 @@ from dfilter import sample
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
-from dfilter.errors import FolderError, SettingsError
+from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.outlook import outlook
@@ -142,6 +142,19 @@ def test_a_margin_cannot_be_chosen_after_the_results(plan) -> None:
 def test_a_setting_that_fits_no_strategy_is_refused(plan) -> None:
     with pytest.raises(SettingsError, match="fits no strategy"):
         compare(replace(plan, settings=("nothing.x=1",)))
+
+
+def test_a_trainer_that_could_not_start_is_refused_before_anything_is_selected(plan) -> None:
+    real = replace(plan, trainer="dfilter", recipe="quick", model="tiny")
+    with pytest.raises(SettingsError, match=r"--train overrides\.learning_rate=VALUE"):
+        compare(replace(real, train={"learning_rate": 1e-5}))
+    with pytest.raises(SettingsError, match="recipe quick has no setting 'lr'"):
+        compare(replace(real, train={"overrides": {"lr": 1e-5}}))
+    with pytest.raises(SettingsError, match="Did you mean 'quick'"):
+        compare(replace(real, recipe="quik"))
+    with pytest.raises(DFilterError, match="'not-a-model'"):
+        compare(replace(real, model="not-a-model"))
+    assert not (plan.out / "selections").exists()
 
 
 def test_what_is_set_aside_is_in_no_pool(plan) -> None:

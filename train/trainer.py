@@ -86,7 +86,8 @@ class FineTune:
     checkpoint_steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse two budgets, and a budget of nothing."""
+        """Refuse two budgets, a budget of nothing, and what no recipe has."""
+        recipe(self.recipe, 1e9, self.overrides)
         given = {name: getattr(self, name) for name in ("epochs", "steps", "tokens")}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) > 1:

@@ -114,6 +114,8 @@ class JudgeHealth:
 
     def describe(self) -> str:
         """Say it in one sentence, with a warning where the orders look mixed up."""
+        if not self.prompts:
+            return "no prompt has a verdict in both orders (equal answers tie without being asked about)"
         text = (
             f"both orders agree on {self.consistency:.0%} of {self.prompts} prompts, the first position wins "
             f"{self.first_share:.0%} of decided verdicts, the longer answer {self.longer_share:.0%}"

@@ -18,6 +18,7 @@ from dfilter.leaderboard.cells import same_protocol
 from dfilter.leaderboard.measured import estimate
 from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
+from dfilter.llm.families import shared_family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,7 @@ def leaderboard(
     if margin is not None and not margin > 0:
         raise SettingsError(f"A margin is a positive difference, not {margin}.")
     if not any(cell.results for cell in cells):
-        reasons = "; ".join(_failure(c) for c in cells if c.failed)
+        reasons = "; ".join(_failures(cells))
         raise InputError(f"No cell has a result yet. {reasons}".strip())
     same_protocol(cells)
     names = list(dict.fromkeys(name for cell in cells for name in cell.results))
@@ -109,7 +110,7 @@ def leaderboard(
         margin,
         "",
         _notes(rows, panels, cells, reference),
-        tuple(_failure(cell) for cell in cells if cell.failed),
+        tuple(_failures(cells)),
         cells[0].protocol,
     )
     return replace(board, finding=finding(board, reference))
@@ -160,8 +161,16 @@ def _order(names: list[str], cells: Sequence[Cell], panels: list[Panel]) -> Any:
     return key
 
 
-def _failure(cell: Cell) -> str:
-    return f"{cell.strategy} at {cell.budget}, seed {cell.seed}: {cell.failed}"
+def _failures(cells: Sequence[Cell]) -> list[str]:
+    """Say what failed and why, each reason once."""
+    places: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.failed:
+            places.setdefault(cell.failed, []).append(f"{cell.strategy} at {cell.budget}, seed {cell.seed}")
+    return [
+        f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {why}"
+        for why, where in places.items()
+    ]
 
 
 def _notes(
@@ -186,6 +195,7 @@ def _notes(
             notes.append(
                 f"{panel.metric.name}: Krippendorff's alpha between the judges is {panel.metric.alpha:.2f}."
             )
+        notes += [f"{panel.metric.name}: {warning}." for warning in _families(panel, cells)]
         missing = {
             f"{r.strategy} at {r.budget}"
             for r in mine
@@ -196,6 +206,18 @@ def _notes(
                 f"No {reference} of the same size and seed to compare with: {', '.join(sorted(missing))}."
             )
     return tuple(notes)
+
+
+def _families(panel: Panel, cells: Sequence[Cell]) -> list[str]:
+    """Say where the judge is of a family with who selected the rows, or with who is judged."""
+    protocol: Any = cells[0].protocol
+    judges = protocol.get("evaluations", {}).get(panel.metric.name, {}).get("judges", ())
+    selects = sorted({model for cell in cells for model in cell.selected_by})
+    found = [
+        shared_family(generates=protocol.get("model", ""), selects=selects, evaluates=judge["model"])
+        for judge in judges
+    ]
+    return list(dict.fromkeys(warning for warning in found if warning))
 
 
 def finding(board: Leaderboard, reference: str = "random") -> str:
@@ -227,7 +249,7 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
             names = [_named(r, metric, several, sized=word in {"better", "worse"}) for r in found]
             said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {phrase}")
     open_rows = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
-    if open_rows:
+    if any(open_rows):
         said[-1] += f" (differences under {amount(max(open_rows), metric)} could stay unseen)"
     return f"{where}, {_listed(said)}"
 

@@ -55,6 +55,7 @@ class Cell:
         overlap_by_chance: what two random selections of these sizes would share.
         selection_seconds: time to select; what the store already held costs nothing.
         selection_usd: money paid to select.
+        selected_by: models that rated rows to select.
         train_seconds: time to train.
         contaminated: test prompts that occur in the selection, by evaluation.
         failed: why there is no result, else empty.
@@ -76,6 +77,7 @@ class Cell:
     overlap_by_chance: float | None = None
     selection_seconds: float | None = None
     selection_usd: float | None = None
+    selected_by: Sequence[str] = ()
     train_seconds: float | None = None
     contaminated: Mapping[str, int] = field(default_factory=dict)
     failed: str = ""
@@ -143,7 +145,7 @@ def read_cell(folder: Path) -> Cell:
         )
     found = sorted((folder / RESULTS).glob("*.json"))
     results = {path.stem: read_result(path) for path in found}
-    return Cell(**{**data, "results": results})
+    return Cell(**{**data, "selected_by": tuple(data.get("selected_by", ())), "results": results})
 
 
 def read_cells(folder: Path) -> list[Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dfilter.errors import InputError
 from dfilter.leaderboard.agreement import JudgeHealth, Tally, krippendorff_alpha, length_controlled
 from dfilter.leaderboard.measured import (
     Difference,
+    Estimate,
     Measured,
     complete,
     difference,
@@ -186,7 +187,11 @@ def judged(panel: Panel, key: Key, replicates: int) -> dict[str, Any]:
             columns[judge] = column
     if panel.null is None:
         return {"judges": columns}
-    made: dict[str, Any] = {"judges": columns, "tallies": _tallies(results.values(), panel.null)}
+    made: dict[str, Any] = {
+        "judges": columns,
+        "tallies": _tallies(results.values(), panel.null),
+        "winning": _winning(panel.measured[key], first, panel.null),
+    }
     gaps = [result.facts.get("length_difference") for result in results.values()]
     values = panel.measured[key].values
     if replicates and all(isinstance(gap, list | tuple) and len(gap) == values.shape[1] for gap in gaps):
@@ -211,3 +216,21 @@ def _tallies(results: Any, null: float) -> dict[str, Tally]:
     if len(tallies) > 1:
         tallies["all"] = Tally(*(int(sum(column)) for column in zip(*counts.values(), strict=True)))
     return tallies
+
+
+def _winning(measured: Measured, first: EvalResult, null: float) -> dict[str, Estimate]:
+    """Estimate (win - lose) / N + 1 by test set: the mean of 2, 1 and 0 for won, tied and lost."""
+    sets: Any = first.facts.get("sets") or ["all"] * len(first.prompts)
+    of = dict(zip(first.prompts, sets, strict=True))
+    places = {name: [p for p in measured.prompts if of[p] == name] for name in dict.fromkeys(of.values())}
+    if len(places) > 1:
+        places["all"] = list(measured.prompts)
+    cluster = dict(zip(measured.prompts, measured.clusters, strict=True))
+    made = {}
+    for name, prompts in places.items():
+        points = 1 + np.sign(measured.select(measured.seeds, prompts) - null)
+        labels = tuple(cluster[prompt] for prompt in prompts)
+        found, _ = estimate(Measured(measured.seeds, tuple(prompts), points, labels))
+        if found:
+            made[name] = replace(found, low=max(found.low, 0.0), high=min(found.high, 2.0))
+    return made

@@ -91,9 +91,12 @@ def _judged(rows: Sequence[Row], number: Callable[[float | None], str]) -> list[
         return f"{value} [{low}, {high}]"
 
     def score(row: Row) -> str:
-        counts = list(row.tallies.values())
-        last = counts[-1] if counts else None
-        return f"{last.winning_score:.2f} ({last.win}/{last.tie}/{last.lose})" if last else NONE
+        if not row.winning:
+            return NONE
+        name, found = list(row.winning.items())[-1]
+        counts = row.tallies[name]
+        interval = f" [{found.low:.2f}, {found.high:.2f}]" if math.isfinite(found.low) else ""
+        return f"{found.value:.2f}{interval} ({counts.win}/{counts.tie}/{counts.lose})"
 
     def of(judge: str) -> Callable[[Row], str]:
         return lambda row: number(row.judges[judge].value) if judge in row.judges else NONE

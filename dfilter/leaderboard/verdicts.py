@@ -40,6 +40,7 @@ class Row:
         ranks: interval of the rank among the strategies of this budget, 1 the best.
         judges: difference to parity or random by judge, when several were asked.
         tallies: wins, ties and losses by test set, for pairwise judgements.
+        winning: winning score by test set, from 0 to 2.
         length_controlled: win rate at equal length, low, high.
     """
 
@@ -60,6 +61,7 @@ class Row:
     ranks: tuple[int, int] | None = None
     judges: Mapping[str, Estimate] = field(default_factory=dict)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
+    winning: Mapping[str, Estimate] = field(default_factory=dict)
     length_controlled: tuple[float, float, float] | None = None
 
 

@@ -456,8 +456,9 @@ def test_max_usd_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
             Judge(judge=judged(server), max_usd=0.5).score(Pool(dataset(400)))
         assert caught.value.exit_code == 1
         assert 0 < server.bill <= 0.5
-        calls = server.calls
-        Judge(judge=judged(server), max_usd=50.0).score(Pool(dataset(400)))
+        calls, bill = server.calls, server.bill
+        facts = Judge(judge=judged(server), max_usd=50.0).score(Pool(dataset(400))).facts
+        assert facts["usd"] == facts["judges"][0]["usd"] == pytest.approx(server.bill - bill)
         assert calls + (server.calls - calls) == 1 + 400 + 66  # nothing was paid twice
 
 

@@ -354,6 +354,20 @@ def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
     return made
 
 
+def test_a_reason_to_fail_is_said_once():
+    cells = [replace(cell, failed="no memory (exit 1)") if cell.seed else cell for cell in judged()]
+    assert leaderboard(cells, replicates=0).failed == ("mine at 10, seed 1 and 3 more: no memory (exit 1)",)
+
+
+def test_a_judge_that_rated_the_rows_is_named_where_its_family_evaluates_too():
+    protocol = {"evaluations": {"pairwise": {"kind": "pairwise", "judges": [{"model": "gpt-4o"}]}}}
+    cells = [replace(cell, protocol=protocol) for cell in judged()]
+    assert not any("family" in note for note in leaderboard(cells, replicates=0).notes)
+    cells[0] = replace(cells[0], selected_by=["gpt-4o-mini"])
+    board = leaderboard(cells, replicates=0)
+    assert any("the GPT family evaluates the models and selects the rows" in note for note in board.notes)
+
+
 def test_win_rates_are_compared_with_parity():
     board = leaderboard(judged(), replicates=200)
     mine = row(board, "mine")
@@ -365,6 +379,12 @@ def test_win_rates_are_compared_with_parity():
     assert set(mine.tallies) == {"koala", "vicuna", "all"}
     assert mine.tallies["all"].prompts == 270
     assert mine.tallies["koala"].prompts == 120
+    assert set(mine.winning) == set(mine.tallies)
+    for name, tally in mine.tallies.items():
+        score = mine.winning[name]
+        assert score.value == pytest.approx(tally.winning_score)
+        assert 0 <= score.low < score.value < score.high <= 2
+    assert mine.winning["all"].se < min(mine.winning["koala"].se, mine.winning["vicuna"].se)
     rate, low, high = mine.length_controlled
     assert low < rate < high
     assert rate == pytest.approx(mine.value.value, abs=0.05)
