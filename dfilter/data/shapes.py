@@ -117,6 +117,10 @@ def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] |
     best, shape = max(ranked, key=lambda pair: pair[0])
     if best == (0, 0) and name == "auto":
         found = ", ".join(sorted({str(column) for row in rows for column in row})) or "none"
+        absent = [f for f, column in mapping.items() if all(dig(row, column) is None for row in rows)]
+        if absent:
+            wished = ", ".join(f"{field}={mapping[field]}" for field in absent)
+            raise InputError(f"No row has the column of --map {wished}; the columns are: {found}.")
         raise InputError(
             f"The rows have no shape that dfilter knows; their columns are: {found}. Expected "
             "instruction/input/output, messages, conversations, or prompt with response, completion or "

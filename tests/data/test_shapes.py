@@ -178,6 +178,11 @@ def test_all_unknown_mapped_fields_are_named_at_once():
     assert "Did you mean 'prompt'" in str(caught.value)
 
 
+def test_a_mapped_column_that_no_row_has_is_named():
+    with pytest.raises(InputError, match=r"--map response=reply; the columns are: answer, prompt"):
+        read({"prompt": "Q", "answer": "A"}, mapping={"response": "reply"})
+
+
 def test_mapped_fields_of_two_shapes_are_refused():
     with pytest.raises(SettingsError, match="different row formats"):
         detect([{}], "auto", {"instruction": "a", "response": "b"})
