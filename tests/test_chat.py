@@ -148,7 +148,7 @@ def test_a_template_of_ours_begins_as_the_tokenizer_begins(tokenizer: PreTrained
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.tuples(words, words), min_size=1, max_size=3),
     name=st.sampled_from(["chatml", "zephyr", "llama2", "alpaca", "tulu", "turns"]),

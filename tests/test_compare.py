@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dfilter import sample
@@ -23,6 +25,8 @@ from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
+from dfilter.store import home
+from dfilter.testing import ScriptedServer
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 TRAINER, NEAR = f"{PARTS}:Mean", f"{PARTS}:Near"
@@ -246,6 +250,53 @@ def table(printed: bytes) -> object:
     return json.loads(
         json.dumps(text), object_hook=lambda d: {k: v for k, v in d.items() if "seconds" not in k}
     )
+
+
+@pytest.mark.slow
+def test_a_judge_that_selects_and_one_of_its_family_that_compares(pool: Path, tmp_path: Path) -> None:
+    """The whole line over real sockets: rated rows, trained models, both orders, and what it cost."""
+    (home() / "prices.toml").write_text('[models]\n"gpt-m" = { input = 10.0, output = 40.0 }\n')
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        "".join(json.dumps({"prompt": text}) + "\n" for text in ("Say hello.", "What is 3 + 4?"))
+    )
+
+    def says(body: dict) -> str:
+        asked = body["messages"][-1]["content"]
+        texts = [text for _, text in re.findall(r"<<<(\w+)\n(.*?)\n\1>>>", asked, re.DOTALL)]
+        if not texts:
+            return "3"  # the probe of what the server can do
+        if "### Instruction" in asked:
+            return f"{min(len(texts[-1]) / 40, 5):.1f}\nIts length."
+        longer = len(texts[-2]) - len(texts[-1])
+        return f"{5 + (longer > 0)} {5 + (longer < 0)}\nThe longer one."
+
+    with ScriptedServer(says, price=(10.0, 40.0)) as server:
+        address = json.dumps(server.url)
+        cells = compare(
+            Comparison(
+                out=tmp_path / "out",
+                data=str(pool),
+                strategies=("alpagasus",),
+                keep=("20",),
+                seeds=1,
+                model="tiny",
+                train={"steps": 20, "overrides": {"learning_rate": 0.05}},
+                evals=(f"pairwise:{prompts}",),
+                settings=('judge.judge.model="gpt-m"', f"judge.judge.base_url={address}"),
+                judges=("gpt-m",),
+                base_url=server.url,
+                references=("random",),
+            )
+        )
+        mine = next(cell for cell in cells if cell.strategy == "alpagasus")
+        found = mine.results["pairwise"]
+        longer = np.sign(found.facts["length_difference"])
+        assert longer.any()
+        assert found.values.tolist() == ((1 + longer) / 2).tolist()
+        assert mine.selection_usd is not None
+        assert 0 < mine.selection_usd <= server.bill
+    assert any("the GPT family evaluates the models and selects" in note for note in leaderboard(cells).notes)
 
 
 def test_cells_can_be_read_back_from_the_folder(plan) -> None:

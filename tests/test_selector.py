@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -243,7 +243,6 @@ def test_groups_of_a_column_are_numbered_by_their_text() -> None:
 # The draw
 
 
-@settings(deadline=None)
 @given(st.integers(0, 3))
 def test_a_draw_at_low_temperature_is_the_ranking(start: int) -> None:
     keys, ids = rows_of(50, start)

@@ -44,8 +44,8 @@ NOTE_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A model, a template and a scale; and how to reach the model (see :class:`Server`).
+class Judge(Server):
+    """A model, a template and a scale; how to reach the model are the settings of :class:`Server`.
 
     Attributes:
         model: the model's name on its server, or ``local:NAME`` for one in this process.
@@ -72,19 +72,6 @@ class Judge:
     repeat: int = 1
     min_mass: float = 0.5
     transport: Literal["live", "batch"] = "live"
-    base_url: str = ""
-    key_env: str = "OPENAI_API_KEY"
-    name: str = ""
-    concurrency: int = 64
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    attempts: int = 8
-    attempt_seconds: float = 120.0
-    row_seconds: float = 900.0
-    longest_pause: float = 3600.0
-    patience: float = 60.0
-    first_wait: float = 0.5
-    poll_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         findings = []

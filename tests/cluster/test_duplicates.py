@@ -53,7 +53,7 @@ def reference(X, order, threshold, allowed=None):
     return of
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 70),
     d=st.integers(1, 20),

@@ -104,7 +104,7 @@ def small_batches() -> ExitStack:
     return stack
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     n=st.integers(1, 60),
     d=st.integers(1, 37),
@@ -133,7 +133,7 @@ def test_the_sequence_is_that_of_the_plain_algorithm(
     np.testing.assert_array_equal(found.radius, radius)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(2, 50),
     seed=st.integers(0, 10**6),
@@ -152,7 +152,7 @@ def test_given_rows_come_first_and_farthest_first_among_themselves(n, seed, kind
     np.testing.assert_array_equal(found.radius, radius)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 50),
     m=st.integers(1, 5),
@@ -179,7 +179,7 @@ def saved(state: State, path: Path) -> State:
         return dict(archive)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 10**6),
     kind=st.sampled_from(KINDS),
@@ -344,7 +344,7 @@ def test_what_is_no_matrix_of_rows_is_refused(shape):
         kcenter(np.zeros(shape, np.float32), 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6), kind=st.sampled_from(KINDS), metric=st.sampled_from(("cosine", "euclidean"))
 )
@@ -362,7 +362,7 @@ def test_stopping_at_a_radius_covers_every_row(seed, kind, metric):
     np.testing.assert_array_equal(kcenter(X, 40, metric=metric, resume=found.state).indices, whole.indices)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 3), metric=st.sampled_from(("cosine", "euclidean")))
 def test_the_radius_is_at_most_twice_the_best_possible_and_never_increases(seed, k, metric):
     X = clustered(9, 2, seed, "random")
@@ -376,7 +376,7 @@ def test_the_radius_is_at_most_twice_the_best_possible_and_never_increases(seed,
     assert (np.diff(found.radius) <= 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 200),
     seed=st.integers(0, 10**6),
@@ -407,7 +407,7 @@ def test_nearest_names_given_vectors_by_negative_numbers():
     assert found.nearest.tolist() == [-1, -1, 0, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(2, 80),
     d=st.integers(1, 70),

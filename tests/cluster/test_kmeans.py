@@ -48,7 +48,7 @@ def plain_lloyd(X, centroids, iterations, metric):
     return C, squares.argmin(axis=1), squares.min(axis=1).sum()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(12, 90),
     d=st.integers(2, 30),

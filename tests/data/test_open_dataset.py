@@ -438,7 +438,7 @@ BAD_LINES = [
 ]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=st.lists(st.none() | st.sampled_from(BAD_LINES), min_size=1, max_size=12), crlf=st.booleans())
 def test_good_rows_come_in_order_and_bad_ones_with_their_lines(plan, crlf, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")

@@ -106,7 +106,7 @@ def test_neighbouring_clusters_are_looked_at_when_asked_to() -> None:
 
 
 @given(st.lists(st.integers(0, 359), min_size=1, max_size=40), st.sampled_from([0.3, 0.9, 0.99]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_stays_is_what_the_plain_walk_keeps(angles: list[int], threshold: float) -> None:
     rows = rows_of(*[f"{angle} {place}" for place, angle in enumerate(angles)])
     kept: list[int] = []

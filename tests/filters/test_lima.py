@@ -140,7 +140,7 @@ def test_a_small_exchange_comes_in_the_middle_of_its_share() -> None:
     st.lists(st.integers(1, 30), min_size=1, max_size=5),
     st.sampled_from([1.0, 2.0, 3.0, np.inf]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_prefix_keeps_the_shares_to_within_a_few_rows(sizes: list[int], tau: float) -> None:
     exchange = np.repeat(np.arange(len(sizes)), sizes)
     place = shared_order(np.ones(len(exchange), bool), [exchange], None, tau, np.arange(len(exchange)))
@@ -199,7 +199,7 @@ def test_links_images_and_html_go_code_and_lists_stay(before: str, after: str) -
 
 
 @given(st.text(alphabet="ab <>/&;[]()!`\n.:htpws\"'", max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_cleaning_never_fails_and_leaves_plain_text_alone(text: str) -> None:
     assert len(cleaned(text)) <= len(text)
     plain = "".join(c for c in text if c not in "<>&[]:.")

@@ -12,7 +12,7 @@ ROWS = Dataset.from_rows(LINES)
 
 
 @given(st.permutations(range(9)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_are_ordered_by_content_then_id_wherever_they_stand(order: list[int]) -> None:
     shuffled = ROWS.take(np.array(order))
     expected = sorted(range(9), key=lambda i: (ROWS.keys[i].tobytes(), ROWS.ids[i]))

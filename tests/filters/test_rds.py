@@ -125,7 +125,7 @@ def slow_order(cosines: Any, tasks: list[int], within: str) -> list[int]:
     return picked
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 25), st.lists(st.integers(0, 2), min_size=1, max_size=6), st.integers(0, 999), st.data()
 )

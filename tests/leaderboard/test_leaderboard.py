@@ -425,7 +425,7 @@ def wide(strategies, metrics=1, seeds=3):
     st.lists(st.text("abcdefghij-", min_size=1, max_size=60), min_size=1, max_size=5, unique=True),
     st.sampled_from([60, 80, 120]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_text_fits_the_terminal(names, width):
     board = leaderboard(wide(["random", *names, "full"]), margin=0.1, replicates=0)
     assert max(map(len, board.render(width=width).splitlines())) <= width

@@ -88,7 +88,7 @@ tables = st.integers(1, 5).flatmap(
 
 
 @given(tables)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_two_way_equals_the_definition(drawn):
     table, labels = drawn
     way = s.two_way(table, labels)
@@ -97,7 +97,7 @@ def test_two_way_equals_the_definition(drawn):
 
 
 @given(tables, st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_order_of_seeds_and_prompts_does_not_matter(drawn, random):
     table, labels = np.array(drawn[0]), np.array(drawn[1])
     rows, columns = list(range(table.shape[0])), list(range(table.shape[1]))
@@ -155,7 +155,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_holm_rejects_what_the_step_down_rule_rejects(p):
     adjusted = s.holm(p) <= 0.05
     expected, order = [False] * len(p), sorted(range(len(p)), key=lambda i: p[i])

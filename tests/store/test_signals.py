@@ -81,7 +81,7 @@ def test_other_settings_have_a_place_of_their_own(counting: ModuleType, ask: Any
     assert len(computed) == 20
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=60), min_size=1, max_size=5))
 def test_whatever_is_asked_in_whatever_order_is_computed_once(
     counting: ModuleType, tmp_path_factory: pytest.TempPathFactory, wishes: list[list[int]]

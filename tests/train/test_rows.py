@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter import chat, models
@@ -66,7 +66,6 @@ def test_every_epoch_reads_every_row_once_in_an_order_of_its_own(rows: int, seed
         assert order.tolist() != epoch_order(rows, seed + 1, epoch).tolist()
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(1, 80))
 def test_pieces_of_a_batch_hold_every_token_once_and_keep_to_the_size(lengths: list[int], micro: int) -> None:
     rows = made(lengths)
