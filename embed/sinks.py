@@ -109,7 +109,8 @@ class Products:
     def take(self, part: int, first: int, gradients: torch.Tensor) -> None:
         """See :class:`dfilter.embed.gradients.Sink`."""
         made, rows = self.norms.formed(part, first, gradients)
-        self.values[rows] += (made @ self.held[part].T).double()
+        # A few long rows against a few dozen held ones: this way round takes a fifth of the time.
+        self.values[rows] += (self.held[part] @ made.T).T.double()
 
 
 class Sketches:
