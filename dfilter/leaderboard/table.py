@@ -201,7 +201,7 @@ def _legend(board: Leaderboard) -> list[str]:
     if any(row.short for row in board.rows):
         lines.append("(short): fewer rows than the budget; compared at its real size.")
     if any(row.contaminated for row in board.rows):
-        lines.append("(!n): n test prompts occur in the selection.")
+        lines.append("(!n): n test prompts occur in the selection, whole or 13 words in a row.")
     lines += board.notes
     lines += [f"Failed: {failure}" for failure in board.failed]
     return lines
