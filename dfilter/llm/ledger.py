@@ -82,10 +82,23 @@ class Ledger:
             self.db = sqlite3.connect(
                 path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
             )
-            self.db.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             self.db.execute("PRAGMA synchronous = FULL")
             self._create()
         self._next = time.time_ns()  # attempt ids of two processes must not meet
+
+    def _write_ahead(self) -> None:
+        """Turn write-ahead logging on; SQLite itself does not wait for others who do the same just now."""
+        deadline = time.monotonic() + BUSY_MS / 1000
+        while True:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def _create(self) -> None:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]

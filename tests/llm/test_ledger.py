@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sqlite3
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import settings
@@ -171,3 +173,18 @@ def test_stored_answers_are_read_again_for_free(tmp_path: Path) -> None:
     assert ExpectedScore().read(Reply("4.5/5")).status == "unparsed"
     assert ledger.askers()[0][3] == 1
     ledger.close()
+
+
+def test_many_who_open_a_new_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+    """Turning write-ahead logging on is the moment when SQLite refuses instead of waiting."""
+
+    def opened(path: Path) -> bool:
+        together.wait()
+        Ledger(path).close()
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(150):
+            together = Barrier(6)
+            path = tmp_path / f"{number}.sqlite"
+            assert all(pool.map(opened, [path] * 6))
