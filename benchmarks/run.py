@@ -11,6 +11,7 @@ strategies with three seeds and 1,000 prompts each, whose values are drawn.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -72,12 +73,13 @@ def kcenter(alpaca: str, scratch: Path, *, cold: bool) -> None:
 
 def eight(alpaca: str, scratch: Path) -> None:
     (scratch / "blend.toml").write_text(BLEND)
-    (scratch / "ids.json").write_text(str(list(range(0, 52_000, 50))))
+    chosen = json.loads(Path(alpaca).read_text(encoding="utf-8"))[::50]
+    (scratch / "rows.json").write_text(json.dumps(chosen), encoding="utf-8")
     for turn in ("first", "stored"):
         started = time.perf_counter()
         for name in EIGHT:
             strategy = f"{scratch}/blend.toml" if name == "blend" else name
-            given = ["--set", f"filter.file='{scratch}/ids.json'", "--set", "filter.by='row'"]
+            given = ["--set", f"filter.file='{scratch}/rows.json'"]
             timed([*("run", alpaca, "-s", strategy, "-k", "1000", "-q", "-o", f"{scratch}/{turn}-{name}"),
                    *(given if name == "given" else [])])  # fmt: skip
         row(f"eight strategies, 52,002 rows, signals {turn}", time.perf_counter() - started)
