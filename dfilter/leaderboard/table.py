@@ -256,7 +256,11 @@ def _flat(row: Row) -> dict[str, Any]:
         for part in PARTS:
             flat[name if part == "value" else f"{name}_{part}"] = _known(parts.get(part))
     ranks = row.ranks or ("", "")
+    winning = list(row.winning.values())[-1:]
     return flat | {
+        "winning_score": winning[0].value if winning else "",
+        "winning_score_low": _known(winning[0].low) if winning else "",
+        "winning_score_high": _known(winning[0].high) if winning else "",
         "p_holm": _known(row.p),
         "verdict": row.verdict,
         "against_full": row.against_full,

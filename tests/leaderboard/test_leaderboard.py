@@ -384,6 +384,8 @@ def test_win_rates_are_compared_with_parity():
         score = mine.winning[name]
         assert score.value == pytest.approx(tally.winning_score)
         assert 0 <= score.low < score.value < score.high <= 2
+    line = next(r for r in csv.DictReader(io.StringIO(board.render("csv"))) if r["strategy"] == "mine")
+    assert float(line["winning_score_low"]) < float(line["winning_score"]) == mine.winning["all"].value
     assert mine.winning["all"].se < min(mine.winning["koala"].se, mine.winning["vicuna"].se)
     rate, low, high = mine.length_controlled
     assert low < rate < high
