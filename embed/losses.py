@@ -50,7 +50,7 @@ class ResponseLoss:
     device: str = "auto"
 
     shard_rows: ClassVar[int] = 256
-    # Largest change of a mean loss, in nats, that bf16 arithmetic makes.
+    # Share of the largest loss that bf16 arithmetic changes; a response of one token is the worst.
     tolerance: ClassVar[float] = 0.05
 
     def spec(self) -> Mapping[str, Json]:
