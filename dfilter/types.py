@@ -122,8 +122,7 @@ class Signal(Protocol):
     """A pure function of one row's messages and context, given its own settings.
 
     A signal may set ``shard_rows`` (rows that are computed and stored as one unit; 1,024 unless
-    said) and ``tolerance`` (largest difference that another batch, thread count or device may make; for
-    values above 1 a share of the largest).
+    said) and ``tolerance`` (largest difference that another batch, thread count or device may make).
     """
 
     def spec(self) -> Mapping[str, Json]:

@@ -51,7 +51,7 @@ class Affinity:
     eps_mode: EpsMode = "released"
 
     shard_rows: ClassVar[int] = SHARD_ROWS
-    # Share of the largest product: bf16 turns a gradient's direction, by a cosine of 0.0005 at most.
+    # Products of vectors whose direction bf16 turns by a cosine of 0.0005 at most, for lengths near 1.
     tolerance: ClassVar[float] = 0.1
 
     def spec(self) -> Mapping[str, Json]:

@@ -50,7 +50,7 @@ class ResponseLoss:
     device: str = "auto"
 
     shard_rows: ClassVar[int] = 256
-    # Share of the largest loss that bf16 arithmetic changes; a response of one token is the worst.
+    # Largest change of a mean loss, in nats, that bf16 arithmetic makes.
     tolerance: ClassVar[float] = 0.05
 
     def spec(self) -> Mapping[str, Json]:
