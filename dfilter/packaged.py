@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import io
 import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dfilter.digests import file_sha256
 from dfilter.errors import MissingPackageError, ModelError
 from dfilter.store.disk import disk_errors, settle
 
@@ -78,18 +77,6 @@ def unpack_gguf(packed: Path, scratch: Path) -> None:
         )
         model.to(torch.bfloat16).save_pretrained(scratch)
         AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(scratch)
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
-    stat = path.stat()
-    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=256)
-def _file_sha256(path: str, _size: int, _changed: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dfilter.data.dataset import Dataset
 from dfilter.errors import StoreError
+from dfilter.identity import place_name
 from dfilter.progress import Silent
-from dfilter.store import home, place_name
+from dfilter.store import home
 from dfilter.store.disk import disk_errors, write_json
 from dfilter.store.executors import Executor, Local
 from dfilter.store.fits import fitted
@@ -65,7 +66,7 @@ class Pool:
             StoreError: the signal returned something that cannot be stored, or the disk is full.
         """
         spec = signal.spec()
-        shards = Shards(self.store.folder / "signals" / place_name(signal, spec))
+        shards = Shards(self.store.folder / "signals" / place_name(signal, spec, "signals"))
         started = time.monotonic()
         computed = self._complete(signal, spec, shards)
         self._record(type(signal).__name__, len(self.rows) - computed, computed, started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -11,11 +10,13 @@ from typing import Any
 
 from dfilter import __version__
 from dfilter.data.dataset import WriteFormat
+from dfilter.digests import file_sha256
 from dfilter.errors import InputError
 from dfilter.selection import OUTSIDE, Selection
 from dfilter.store.disk import sync
 
 VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
+WRITTEN = ("sel", "dec", "rej")  # how the files of write() begin
 RESULTS = (
     "done",
     "selected.jsonl",
@@ -88,9 +89,7 @@ def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], secon
         "facts": {name: dict(facts) for name, facts in selection.facts.items()},
         "faults": _faults(selection, table["run"]["data"]),
         "versions": _versions(),
-        "files": {
-            p.name: sha256_of(p) for p in sorted(folder.iterdir()) if p.name.startswith(("sel", "dec", "rej"))
-        },
+        "files": {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(WRITTEN)},
         "timings": {
             "seconds": seconds,
             "stages": dict(selection.timings),
@@ -120,12 +119,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _median(values: Sequence[int]) -> float:

@@ -100,10 +100,23 @@ def loadable(kind: str) -> dict[str, type]:
     return found
 
 
+def name_of(kind: str, found: type) -> str:
+    """Return the name that a class is registered under, or an empty text."""
+    place = f"{found.__module__}:{found.__qualname__}"
+    built_in = (name for name, value in BUILT_IN.get(kind, {}).items() if value == place)
+    return next(built_in, None) or next((n for n, p in _plugins(kind).items() if p.value == place), "")
+
+
+def release_of(kind: str, name: str) -> str:
+    """Return the version of the package that brings a plugin; an empty text for what is built in."""
+    point = None if name in BUILT_IN.get(kind, {}) else _plugins(kind).get(name)
+    return point.dist.version if point is not None and point.dist is not None else ""
+
+
 def _plugins(kind: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=f"dfilter.{kind}"), key=lambda p: (p.name, p.value)):
-        if point.name in BUILT_IN[kind] or point.name in found or not NAME.fullmatch(point.name):
+        if point.name in BUILT_IN.get(kind, {}) or point.name in found or not NAME.fullmatch(point.name):
             why = (
                 "is taken"
                 if NAME.fullmatch(point.name)

@@ -5,13 +5,13 @@ selected.jsonl      the kept rows, in the shape, order and columns they came in
 decisions.parquet   every row: id, score at each step, group, kept, rank, reason
 rejected.jsonl      rows that could not be read, with line number and reason
 manifest.json       hashes, versions, counts, facts; what differs between repeats is under "timings"
-done                written last
+identity.json       everything that the result depends on; a folder of another identity is refused
+done                a seal over all of these; written last
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfilter import __version__
+import tomli_w
+
+from dfilter import __version__, run_folder
 from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, load_target, subtask_column
+from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError, SettingsError
+from dfilter.identity import contents, digest
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
-from dfilter.record import RESULTS, manifest, sha256_of, write, write_text
+from dfilter.record import RESULTS, manifest, write, write_text
 from dfilter.selection import select
 from dfilter.selector import Budget
 from dfilter.settings import plain
@@ -36,7 +40,7 @@ from dfilter.store import home
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.strategy import Strategy
 from dfilter.transforms import built, from_tables
-from dfilter.types import Priced, Progress
+from dfilter.types import Priced, Progress, Transform
 
 SAMPLE_ROWS = 2000
 
@@ -72,33 +76,72 @@ class Request:
     wishes: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A request with everything at hand that it names.
+
+    Attributes:
+        chosen: the strategy.
+        data: the rows.
+        table: the strategy with every setting spelt out, and a [run] table with all else that matters.
+        identity: what the run's result depends on, see :mod:`dfilter.run_folder`.
+        transforms: applied to the rows before any filter sees them.
+        always: rows that join the selection, or none.
+        target: the rows of the task to select for, or none.
+        folder: where the run belongs.
+    """
+
+    chosen: Strategy
+    data: Dataset
+    table: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    transforms: Sequence[Transform]
+    always: Dataset | None
+    target: Dataset | None
+    folder: Path
+
+
 def run(request: Request, progress: Progress | None = None) -> Path:
     """Make, or finish, the run folder of a request and return it.
 
-    A finished folder of the same settings is returned as it is.
+    A finished folder of the same identity is returned as it is.
 
     Raises:
-        FolderError: the folder is foreign, of other settings, or being written by another process.
+        FolderError: the folder is foreign, of another identity, or being written by another process.
         DFilterError: as :func:`dfilter.select` does.
     """
     progress = progress or Silent()
-    chosen, data, place = opened(request, progress)
-    table = resolved(request, chosen, data, place)
-    folder = request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{_table_hash(_without_paths(table))}"
-    _refuse_foreign(folder)
+    ready = prepared(request, progress)
+    if made(ready, progress, force=request.force):
+        progress.say(f"{ready.folder} is finished already; --force makes it again.")
+    return ready.folder
+
+
+def made(ready: Prepared, progress: Progress, *, force: bool = False) -> bool:
+    """Make the run's folder unless it is finished; return whether it was.
+
+    Raises:
+        FolderError: the folder is foreign, of another identity, or being written by another process.
+        DFilterError: as :func:`dfilter.select` does.
+    """
+    folder = ready.folder
+    run_folder.refuse_foreign(folder)
     fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
         if not mine:
             raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
-        if not _open(folder, table, force=request.force):
-            progress.say(f"{folder} is finished already; --force makes it again.")
-            return folder
+        if not force and run_folder.is_finished(folder, ready.identity, progress):
+            return True
+        for old in RESULTS:
+            (folder / old).unlink(missing_ok=True)
+        run_folder.write_identity(folder, ready.identity)
+        write_text(folder / run_folder.STRATEGY, tomli_w.dumps(ready.table))
         try:
-            _fill(folder, table, chosen, data, progress)
+            _fill(ready, progress)
         except (InputError, SettingsError):
             _discard(fresh)  # it holds nothing but the mistake, and would stand in the next try's way
             raise
-    return folder
+    return False
 
 
 def _discard(fresh: Sequence[Path]) -> None:
@@ -170,8 +213,45 @@ def _recorded_place(recorded: Mapping[str, Any]) -> str | None:
     return place
 
 
-def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> dict[str, Any]:
-    """Return the strategy with every setting spelt out, and a [run] table with all else that matters."""
+def prepared(request: Request, progress: Progress) -> Prepared:
+    """Return a request with everything at hand that it names, and the identity of its run.
+
+    Raises:
+        DFilterError: something of it cannot be found, read or used, or is not what a recorded run saw.
+    """
+    chosen, data, place = opened(request, progress)
+    entry = _entry(request, chosen, data, place)
+    recorded = chosen.recorded
+    extra = {n: load_target(entry[n], progress=progress) for n in ("always", "target") if n in entry}
+    for name, rows in extra.items():
+        entry[f"{name}_hash"] = rows.source.digest
+        if not getattr(request, name):
+            _same(f"--{name}", rows.source.digest, recorded.get(f"{name}_hash"), entry[name])
+    entry |= _code(chosen)
+    transforms = built(request.transforms, request.settings)[0]
+    tables = [{"name": n, "settings": plain(t)} for n, t in zip(request.transforms, transforms, strict=True)]
+    if tables or recorded.get("transforms"):
+        entry["transforms"] = tables or recorded["transforms"]
+        transforms = from_tables(entry["transforms"])
+    keep = str(request.keep or chosen.keep or "") or None
+    strategy = run_folder.strategy_identity(chosen, keep)
+    entry |= _contents(strategy, recorded)
+    identity = run_folder.run_identity(strategy, data, entry, transforms)
+    name = f"{stem(place)}-{chosen.name}-{digest(identity, 4)}"
+    return Prepared(
+        chosen,
+        data,
+        table=chosen.table() | ({"keep": keep} if keep else {}) | {"run": entry},
+        identity=identity,
+        transforms=transforms,
+        always=extra.get("always"),
+        target=extra.get("target"),
+        folder=request.out or Path("runs") / name,
+    )
+
+
+def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dict[str, Any]:
+    """Return the [run] table: what was asked for beside the strategy."""
     recorded = chosen.recorded
     entry: dict[str, Any] = {
         "data": str(Path(place).absolute()) if Path(place).exists() else place,
@@ -184,49 +264,37 @@ def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> d
         value = getattr(request, name) or recorded.get(name)
         if value:
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value
-    for name in ("always", "target"):
-        if name in entry:
-            entry[name] = absolute(entry[name])
-            entry[f"{name}_hash"] = load_target(entry[name]).source.digest
-            if not getattr(request, name):
-                _same(f"--{name}", entry[f"{name}_hash"], recorded.get(f"{name}_hash"), entry[name])
-    entry |= _code(chosen)
-    transforms = built(request.transforms, request.settings)[0]
-    tables = [{"name": n, "settings": plain(t)} for n, t in zip(request.transforms, transforms, strict=True)]
-    if tables or recorded.get("transforms"):
-        entry["transforms"] = tables or recorded["transforms"]
-    output_format = (
-        request.output_format if request.output_format != "jsonl" else recorded.get("output_format")
-    )
-    if output_format == "parquet":
-        entry["output_format"] = output_format
+    entry |= {name: absolute(entry[name]) for name in ("always", "target") if name in entry}
+    asked = request.output_format
+    if (asked if asked != "jsonl" else recorded.get("output_format")) == "parquet":
+        entry["output_format"] = "parquet"
         if "always" in entry:
             raise SettingsError(
                 "--always joins rows as JSONL; leave out --output-format parquet or --always."
             )
-    keep = request.keep or chosen.keep
-    return chosen.table() | ({"keep": str(keep)} if keep else {}) | {"run": entry}
+    return entry
 
 
-def _without_paths(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop what names a place and not a content, so that a moved file keeps its folder's name."""
-    places = {"data", "always", "target", "dfilter"}
-    return dict(table) | {"run": {k: v for k, v in table["run"].items() if k not in places}}
-
-
-def _table_hash(table: Mapping[str, Any]) -> str:
-    """Return 8 hex digits of a table that TOML can hold (JSON has no infinity, a tau may be one)."""
-    import tomli_w
-
-    return hashlib.blake2b(tomli_w.dumps(table).encode(), digest_size=4).hexdigest()
+def _contents(strategy: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the files and models that the strategy names say now; refuse other than was recorded."""
+    found = contents(strategy)
+    for entry in recorded.get("contents", ()):
+        now = found.get(entry["setting"], {})
+        if now.get("named") == entry["named"]:
+            _same(f"'{entry['named']}'", now["content"], entry["content"], f"it now ({entry['setting']})")
+    listed = [
+        {"setting": name, "named": value.get("named", ""), "content": value["content"]}
+        for name, value in found.items()
+    ]
+    return {"contents": listed} if listed else {}
 
 
 def _code(chosen: Strategy) -> dict[str, Any]:
     """Return the hashes of filters that come from a file of the user's own, which has no version."""
     files = sorted({step.filter.rpartition(":")[0] for step in chosen.steps if ".py:" in step.filter})
-    found = {file: sha256_of(Path(file))[:16] for file in files}
-    for file, digest in found.items():
-        _same("The filter", digest, chosen.recorded.get("code", {}).get(file), file)
+    found = {file: file_sha256(Path(file))[:16] for file in files}
+    for file, now in found.items():
+        _same("The filter", now, chosen.recorded.get("code", {}).get(file), file)
     return {"code": found} if found else {}
 
 
@@ -238,84 +306,26 @@ def _same(what: str, digest: str, recorded: str | None, place: str) -> None:
         )
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise FolderError(f"{folder} is a file; choose another -o.")
-    there = {p.name for p in folder.iterdir()} - {".claim"} if folder.exists() else set()
-    if there and "strategy.toml" not in there:
-        raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
-
-
-def _open(folder: Path, table: Mapping[str, Any], *, force: bool) -> bool:
-    """Prepare the folder; return whether there is work left in it."""
-    import tomli_w
-
-    text = tomli_w.dumps(table)
-    file = folder / "strategy.toml"
-    if file.exists():
-        same = file.read_text(encoding="utf-8") == text
-        finished = (folder / "done").exists()
-        if same and finished and not force:
-            return False
-        if not same and not force:
-            state = "a finished run" if finished else "an unfinished run"
-            raise FolderError(
-                f"{folder} holds {state} of other settings ({_difference(file, table)}); "
-                "choose another -o, or --force to replace it."
-            )
-        for old in RESULTS:
-            (folder / old).unlink(missing_ok=True)
-    write_text(file, text)
-    return True
-
-
-def _difference(file: Path, table: Mapping[str, Any]) -> str:
-    """Name the first setting in which a folder's strategy differs."""
-    import tomllib
-
-    try:
-        there = _flat(tomllib.loads(file.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError:
-        return "its strategy.toml is not readable"
-    here = _flat(table)
-    for name in sorted({*there, *here}):
-        if there.get(name) != here.get(name):
-            return f"{name} is {there.get(name)!r} there and {here.get(name)!r} now"
-    return "written differently"
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        pairs = [(f"{name}.{k}".lstrip("."), v) for k, v in value.items()]
-    elif isinstance(value, list):
-        pairs = [(f"{name}[{i}]", v) for i, v in enumerate(value)]
-    else:
-        return {name: value}
-    return {k: v for pair in pairs for k, v in _flat(pair[1], pair[0]).items()}
-
-
-def _fill(
-    folder: Path, table: Mapping[str, Any], chosen: Strategy, data: Dataset, progress: Progress
-) -> None:
+def _fill(ready: Prepared, progress: Progress) -> None:
     started = time.monotonic()
-    entry = table["run"]
+    folder, entry = ready.folder, ready.table["run"]
     selection = select(
-        data,
-        strategy=chosen,
-        keep=table.get("keep"),
+        ready.data,
+        strategy=ready.chosen,
+        keep=ready.table.get("keep"),
         seed=entry["seed"],
         where=entry.get("where"),
-        always=entry.get("always"),
-        target=entry.get("target"),
-        transforms=from_tables(entry.get("transforms", ())),
+        always=ready.always,
+        target=ready.target,
+        transforms=ready.transforms,
         progress=progress,
         store=Store(),
     )
     with progress.stage("writing"):
         write(selection, folder, parquet=entry.get("output_format") == "parquet")
     seconds = round(time.monotonic() - started, 3)
-    write_json(folder / "manifest.json", manifest(selection, folder, table, seconds))
-    write_text(folder / "done", "")
+    write_json(folder / "manifest.json", manifest(selection, folder, ready.table, seconds))
+    run_folder.finish(folder)
 
 
 def sample_pool(progress: Progress) -> Path:

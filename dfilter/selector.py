@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dfilter.errors import SettingsError
+from dfilter.identity import PLACE
 
 Keys = NDArray[np.uint8]
 Unit = Literal["rows", "share", "tokens"]
@@ -78,7 +79,7 @@ class Choice:
     tau: float = 1.0
     sample: bool = False
     temperature: float = 1.0
-    tokenizer: str = "smollm2"
+    tokenizer: Annotated[str, PLACE] = "smollm2"  # counts where the budget is in tokens; the run says it
 
     def __post_init__(self) -> None:
         if not self.tau >= 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dfilter.errors import FolderError
 from dfilter.progress import duration
+from dfilter.run_folder import refuse_damaged
 
 HIDDEN = ("versions", "files")
 
@@ -24,6 +25,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "an unfinished run; run its command again" if (folder / "strategy.toml").exists() else "no run"
         )
         raise FolderError(f"{folder} holds {state}.")
+    refuse_damaged(folder)
     loaded: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return loaded
 

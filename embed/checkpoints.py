@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dfilter.chat import Encoded, Template, render_many, style
+from dfilter.digests import file_sha256
 from dfilter.embed.adam import AdamForm, EpsMode, adam_form
 from dfilter.embed.adapters import Adapted, load_adapted
 from dfilter.embed.device import Placement, place
 from dfilter.embed.moments import moments_file, read_moments
-from dfilter.models import file_sha256, resolve
+from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json
 
 
@@ -28,24 +30,20 @@ class Checkpoint:
         template: how a row is shown; "auto" follows what the adapter was trained with, then the
             model's own chat template, then tulu, LESS's own.
         max_tokens: longer rows lose their end, as in LESS; 2,048 there.
-        dtype: number format; the asked-for name is part of the spec, what "auto" finds is not.
-        device: where to run; not part of the spec.
+        dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
+            which it is.
+        device: where to run.
     """
 
-    folder: str
-    template: Template = "auto"
+    folder: Annotated[str, WEIGHTS]
+    template: Annotated[Template, SHOWN] = "auto"
     max_tokens: int = 2_048
-    dtype: str = "auto"
-    device: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
+    device: Annotated[str, ANYHOW] = "auto"
 
     def spec(self) -> Mapping[str, Json]:
-        """All settings but the device; the adapter and its base by their weights, not by their place."""
-        return {
-            "adapter": resolve(self.folder).sha,
-            "template": self.template,
-            "max_tokens": self.max_tokens,
-            "dtype": self.dtype,
-        }
+        """All settings but the device; the adapter and its base by their contents, not by their place."""
+        return spec_of(self)
 
     def placement(self) -> Placement:
         """The device and number format that this machine gives the model."""

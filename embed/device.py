@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from dfilter.errors import SettingsError
+from dfilter.models import fast_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,7 @@ class Placement:
 def place(device: str = "auto", dtype: str = "auto") -> Placement:
     """Choose what is not said: the first accelerator, and bf16 where the hardware computes in it.
 
-    Emulated bf16 is slower than float32, so a CPU gets bf16 only with AVX512_BF16 or AMX.
+    See :func:`dfilter.models.fast_dtype` for what "auto" means.
 
     Raises:
         SettingsError: the device or the format is unknown.
@@ -46,7 +47,7 @@ def place(device: str = "auto", dtype: str = "auto") -> Placement:
     if dtype not in DTYPES:
         raise SettingsError(f"dtype = '{dtype}' is not a number format. Known: {', '.join(DTYPES)}.")
     found = _device() if device == "auto" else _known(device)
-    return Placement(found, _fast_dtype(found.partition(":")[0]) if dtype == "auto" else dtype)
+    return Placement(found, fast_dtype(found) if dtype == "auto" else dtype)
 
 
 def _known(device: str) -> str:
@@ -65,16 +66,3 @@ def _device() -> str:
     if torch.cuda.is_available():
         return "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-@cache
-def _fast_dtype(kind: str) -> str:
-    import torch
-
-    if kind == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if kind == "cpu":
-        # Undocumented probes, the only ones that torch 2.13 has; a release without them means float32.
-        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return "bfloat16" if any(getattr(torch.cpu, probe, bool)() for probe in probes) else "float32"
-    return "float32"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class Directions:
     checkpoint: Checkpoint
     target_by: str = ""
     members: str = ""
+
+    kind: ClassVar[str] = "directions"
+    version: ClassVar[int] = 1
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from dfilter.chat import Encoded, Template, render_many, special_ids, style
 from dfilter.embed.batches import pad, token_batches
 from dfilter.embed.causal import Causal, load
 from dfilter.embed.device import Placement, place
-from dfilter.models import resolve
+from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json
 
 if TYPE_CHECKING:
@@ -31,30 +31,27 @@ class HiddenState:
             with, arXiv 2402.04333).
         template: how a row is shown to the model; see :mod:`dfilter.chat`.
         max_tokens: longer rows lose their end; 2,048 as in both papers.
-        dtype: number format; the asked-for name is part of the spec, what "auto" finds is not.
-        device: where to run; not part of the spec.
+        dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
+            which it is.
+        device: where to run.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     pooling: Literal["weighted", "last"] = "weighted"
-    template: Template = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
     max_tokens: int = 2_048
-    dtype: str = "auto"
-    device: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
+    device: Annotated[str, ANYHOW] = "auto"
 
+    kind: ClassVar[str] = "hidden_state"
+    version: ClassVar[int] = 1
     shard_rows: ClassVar[int] = 256
     # Largest change of one coordinate of a unit vector that bf16 arithmetic makes.
     tolerance: ClassVar[float] = 0.02
 
     def spec(self) -> Mapping[str, Json]:
-        """All settings but the device, with the weights' own hash."""
-        return {
-            "weights": resolve(self.model).sha,
-            "pooling": self.pooling,
-            "template": self.template,
-            "max_tokens": self.max_tokens,
-            "dtype": self.dtype,
-        }
+        """All settings but the device; the model by its contents, the number format by its own name."""
+        return spec_of(self)
 
     def placement(self) -> Placement:
         """The device and number format that this machine gives the model."""

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from dfilter.digests import json_digest
 from dfilter.embed.adam import EpsMode
 from dfilter.embed.checkpoints import Checkpoint
 from dfilter.embed.directions import about, read_directions
 from dfilter.embed.gradients import stream
 from dfilter.embed.sinks import DenseProjection, Norms, Products, Sketches
 from dfilter.embed.sketch import CountSketch, mix, quantize
-from dfilter.store import spec_hash
 from dfilter.types import Example, Json
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Affinity:
     directions: str
     eps_mode: EpsMode = "released"
 
+    kind: ClassVar[str] = "affinity"
+    version: ClassVar[int] = 1
     shard_rows: ClassVar[int] = SHARD_ROWS
     # Products of vectors whose direction bf16 turns by a cosine of 0.0005 at most, for lengths near 1.
     tolerance: ClassVar[float] = 0.1
@@ -90,6 +92,8 @@ class GradientSketch:
     width: int = 8_192
     seed: int = 0
 
+    kind: ClassVar[str] = "gradient_sketch"
+    version: ClassVar[int] = 1
     shard_rows: ClassVar[int] = SHARD_ROWS
     # Steps of the int8 code, of which the largest entry has 127.
     tolerance: ClassVar[float] = 4.0
@@ -125,6 +129,8 @@ class ProjectedGradient:
     width: int = 8_192
     seed: int = 0
 
+    kind: ClassVar[str] = "projected_gradient"
+    version: ClassVar[int] = 1
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:
@@ -155,7 +161,7 @@ def _adam(checkpoint: Checkpoint, mode: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _sketch(signal: GradientSketch, sizes: tuple[int, ...], device: str) -> CountSketch:
-    own = int(spec_hash(signal.checkpoint.spec()), 16)
+    own = int(json_digest(signal.checkpoint.spec()), 16)
     seed = int(mix(np.array([own], dtype=np.uint64), signal.seed)[0])
     return CountSketch(sizes, signal.width, seed, device)
 

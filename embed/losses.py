@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
 from dfilter.embed.prefix import read_prefix, without
-from dfilter.models import resolve
+from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json, Message
 
 if TYPE_CHECKING:
@@ -38,30 +38,27 @@ class ResponseLoss:
             keeps "### Response:" (arXiv 2308.12032). Without it nothing predicts the first token, which
             then counts in ``prompted`` only, as in Superfiltering (arXiv 2402.00530).
         max_tokens: prompt and response together are cut here; 512 as in both papers' code.
-        dtype: number format; the asked-for name is part of the spec, what "auto" finds is not.
-        device: where to run; not part of the spec.
+        dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
+            which it is.
+        device: where to run.
     """
 
-    model: str = "smollm2"
-    template: Template = "auto"
+    model: Annotated[str, WEIGHTS] = "smollm2"
+    template: Annotated[Template, SHOWN] = "auto"
     opening: bool = True
     max_tokens: int = 512
-    dtype: str = "auto"
-    device: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
+    device: Annotated[str, ANYHOW] = "auto"
 
+    kind: ClassVar[str] = "response_loss"
+    version: ClassVar[int] = 1
     shard_rows: ClassVar[int] = 256
     # Largest change of a mean loss, in nats, that bf16 arithmetic makes.
     tolerance: ClassVar[float] = 0.05
 
     def spec(self) -> Mapping[str, Json]:
-        """All settings but the device, with the weights' own hash."""
-        return {
-            "weights": resolve(self.model).sha,
-            "template": self.template,
-            "opening": self.opening,
-            "max_tokens": self.max_tokens,
-            "dtype": self.dtype,
-        }
+        """All settings but the device; the model by its contents, the number format by its own name."""
+        return spec_of(self)
 
     def placement(self) -> Placement:
         """The device and number format that this machine gives the model."""

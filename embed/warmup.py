@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from dfilter import registry
 from dfilter.errors import ModelError, SettingsError
-from dfilter.models import resolve
+from dfilter.identity import DTYPE, SHOWN, WEIGHTS, bare, component_identity, spec_of
 from dfilter.types import Json, Trainer
 
 if TYPE_CHECKING:
@@ -41,29 +41,23 @@ class Warmup:
             ``epochs/epoch-NN`` with adapter, moments and ``mean_learning_rate`` in training.json.
     """
 
-    model: str
+    model: Annotated[str, WEIGHTS]
     seed: int = 0
     share: float = 0.05
     epochs: int = 4
     recipe: str = "less"
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    template: str = "auto"
-    dtype: str = "auto"
+    template: Annotated[str, SHOWN] = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
     trainer: str = "dfilter"
 
+    kind: ClassVar[str] = "warmup"
+    version: ClassVar[int] = 1
+
     def spec(self) -> Mapping[str, Json]:
-        """All settings, the base by its weights."""
-        return {
-            "weights": resolve(self.model).sha,
-            "seed": self.seed,
-            "share": self.share,
-            "epochs": self.epochs,
-            "recipe": self.recipe,
-            "overrides": dict(self.overrides),
-            "template": self.template,
-            "dtype": self.dtype,
-            "trainer": self.trainer,
-        }
+        """All settings, the base by its contents, and the trainer with the settings that it gets."""
+        trainer = component_identity("trainers", self.trainer, self.settings())
+        return spec_of(self) | {"trainer": bare(trainer)}
 
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
         """Train into ``folder``; a killed training continues from its last checkpoint."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.errors import InputError
 from dfilter.eval.generation import Decoding, generate
 from dfilter.eval.prompts import read_prompts, shared_facts
+from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ class Exact:
         decoding: how answers are generated; greedy unless said.
     """
 
-    source: str
+    source: Annotated[str, CONTENT]
     answer: str = "answer"
     match: Match = "ends"
     decoding: Decoding = field(default_factory=Decoding)
+
+    version: ClassVar[int] = 1
 
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""

@@ -12,14 +12,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
+from dfilter.digests import json_digest
 from dfilter.errors import SettingsError
+from dfilter.identity import ANYHOW, SHOWN, settings_identity
 from dfilter.models import fast_dtype, load_causal, load_tokenizer, quiet_transformers, resolve
-from dfilter.store import home, spec_hash
-from dfilter.types import Message
+from dfilter.store import home
+from dfilter.types import Json, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +50,12 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
-    template: Template = "auto"
-    batch_tokens: int = 0
+    template: Annotated[Template, SHOWN] = "auto"
+    batch_tokens: Annotated[int, ANYHOW] = 0
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, the version of the way, and the number format."""
+        return settings_identity(self) | {"version": VERSION, "dtype": fast_dtype()}
 
     def __post_init__(self) -> None:
         findings = []
@@ -96,7 +103,7 @@ def generate(
     }
     if decoding.temperature > 0:
         spec["seed"] = seed
-    folder = home() / "answers" / resolve(model).sha[:32] / spec_hash(spec)
+    folder = home() / "answers" / resolve(model).sha[:32] / json_digest(spec)
     tokenizer = load_tokenizer(model)
     ids = [render_prompt(messages, tokenizer, template=decoding.template) for messages in prompts]
     keys = [_key(sequence) for sequence in ids]

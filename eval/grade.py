@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from dfilter.errors import SettingsError
 from dfilter.eval.generation import Decoding, converse
 from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
+from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.llm.server import Server
-from dfilter.types import EvalResult
+from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,12 +58,14 @@ class Grade:
         decoding: how answers are generated.
     """
 
-    source: str
+    source: Annotated[str, CONTENT]
     judges: tuple[Server, ...] = ()
     scale: Scale = "likert"
     samples: int = 5
-    template: str = ""
+    template: Annotated[str, PLACE] = ""
     decoding: Decoding = field(default_factory=lima_decoding)
+
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -71,6 +75,10 @@ class Grade:
             findings.append(f"samples = {self.samples}; at least one answer per prompt is needed.")
         if findings:
             raise SettingsError(*findings)
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, and the words that judges read."""
+        return settings_identity(self) | {"wording": Wording.load(self.template or self.scale, ()).content}
 
     def calls(self) -> int:
         """Return how many questions a model's evaluation asks, at most."""

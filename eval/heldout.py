@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.chat import Encoded, Template, render_many
 from dfilter.errors import InputError, SettingsError
+from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
 from dfilter.models import fast_dtype, load_causal
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult
@@ -43,12 +44,14 @@ class Heldout:
         dtype: of the weights: "auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16".
     """
 
-    source: str
+    source: Annotated[str, CONTENT]
     per: Literal["row", "token"] = "row"
     max_tokens: int = 2_048
-    template: Template = "auto"
-    batch_tokens: int = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
+    batch_tokens: Annotated[int, ANYHOW] = 0
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
+
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dfilter.digests import json_digest
 from dfilter.errors import CheckError, SettingsError
+from dfilter.identity import SHORT
 from dfilter.llm.answers import OK, UNPARSED, Reader, Reading, Reply, Request, unanswered
 from dfilter.llm.session import open_session
+from dfilter.types import Json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,6 +71,11 @@ class Wording:
                 "would not see it."
             )
         return cls(name, text)
+
+    @property
+    def content(self) -> dict[str, Json]:
+        """The template by its words, for the identity of an evaluation."""
+        return {"content": json_digest(self.text, 32)[:SHORT], "named": self.name}
 
     def messages(self, **texts: str) -> list[ChatMessage]:
         """Return the chat messages with the texts in their fences.

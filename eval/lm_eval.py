@@ -6,20 +6,26 @@ the results apart. Its own standard errors are not used, for they know of no tra
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from dfilter.digests import path_sha256
 from dfilter.errors import InputError, MissingPackageError, SettingsError
+from dfilter.identity import ANYHOW, SHORT, settings_identity
 from dfilter.models import fast_dtype, load_causal
-from dfilter.types import EvalResult
+from dfilter.types import EvalResult, Json
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+YAML = (".yaml", ".yml")
+_WORDS = re.compile(r"[^\s\"'\[\]{},]+")
+_FUNCTIONS = re.compile(r"!function\s+([\w.]+)\.\w+")
 METRICS = (
     "acc_norm",
     "acc",
@@ -49,8 +55,18 @@ class LMEval:
     metric: str = ""
     num_fewshot: int | None = None
     limit: int | None = None
-    batch_size: int = 8
+    batch_size: Annotated[int, ANYHOW] = 8
     chat: bool = False
+
+    version: ClassVar[int] = 1
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings, the harness's release, and what a YAML file and the files it names say."""
+        files = named_files(Path(self.source)) if self.source.endswith(YAML) else ()
+        found = [{"content": path_sha256(file)[:SHORT], "named": str(file)} for file in files]
+        release = _version() if find_spec("lm_eval") else "absent"
+        behind = {"source": found} if found else {}
+        return settings_identity(self) | behind | {"harness": release, "dtype": fast_dtype()}
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - few-shot examples are fixed
         """Return the metric of every question.
@@ -85,7 +101,7 @@ class LMEval:
         )
 
     def _samples(self, model: Path) -> Mapping[str, list[dict[str, Any]]]:
-        if self.source.endswith((".yaml", ".yml")) and not Path(self.source).is_file():
+        if self.source.endswith(YAML) and not Path(self.source).is_file():
             raise InputError(f"There is no file {self.source}.")
         try:
             from lm_eval import simple_evaluate
@@ -130,6 +146,29 @@ class LMEval:
             )
         given = str(first.get("filter", "none"))
         return found if given == "none" else f"{found},{given}"
+
+
+def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
+    """Return a task's file and every file that it names: data, tasks that it includes, and functions.
+
+    Names are looked for beside the file and in the working folder. That a text is meant as a name is not
+    known, only that a file answers to it; one too many would do no harm.
+    """
+    if not file.is_file() or file.resolve() in known:
+        return []
+    found = [file]
+    text = file.read_text(encoding="utf-8", errors="replace")
+    words = {word for line in text.splitlines() for word in _WORDS.findall(line.partition(" #")[0])}
+    words |= {f"{module}.py" for module in _FUNCTIONS.findall(text)}
+    for word in sorted(words):
+        for folder in (file.parent, Path()):
+            with contextlib.suppress(OSError, ValueError):  # no name of a file, or one too long
+                for other in sorted(folder.glob(word)) if "*" in word else [folder / word]:
+                    if other.is_file() and other.suffix in YAML:
+                        found += named_files(other, known | {file.resolve()})
+                    elif other.is_file():
+                        found.append(other)
+    return list(dict.fromkeys(found))
 
 
 def _filter_of(metric: str) -> str:

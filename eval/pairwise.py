@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from dfilter.eval.generation import Decoding, converse
 from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.server import Server
-from dfilter.types import EvalResult
+from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,13 +48,15 @@ class Pairwise:
         decoding: how answers are generated.
     """
 
-    source: str
+    source: Annotated[str, CONTENT]
     judges: tuple[Server, ...] = ()
-    against: str = "random"
-    opponent: str = ""
-    template: str = "pairwise"
-    human: str = ""
+    against: Annotated[str, CONTENT] = "random"
+    opponent: Annotated[str, PLACE] = ""
+    template: Annotated[str, PLACE] = "pairwise"
+    human: Annotated[str, PLACE] = ""
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
+
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -67,6 +71,10 @@ class Pairwise:
     def needs(self) -> str:
         """The strategy whose model of the same seed must be trained first, or ""."""
         return self.against if self.against in REFERENCES else ""
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, and the words that judges read."""
+        return settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
 
     def versus(self, opponent: Path) -> Pairwise:
         """Return the same evaluation against this model."""

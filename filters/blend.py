@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.types import Filter, Scores
+from dfilter.identity import component_identity
+from dfilter.types import Filter, Json, Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,10 @@ class Part:
     def __post_init__(self) -> None:
         if not 0 <= self.weight < np.inf:
             raise SettingsError(f"weight = {self.weight} of '{self.filter}' must be a number of at least 0.")
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the filter's identity and its weight."""
+        return component_identity("filters", self.filter, self.settings) | {"weight": self.weight}
 
     def made(self) -> Filter:
         """The filter itself."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.embed.sentences import Embedding
 from dfilter.filters.order import content_order
+from dfilter.identity import spec_of
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -40,14 +41,12 @@ class Clusters:
     metric: Literal["cosine", "euclidean"]
     seed: int
 
+    kind: ClassVar[str] = "clusters"
+    version: ClassVar[int] = 1
+
     def spec(self) -> Mapping[str, Json]:
         """All settings; agglomerative clustering has nothing random."""
-        spec: dict[str, Json] = {"embedding": self.embedding.spec(), "method": self.method}
-        return (
-            spec
-            | {"clusters": self.clusters, "metric": self.metric}
-            | ({"seed": self.seed} if self.method == "kmeans" else {})
-        )
+        return {n: v for n, v in spec_of(self).items() if n != "seed" or self.method == "kmeans"}
 
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:  # noqa: ARG002 - see Fit
         """Cluster the rows of the pool."""

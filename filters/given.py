@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.errors import DFilterError, InputError, SettingsError
+from dfilter.identity import CONTENT
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Given:
         missing: ``report`` says how many entries no row answers to; ``stop`` refuses.
     """
 
-    file: str = ""
+    file: Annotated[str, CONTENT] = ""
     ids: tuple[str, ...] = ()
     by: Literal["auto", "id", "row"] = "auto"
     missing: Literal["report", "stop"] = "report"

@@ -6,13 +6,14 @@ Cherry: arXiv 2308.12032, equations 1 to 4; Superfiltering: arXiv 2402.00530, se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.chat import Template
 from dfilter.embed.losses import ResponseLoss
 from dfilter.errors import SettingsError
+from dfilter.identity import DTYPE, SHOWN, WEIGHTS
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ class IFD:
         dtype: number format of the model.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     definition: Literal["cherry", "superfilter"] = "cherry"
     keep: Literal["highest", "lowest"] = "highest"
     cut: float = 1.0
-    template: Template = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
     max_tokens: int = 512
-    dtype: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
 
     paper: ClassVar[str] = "arXiv 2308.12032 (Cherry), arXiv 2402.00530 (Superfiltering)"
     deterministic: ClassVar[bool] = True

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
+from dfilter.identity import ANYHOW, CONTENT
 from dfilter.llm.agreement import ranks, rounded, spearman
 from dfilter.llm.answers import STATUSES
 from dfilter.llm.families import shared_family
@@ -59,9 +60,9 @@ class Judge:
     others: tuple[Model, ...] = ()
     combine: Literal["mean", "ranks", "majority"] = "mean"
     threshold: float = 4.5
-    max_usd: float | None = None
-    skip_pilot: bool = False
-    human: str = ""
+    max_usd: Annotated[float | None, ANYHOW] = None
+    skip_pilot: Annotated[bool, ANYHOW] = False
+    human: Annotated[str, CONTENT] = ""
     generator: str = ""
     evaluator: str = ""
 

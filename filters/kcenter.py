@@ -26,6 +26,7 @@ from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
 from dfilter.filters.clusters import Clusters, vectors
 from dfilter.filters.order import content_order
+from dfilter.identity import spec_of
 from dfilter.types import Json, Scores
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dfilter.types import Bar
 
 CLUSTERS = 20
+TRAVERSAL = 2  # version of the traversal; 1 lost given centres when it was resumed among them
 SAVE_SECONDS = (
     20.0  # a state is as large as the rows' bounds; saving each round would cost more than it saves
 )
@@ -61,10 +63,12 @@ class Traversal:
     metric: Literal["cosine", "euclidean"]
     clusters: Clusters | None
 
+    kind: ClassVar[str] = "traversal"
+    version: ClassVar[int] = TRAVERSAL
+
     def spec(self) -> Mapping[str, Json]:
         """All settings but the length."""
-        clusters = self.clusters.spec() if self.clusters else None
-        return {"embedding": self.embedding.spec(), "metric": self.metric, "clusters": clusters}
+        return spec_of(self)
 
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
         """Traverse; continue what a killed run saved in ``folder``, or a finished shorter traversal."""
@@ -103,9 +107,12 @@ class Coverage:
     traversal: Traversal
     picks: int
 
+    kind: ClassVar[str] = "coverage"
+    version: ClassVar[int] = 1
+
     def spec(self) -> Mapping[str, Json]:
         """The traversal and how much of it."""
-        return {"traversal": self.traversal.spec(), "picks": self.picks}
+        return spec_of(self)
 
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:  # noqa: ARG002 - see Fit
         """Measure both over all rows of the pool."""
@@ -139,6 +146,7 @@ class KCenter:
 
     paper: ClassVar[str] = "arXiv:2305.09246"
     reads: ClassVar[str] = "prompt and response"
+    version: ClassVar[int] = TRAVERSAL
 
     @property
     def deterministic(self) -> bool:

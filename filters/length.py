@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.errors import SettingsError
+from dfilter.identity import WEIGHTS, spec_of
 from dfilter.types import Example, Json, Scores
 
 if TYPE_CHECKING:
@@ -33,17 +34,18 @@ class Tokens:
             untrained Punkt finds, which needs no data files.
     """
 
-    tokenizer: str = "words"
+    tokenizer: Annotated[str, WEIGHTS] = "words"
+
+    kind: ClassVar[str] = "tokens"
+    version: ClassVar[int] = 1
 
     def spec(self) -> Mapping[str, Json]:
-        """The model's hash, or the version of NLTK."""
+        """The model by its contents, or the release of NLTK."""
         if self.tokenizer == "words":
             from importlib.metadata import version
 
             return {"tokenizer": "words", "nltk": version("nltk")}
-        from dfilter.models import resolve
-
-        return {"tokenizer": resolve(self.tokenizer).sha}
+        return spec_of(self)
 
     def compute(self, rows: Sequence[Example]) -> NDArray[np.int64]:
         """Return the number of tokens of each response, special tokens left out.
@@ -78,7 +80,7 @@ class Longest:
     """
 
     unit: Literal["characters", "words", "tokens"] = "words"
-    tokenizer: str = "smollm2"
+    tokenizer: Annotated[str, WEIGHTS] = "smollm2"
 
     paper: ClassVar[str] = "arXiv:2402.04833"
     deterministic: ClassVar[bool] = True
@@ -88,11 +90,21 @@ class Longest:
         if self.unit not in UNITS:
             raise SettingsError(f"unit = '{self.unit}' is unknown. Known: {', '.join(UNITS)}.")
 
+    def identify(self) -> Mapping[str, Json]:
+        """Return the unit, and what counts it where that is a matter of choice."""
+        if self.unit == "characters":
+            return {"unit": self.unit}
+        return {"unit": self.unit, "tokens": dict(self._tokens.spec())}
+
+    @property
+    def _tokens(self) -> Tokens:
+        return Tokens("words" if self.unit == "words" else self.tokenizer)
+
     def score(self, pool: Pool) -> Scores:
         """Return the length of each response in the chosen unit."""
         if self.unit == "characters":
             lengths = np.array([len(row.response) for row in pool.rows], dtype=np.int64)
         else:
-            lengths = pool.signal(Tokens("words" if self.unit == "words" else self.tokenizer))
+            lengths = pool.signal(self._tokens)
         reasons = [f"{count:,} {self.unit}" for count in lengths.tolist()]
         return Scores(lengths.astype(np.float64), reasons=reasons)

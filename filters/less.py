@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from dfilter.embed.matching import divided, mean_directions, normalised, unusabl
 from dfilter.embed.quote import influence_quote
 from dfilter.embed.warmup import Warmup, epoch_folders, learning_rates
 from dfilter.errors import InputError, SettingsError
+from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN, WEIGHTS, settings_identity
 from dfilter.types import Json, Quote, Scores
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class LESS:
         device: where to run.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     mode: Literal["direct", "store", "reference"] = "direct"
     target_by: str = ""
     eps_mode: EpsMode = "released"
@@ -75,14 +76,14 @@ class LESS:
     recipe: str = "less"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     trainer: str = "dfilter"
-    checkpoints: tuple[str, ...] = ()
+    checkpoints: Annotated[tuple[str, ...], CONTENT] = ()
     rates: tuple[float, ...] = ()
     max_tokens: int = 2_048
-    template: Template = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
     width: int = 8_192
     sketch_seed: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
+    device: Annotated[str, ANYHOW] = "auto"
 
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS)"
     deterministic: ClassVar[bool] = False
@@ -139,6 +140,11 @@ class LESS:
         if self.checkpoints:
             return [Path(folder).expanduser().resolve() for folder in self.checkpoints]
         return epoch_folders(pool.fit(self.training(pool.seed)))
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, with what the warm-up is where one is trained."""
+        warmup = {} if self.checkpoints else {"warmup": dict(self.training(0).spec())}
+        return settings_identity(self) | warmup
 
     def training(self, seed: int) -> Warmup:
         """The warm-up that these settings ask for."""

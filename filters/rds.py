@@ -6,7 +6,7 @@ At large pools and budgets RDS+ beat LESS at a fraction of its cost (arXiv 2503.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dfilter.embed.directions import subtasks
 from dfilter.embed.hidden import HiddenState
 from dfilter.errors import InputError, SettingsError
 from dfilter.filters.order import content_places
+from dfilter.identity import DTYPE, SHOWN, WEIGHTS
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class RDS:
         dtype: number format of the model.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     target_by: str = ""
-    template: Template = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
     max_tokens: int = 2_048
-    dtype: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
 
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS), section 5: RDS"
     deterministic: ClassVar[bool] = True
@@ -85,12 +86,12 @@ class RDSPlus:
         dtype: number format of the model.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     target_by: str = ""
     within: Literal["turns", "max"] = "turns"
-    template: Template = "auto"
+    template: Annotated[Template, SHOWN] = "auto"
     max_tokens: int = 2_048
-    dtype: str = "auto"
+    dtype: Annotated[str, DTYPE] = "auto"
 
     paper: ClassVar[str] = "arXiv 2503.01807 (RDS+)"
     deterministic: ClassVar[bool] = True

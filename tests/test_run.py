@@ -29,7 +29,15 @@ from dfilter.summary import explain, read_manifest, shown_rows, summary
 FILTERS = Path(__file__).with_name("local_filters.py")
 COLUMN = f"{FILTERS}:Column"
 DFILTER = [sys.executable, "-m", "dfilter.cli"]
-FILES = {"strategy.toml", "manifest.json", "selected.jsonl", "decisions.parquet", "rejected.jsonl", "done"}
+FILES = {
+    "strategy.toml",
+    "identity.json",
+    "manifest.json",
+    "selected.jsonl",
+    "decisions.parquet",
+    "rejected.jsonl",
+    "done",
+}
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:

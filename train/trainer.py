@@ -6,15 +6,24 @@ import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from dfilter import chat, models, registry
 from dfilter.errors import ModelError, SettingsError
-from dfilter.settings import plain
+from dfilter.identity import (
+    ANYHOW,
+    DTYPE,
+    SHOWN,
+    WEIGHTS,
+    bare,
+    component_identity,
+    identity,
+    settings_identity,
+)
 from dfilter.train import result
 from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
-from dfilter.types import EvalResult, Evaluator, Example
+from dfilter.types import EvalResult, Evaluator, Example, Json
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,10 @@ class Choice:
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Evaluate with it."""
         return self.made().evaluate(model, seed=seed)
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the evaluator's identity."""
+        return component_identity("evaluators", self.evaluator, self.settings)
 
     def made(self) -> Evaluator:
         """Return the evaluator.
@@ -68,22 +81,24 @@ class FineTune:
         checkpoint_steps: steps between two checkpoints.
     """
 
-    model: str = "smollm2"
+    model: Annotated[str, WEIGHTS] = "smollm2"
     recipe: str = "quick"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     epochs: float | None = None
     steps: int | None = None
     tokens: int | None = None
-    template: chat.Template = "auto"
-    dtype: models.Dtype = "auto"
+    template: Annotated[chat.Template, SHOWN] = "auto"
+    dtype: Annotated[models.Dtype, DTYPE] = "auto"
     save_dtype: models.Dtype = "auto"
-    micro_tokens: int | None = None
-    gradient_checkpointing: bool = False
+    micro_tokens: Annotated[int | None, ANYHOW] = None
+    gradient_checkpointing: Annotated[bool, ANYHOW] = False
     save_moments: bool = False
     unlabelled: Literal["refuse", "skip"] = "refuse"
     choose: Choice | Evaluator | None = None
-    checkpoint_minutes: float = 10.0
-    checkpoint_steps: int | None = None
+    checkpoint_minutes: Annotated[float, ANYHOW] = 10.0
+    checkpoint_steps: Annotated[int | None, ANYHOW] = None
+
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Refuse two budgets, a budget of nothing, and what no recipe has."""
@@ -129,6 +144,12 @@ class FineTune:
         result.barrier()
         return out
 
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, with the recipe's figures spelt out."""
+        weights = models.count_parameters(models.resolve(self.model).path)
+        made = recipe(self.recipe, weights, self.overrides)
+        return settings_identity(self) | {"figures": identity(made)}
+
     def plan(self, rows: Sequence[Example], *, seed: int) -> tuple[result.Plan, Rows]:
         """Return what will be trained: the resolved recipe, steps and tokens, and the encoded rows.
 
@@ -167,7 +188,7 @@ class FineTune:
             model_sha=files.sha,
             recipe_name=self.recipe,
             recipe=made,
-            settings={k: v for k, v in plain(self).items() if k not in _HARMLESS},
+            settings=bare(settings_identity(self)),
             template=template,
             eot=eot,
             dtype=models.fast_dtype() if self.dtype == "auto" else self.dtype,
@@ -183,9 +204,6 @@ class FineTune:
 
 # Small pieces pad little and stay in a CPU's cache; a GPU wants to be filled.
 MICRO_TOKENS = {False: 1_024, True: 16_384}
-
-# Settings that change when something is written, not what.
-_HARMLESS = {"checkpoint_minutes", "checkpoint_steps"}
 
 
 def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from dfilter.digests import json_digest
 from dfilter.errors import CheckError, Interrupted, ServerError
 from dfilter.llm.answers import FAILED, Answer, GarbledError, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
@@ -28,7 +29,6 @@ from dfilter.llm.server import Server, check_url, key_of
 from dfilter.llm.wire import Wire, encode
 from dfilter.llm.work import answer_of
 from dfilter.progress import Silent
-from dfilter.store import spec_hash
 from dfilter.types import Json, Progress
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class BatchSession:
             Interrupted: Ctrl-C; the batches go on, and the same command collects them.
         """
         reader, about = reader or TextReader(), asker or {"kind": "batch"}
-        name, number = spec_hash(about), self.ledger.asker(spec_hash(about), about)
+        name, number = json_digest(about), self.ledger.asker(json_digest(about), about)
         wanted: dict[bytes, list[int]] = {}
         try:
             self._take_up(name, number, reader)

@@ -13,16 +13,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from dfilter.digests import json_digest
 from dfilter.errors import SettingsError
+from dfilter.identity import ANYHOW, CONTENT, SHORT, settings_identity
 from dfilter.llm.answers import OK, STATUSES, UNPARSED, Answer, Reader, Request
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.server import Server
 from dfilter.llm.templates import Template, load
-from dfilter.store import spec_hash
 from dfilter.types import Example, Json, Progress
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Judge(Server):
     """
 
     model: str = ""
-    template: str = "accuracy"
+    template: Annotated[str, CONTENT] = "accuracy"
     mode: Literal["text", "expected"] = "text"
     low: int = 0
     high: int = 5
@@ -71,7 +72,7 @@ class Judge(Server):
     max_tokens: int = 256
     repeat: int = 1
     min_mass: float = 0.5
-    transport: Literal["live", "batch"] = "live"
+    transport: Annotated[Literal["live", "batch"], ANYHOW] = "live"
 
     def __post_init__(self) -> None:
         findings = []
@@ -93,6 +94,14 @@ class Judge(Server):
             findings.append("A local: judge reads probabilities only; set its mode to expected.")
         if findings:
             raise SettingsError(*findings)
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return what makes its ratings, with the template by its words."""
+        if not self.model:
+            return settings_identity(self)  # nobody is named yet
+        own = {n: v for n, v in settings_identity(self).items() if n not in self.spec}
+        words = {"content": json_digest(self.spec["template"], 16)[:SHORT], "named": self.template}
+        return own | {n: v for n, v in self.spec.items() if n != "kind"} | {"template": words}
 
     @property
     def server(self) -> Server:
@@ -139,7 +148,7 @@ class Judge(Server):
     @cached_property
     def hash(self) -> str:
         """Names the judge in keys and ledger."""
-        return spec_hash(self.spec)
+        return json_digest(self.spec)
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""

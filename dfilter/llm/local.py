@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from dfilter.digests import json_digest
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
-from dfilter.store import spec_hash
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class LocalSession:
     ) -> Iterator[Answer]:
         """Answer requests; see :meth:`dfilter.llm.session.Session.ask`."""
         reader = reader or TextReader()
-        number = self.ledger.asker(spec_hash(asker), asker) if asker is not None else None
+        number = self.ledger.asker(json_digest(asker), asker) if asker is not None else None
         part: list[tuple[int, Request]] = []
         for item in enumerate(requests):
             part.append(item)

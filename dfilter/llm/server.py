@@ -10,10 +10,14 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from dfilter.errors import ServerError, SettingsError
+from dfilter.identity import ANYHOW, PLACE, settings_identity
+from dfilter.types import Json
 
 SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
 OPENAI = "https://api.openai.com/v1"
@@ -51,19 +55,19 @@ class Server:
     """
 
     model: str
-    base_url: str = ""
-    key_env: str = "OPENAI_API_KEY"
-    name: str = ""
-    concurrency: int = 64
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    attempts: int = 8
-    attempt_seconds: float = 120.0
-    row_seconds: float = 900.0
-    longest_pause: float = 3600.0
-    patience: float = 60.0
-    first_wait: float = 0.5
-    poll_seconds: float = 30.0
+    base_url: Annotated[str, PLACE] = ""
+    key_env: Annotated[str, ANYHOW] = "OPENAI_API_KEY"
+    name: Annotated[str, ANYHOW] = ""
+    concurrency: Annotated[int, ANYHOW] = 64
+    requests_per_minute: Annotated[int, ANYHOW] = 0
+    tokens_per_minute: Annotated[int, ANYHOW] = 0
+    attempts: Annotated[int, ANYHOW] = 8
+    attempt_seconds: Annotated[float, ANYHOW] = 120.0
+    row_seconds: Annotated[float, ANYHOW] = 900.0
+    longest_pause: Annotated[float, ANYHOW] = 3600.0
+    patience: Annotated[float, ANYHOW] = 60.0
+    first_wait: Annotated[float, ANYHOW] = 0.5
+    poll_seconds: Annotated[float, ANYHOW] = 30.0
 
     def __post_init__(self) -> None:
         findings = []
@@ -86,6 +90,10 @@ class Server:
         if findings:
             raise SettingsError(*findings)
 
+    def identify(self) -> Mapping[str, Json]:
+        """Return the model and who answers for it: the server's name, else its address."""
+        return settings_identity(self) | {"server": self.identity}
+
     @property
     def local(self) -> str:
         """The model's name without ``local:``, or empty when it runs on a server."""
@@ -104,9 +112,11 @@ class Server:
             ModelError: the weights of a ``local:`` model cannot be found.
         """
         if self.local:
-            from dfilter.models import resolve
+            from dfilter.models import fast_dtype, resolve
 
-            return f"in process, weights {resolve(self.local).sha[:16]}"
+            # Ratings of the format that most machines compute in keep the name that they always had.
+            other = "" if fast_dtype() == "bfloat16" else f", {fast_dtype()}"
+            return f"in process, weights {resolve(self.local).sha[:16]}{other}"
         return self.name or self.url
 
 

@@ -18,12 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
+from dfilter.digests import json_digest
 from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
 from dfilter.llm.server import Server, check_url, key_of
-from dfilter.store import home, spec_hash
+from dfilter.store import home
 from dfilter.types import Json, Progress
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Session:
         async def run() -> None:
             last: BaseException | None = None
             try:
-                number = ledger.asker(spec_hash(asker), asker) if asker is not None else None
+                number = ledger.asker(json_digest(asker), asker) if asker is not None else None
                 engine.stop, engine.emitted = None, out.put
                 full: Callable[[], bool] = lambda: out.qsize() > BACKLOG  # noqa: E731 - a name for its type
                 await engine.run(iter(requests), reader or TextReader(), number, texts=texts, backlog=full)

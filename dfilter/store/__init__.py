@@ -9,18 +9,14 @@
       sample/     the sample pool that stands in where no data is given
       ledger.sqlite   answers that cost money (dfilter.llm)
 
-A signal's place is named by the hash of its spec, a row by the hash of its content; nothing in the
-store knows which file or run a value came from, so every run shares it.
+A signal's place is named by its kind, version and spec (dfilter.identity), a row by the hash of its
+content; nothing in the store knows which file or run a value came from, so every run shares it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 
 def home() -> Path:
@@ -29,19 +25,3 @@ def home() -> Path:
     if named:
         return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dfilter"
-
-
-def spec_hash(spec: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that name these settings, whatever the order of the keys.
-
-    Raises:
-        ValueError: the spec holds NaN, infinity, or something that is not JSON.
-    """
-    text = json.dumps(spec, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def place_name(component: object, spec: Mapping[str, Any]) -> str:
-    """Return the folder name of a signal or fit: its class and the hash of class and spec."""
-    name = type(component).__name__
-    return f"{name.lower()}-{spec_hash({'class': name, 'spec': spec})}"

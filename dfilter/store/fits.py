@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.store import place_name
+from dfilter.identity import place_name
 from dfilter.store.disk import claim, disk_errors, settle, write_json
 from dfilter.types import Fit
 
@@ -32,7 +32,7 @@ def fitted(root: Path, fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
     that a killed run left is handed to ``compute`` as it is.
     """
     spec = {**fit.spec(), "rows": rows_hash(pool)}
-    place = root / place_name(fit, spec)
+    place = root / place_name(fit, spec, "fits")
     found = _long_enough(place, length)
     if found is not None:
         return found, False

@@ -1,0 +1,63 @@
+"""Digests of files and folders: what something says, wherever it lies and whatever it is called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dfilter.errors import InputError
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
+    stat = path.stat()
+    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _file_sha256(path: str, _size: int, _changed: int, _touched: int, _inode: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path, counts: Callable[[Path], bool] = lambda _: True) -> str:
+    """Return a SHA-256 over the names and contents of a folder's files, those in its folders too.
+
+    Args:
+        folder: files and folders in it that begin with a dot are left out.
+        counts: tells of a path relative to ``folder`` whether the file is one of them.
+    """
+    inside = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    names = [p for p in inside if not any(part.startswith(".") for part in p.parts) and counts(p)]
+    listed = [(name.as_posix(), file_sha256(folder / name)) for name in names]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def path_sha256(path: Path) -> str:
+    """Return the digest of a file or of a folder.
+
+    Raises:
+        InputError: it is there, but cannot be read.
+    """
+    try:
+        return folder_sha256(path) if path.is_dir() else file_sha256(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def json_digest(value: Any, size: int = 8) -> str:
+    """Return the hex digest of a JSON value, whatever the order of its keys.
+
+    Args:
+        value: anything that JSON can say.
+        size: bytes of the digest.
+
+    Raises:
+        ValueError: the value holds NaN, infinity, or something that is not JSON.
+    """
+    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()

@@ -1,0 +1,239 @@
+"""What something stored *is*: everything that its bytes depend on, and nothing else.
+
+Signals, fits, run folders, trainings and evaluations are named and compared by the identity of what
+made them. A component's identity is made of its settings, each as the mark on its field says:
+
+    keep: str                              by its value, which is the rule
+    file: Annotated[str, CONTENT]          by what the file or folder that it names says
+    model: Annotated[str, WEIGHTS]         by the weights and every file that shapes a model's output
+    dtype: Annotated[str, DTYPE]           by the number format that "auto" means here
+    template: Annotated[Template, SHOWN]   by its value, and the date that templates show if one is set
+    concurrency: Annotated[int, ANYHOW]    not at all: the result is the same
+
+A component whose identity is more than its settings has a method ``identify()``. What is stored is
+named by ``kind`` and ``version``: a registered name, and a number that is raised when the algorithm's
+result changes, so that what an older one left is not found any more. No class is named, so none is
+orphaned when it is renamed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import os
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from dfilter import chat, registry
+from dfilter.digests import file_sha256, json_digest, path_sha256
+from dfilter.errors import SettingsError
+from dfilter.models import fast_dtype, resolve
+from dfilter.types import Json
+
+SHORT = 16  # hex digits of a digest that stand in an identity
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a setting counts, and whether it names a place on this machine."""
+
+    counts: Literal["content", "weights", "dtype", "template", "not"]
+    place: bool = False
+
+
+CONTENT = Mark("content", place=True)
+WEIGHTS = Mark("weights", place=True)
+DTYPE = Mark("dtype")
+SHOWN = Mark("template")
+ANYHOW = Mark("not")
+PLACE = Mark("not", place=True)
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A component that knows its own identity."""
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return everything that its result depends on, as JSON."""
+        ...
+
+
+def identity(component: Any) -> Any:
+    """Return everything that a component's result depends on, as JSON.
+
+    What is known by contents is ``{"content": digest, "named": text}``; ``named`` is for the eye and
+    does not count, see :func:`bare`.
+
+    Raises:
+        ModelError: a model that it names cannot be found.
+        InputError: a file that it names cannot be read.
+    """
+    if isinstance(component, Identified):
+        return dict(component.identify())
+    if dataclasses.is_dataclass(component) and not isinstance(component, type):
+        version = getattr(component, "version", None)  # of a signal or fit that another one is made of
+        return settings_identity(component) | ({} if version is None else {"version": version})
+    if isinstance(component, Mapping):
+        return {str(name): identity(value) for name, value in component.items()}
+    if isinstance(component, list | tuple):
+        return [identity(value) for value in component]
+    if isinstance(component, set | frozenset):
+        return sorted((identity(value) for value in component), key=repr)
+    finite = isinstance(component, float) and math.isfinite(component)  # JSON has no infinity, a setting may
+    return component if finite or isinstance(component, bool | int | str | None) else str(component)
+
+
+def settings_identity(component: Any) -> dict[str, Any]:
+    """Return the identity of a dataclass's settings by their marks, without asking ``identify()``."""
+    found = {}
+    for name, mark in marks(type(component)).items():
+        value = getattr(component, name)
+        if mark is None:
+            found[name] = identity(value)
+        elif mark.counts != "not":
+            found[name] = _marked(mark, value, component)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def marks(kind: type) -> dict[str, Mark | None]:
+    """Return the marks of a dataclass's settings by field, none where a field has no mark."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found: dict[str, Mark | None] = {}
+    for entry in dataclasses.fields(kind):
+        extras = getattr(hints[entry.name], "__metadata__", ())
+        if entry.init:
+            found[entry.name] = next((extra for extra in extras if isinstance(extra, Mark)), None)
+    return found
+
+
+def _marked(mark: Mark, value: Any, component: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_marked(mark, item, component) for item in value]
+    if value is None or value == "":
+        return value
+    if mark.counts == "weights":
+        return {"content": resolve(value).sha[:SHORT], "named": str(value)}
+    if mark.counts == "dtype":
+        device = getattr(component, "device", "auto")
+        return fast_dtype(None if device == "auto" else device) if value == "auto" else value
+    if mark.counts == "template":
+        named = os.environ.get("DFILTER_DATE")
+        return f"{value}, on {chat.template_date().isoformat()}" if named else value
+    return content(str(value))
+
+
+def content(text: str) -> Any:
+    """Return what a text names by its contents: a file, a folder, ``KIND:PATH``, or ``A+B`` of these.
+
+    A text that names nothing here (a hub id, a published prompt set) stands for itself.
+    """
+    path = os.path.expanduser(text)  # noqa: PTH111 - Path.exists refuses texts that are too long for a name
+    if os.path.exists(path):  # noqa: PTH110 - as above
+        return {"content": path_sha256(Path(path))[:SHORT], "named": text}
+    kind, colon, rest = text.partition(":")
+    if colon and rest and os.path.exists(os.path.expanduser(rest)):  # noqa: PTH110, PTH111 - as above
+        return content(rest) | {"kind": kind, "named": text}
+    parts = [part for part in text.split("+") if part]
+    return [content(part) for part in parts] if len(parts) > 1 else text
+
+
+def spec_of(component: Any) -> dict[str, Any]:
+    """Return a signal's or fit's spec: the identity of its settings, without what is for the eye."""
+    found: dict[str, Any] = bare(settings_identity(component))
+    return found
+
+
+def component_identity(group: str, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity of a registered component: its name, its version and what its settings say.
+
+    Raises:
+        SettingsError: there is none of that name, or it does not take these settings.
+    """
+    made = registry.create(group, name, settings)
+    kind, version = kind_of(made, group)
+    return {"name": kind, "version": version, "settings": identity(made)}
+
+
+def bare(found: Any) -> Any:
+    """Return an identity without the names that stand beside contents."""
+    if isinstance(found, Mapping):
+        skip = "named" if "content" in found else None
+        return {name: bare(value) for name, value in found.items() if name != skip}
+    return [bare(value) for value in found] if isinstance(found, list | tuple) else found
+
+
+def digest(found: Any, size: int = 8) -> str:
+    """Return the hex digest of an identity."""
+    return json_digest(bare(found), size)
+
+
+def difference(there: Any, here: Any, name: str = "") -> list[str]:
+    """Return in what two identities differ, a clause each: ``steps.kcenter.clusters was 20 and is 30``."""
+    if bare(there) == bare(here):
+        return []
+    if isinstance(there, Mapping) and isinstance(here, Mapping) and not {"content"} & {*there, *here}:
+        names = [*there, *(n for n in here if n not in there)]
+        pairs = [(there.get(n), here.get(n), f"{name}.{n}".lstrip(".")) for n in names]
+        return [clause for one, other, where in pairs for clause in difference(one, other, where)]
+    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        items = enumerate(zip(there, here, strict=True))
+        return [c for at, (one, other) in items for c in difference(one, other, f"{name}[{at}]")]
+    return [f"{name} was {_shown(there)} and is {_shown(here)}"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "content" in value:
+        return f"{value.get('named', 'a file')} with contents {str(value['content'])[:8]}"
+    return "not set" if value is None else str(value)
+
+
+def contents(found: Any, name: str = "") -> dict[str, Any]:
+    """Return every ``{"content": ..., "named": ...}`` of an identity by its dotted name."""
+    if isinstance(found, Mapping):
+        if "content" in found:
+            return {name: dict(found)}
+        pairs = [(f"{name}.{n}".lstrip("."), value) for n, value in found.items()]
+    elif isinstance(found, list | tuple):
+        pairs = [(f"{name}[{at}]", value) for at, value in enumerate(found)]
+    else:
+        return {}
+    return {n: value for where, part in pairs for n, value in contents(part, where).items()}
+
+
+def kind_of(component: Any, group: str) -> tuple[str, Json]:
+    """Return the name and the version under which what a component makes is stored.
+
+    The name is the component's own ``kind``, else the one that its class is registered under, with the
+    release of the package that registered it; a class of a file of the user's own is known by that
+    file's contents.
+
+    Args:
+        component: a signal, a fit, a filter, a trainer, ...
+        group: where it would be registered, for instance "signals".
+
+    Raises:
+        SettingsError: it has none of these, so nothing could tell it from another one.
+    """
+    kind = type(component)
+    named = getattr(kind, "kind", "") or registry.name_of(group, kind)
+    version: Json = getattr(kind, "version", None)
+    if named:
+        return str(named), version if version is not None else registry.release_of(group, str(named)) or 1
+    try:
+        file = Path(inspect.getfile(kind))
+        return f"{kind.__name__.lower()}@{file_sha256(file)[:SHORT]}", version or 1
+    except (OSError, TypeError) as error:
+        raise SettingsError(
+            f"{kind.__name__} has no name of its own under which values can be stored. Give the class "
+            "`kind: ClassVar[str]`, or write it in a file or package."
+        ) from error
+
+
+def place_name(component: Any, spec: Mapping[str, Any], group: str) -> str:
+    """Return the folder name of a signal or fit: its kind, and the hash of kind, version and spec."""
+    kind, version = kind_of(component, group)
+    return f"{kind.partition('@')[0]}-{digest({'kind': kind, 'version': version, 'spec': spec})}"

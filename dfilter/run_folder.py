@@ -1,0 +1,161 @@
+"""A run's folder: what it is a run of, whether it is whole, and who may write into it.
+
+identity.json holds everything that the run's result depends on (dfilter.identity). A folder that holds a
+run of another identity is refused with the difference, never reused and never mixed. ``done`` is a seal
+over every file of the finished run, so that a damaged one is noticed when it is read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dfilter.data.dataset import Dataset
+from dfilter.digests import json_digest
+from dfilter.errors import FolderError
+from dfilter.identity import SHORT, bare, component_identity, difference, identity, kind_of
+from dfilter.selector import Budget
+from dfilter.settings import plain
+from dfilter.store.seal import flaw, read_checked, seal, write_checked
+from dfilter.strategy import Strategy
+from dfilter.types import Progress
+
+DONE, IDENTITY, STRATEGY = "done", "identity.json", "strategy.toml"
+SEALED_AS = "run"
+
+
+def strategy_identity(chosen: Strategy, keep: str | None) -> dict[str, Any]:
+    """Return what a strategy's result depends on beside rows and seed.
+
+    Args:
+        chosen: the strategy.
+        keep: the budget, or none.
+
+    Raises:
+        DFilterError: a model or file that the strategy names cannot be found or read.
+    """
+    steps = {}
+    for step, made in zip(chosen.steps, chosen.filters, strict=True):
+        kind, version = kind_of(made, "filters")
+        gates = {n: v for n, v in plain(step).items() if n not in {"filter", "name", "settings"}}
+        steps[step.name] = {"filter": kind, "version": version, **gates, "settings": identity(made)}
+    select = identity(chosen.select)
+    if keep is not None and Budget.parse(keep).unit == "tokens":
+        select["tokens"] = component_identity("signals", "tokens", {"tokenizer": chosen.select.tokenizer})
+    return {"keep": keep, "order": list(steps), "steps": steps, "select": select}
+
+
+def run_identity(
+    strategy: Mapping[str, Any], data: Dataset, entry: Mapping[str, Any], transforms: Sequence[Any]
+) -> dict[str, Any]:
+    """Return everything that a run's result depends on, as JSON.
+
+    Args:
+        strategy: see :func:`strategy_identity`.
+        data: the rows.
+        entry: the [run] table of the resolved strategy.
+        transforms: what changes the rows before any filter sees them.
+    """
+    files = ("data", "always", "target")
+    named = {n: {"content": entry[f"{n}_hash"][:SHORT], "named": entry[n]} for n in files if n in entry}
+    values = {n: entry[n] for n in ("seed", "where", "output_format") if n in entry}
+    made = [[*kind_of(transform, "transforms"), identity(transform)] for transform in transforms]
+    return {**named, "rows": as_read(data), **values, "transforms": made, **strategy}
+
+
+def as_read(rows: Dataset) -> str:
+    """Return hex digits that name the rows as they are read: contents and ids, in their order.
+
+    A file's bytes do not tell: another reader, format or mapping makes other rows of them.
+    """
+    keys = np.ascontiguousarray(rows.keys).tobytes()
+    return json_digest([keys.hex(), list(rows.ids)])
+
+
+def recorded_identity(folder: Path) -> dict[str, Any] | None:
+    """Return the identity that a folder holds; none when it is absent or damaged."""
+    found = read_checked(folder / IDENTITY)
+    return None if found is None else found.get("identity")
+
+
+def write_identity(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write an identity so that damage to it is noticed."""
+    write_checked(folder / IDENTITY, {"identity": dict(found)})
+
+
+def other_identity(folder: Path, what: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> FolderError:
+    """Return the refusal of a folder that holds something of another identity, with the difference."""
+    clauses = difference(there, here)
+    text = f"{folder} holds {what} of other settings: {'; '.join(clauses)}."
+    text += " Choose another -o, or --force to start it anew."
+    if any(clause.partition(" was ")[0].endswith("server") for clause in clauses):
+        text += (
+            " If it is the same judge at another address, give it a name (judge.name, for instance --set "
+            "judge.judge.name=mine): then its address does not count, and it goes on."
+        )
+    return FolderError(text)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse a path that is no run's.
+
+    Raises:
+        FolderError: it is a file, or holds files but no run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is a file; choose another -o.")
+    there = {p.name for p in folder.iterdir()} - {".claim"} if folder.exists() else set()
+    if there and not there & {STRATEGY, IDENTITY}:
+        raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
+
+
+def is_finished(folder: Path, here: Mapping[str, Any], progress: Progress) -> bool:
+    """Return whether a folder holds the finished and undamaged run of an identity.
+
+    Raises:
+        FolderError: it holds a run of another identity, or a finished one that does not tell its own.
+    """
+    there, finished = recorded_identity(folder), (folder / DONE).exists()
+    if there is None and finished:
+        raise FolderError(
+            f"{folder} holds a finished run that does not say what it is a run of: an earlier version of "
+            f"dfilter made it, or its {IDENTITY} is damaged. Choose another -o, or --force to make it anew."
+        )
+    if there is None:
+        if (folder / STRATEGY).exists():
+            progress.say(f"{folder} holds an unfinished run with a damaged {IDENTITY}; it starts anew.")
+        return False
+    if bare(there) != bare(here):
+        raise other_identity(folder, "a finished run" if finished else "an unfinished run", there, here)
+    return finished and _is_whole(folder, progress)
+
+
+def _is_whole(folder: Path, progress: Progress) -> bool:
+    wrong = flaw(folder, SEALED_AS, DONE)
+    if wrong.startswith(STRATEGY):
+        raise FolderError(
+            f"{folder} is finished, but its {STRATEGY} was changed since. Give a changed strategy a file of "
+            "its own, or --force to make the run anew."
+        )
+    if wrong:
+        progress.say(f"{folder} is damaged ({wrong}); it is made again.")
+    return not wrong
+
+
+def finish(folder: Path) -> None:
+    """Seal a run: what lies in the folder now is what is to be found there later."""
+    seal(folder, SEALED_AS, DONE)
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Refuse to read a finished run that is not what was written; a run of an old version has no seal.
+
+    Raises:
+        FolderError: with what is wrong.
+    """
+    sealed = (folder / DONE).is_file() and (folder / DONE).stat().st_size
+    if sealed and (wrong := flaw(folder, SEALED_AS, DONE)):
+        raise FolderError(f"{folder} is damaged ({wrong}); run its command again to make it anew.")
