@@ -45,10 +45,10 @@ from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, wri
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, run
+from dfilter.run_folder import read_manifest
 from dfilter.selector import Budget
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.strategy import Strategy
-from dfilter.summary import read_manifest
 from dfilter.textmatch import contaminated
 from dfilter.types import Asking, Progress
 

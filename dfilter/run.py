@@ -37,7 +37,7 @@ from dfilter.selection import select
 from dfilter.selector import Budget
 from dfilter.settings import plain
 from dfilter.store import home
-from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.disk import claim, disk_errors
 from dfilter.strategy import Strategy
 from dfilter.transforms import built, from_tables
 from dfilter.types import Priced, Progress, Transform
@@ -223,16 +223,17 @@ def prepared(request: Request, progress: Progress) -> Prepared:
     entry = _entry(request, chosen, data, place)
     recorded = chosen.recorded
     extra = {n: load_target(entry[n], progress=progress) for n in ("always", "target") if n in entry}
-    for name, rows in extra.items():
-        entry[f"{name}_hash"] = rows.source.digest
-        if not getattr(request, name):
-            _same(f"--{name}", rows.source.digest, recorded.get(f"{name}_hash"), entry[name])
+    for option, rows in extra.items():
+        entry[f"{option}_hash"] = rows.source.digest
+        if not getattr(request, option):
+            _same(f"--{option}", rows.source.digest, recorded.get(f"{option}_hash"), entry[option])
     entry |= _code(chosen)
-    transforms = built(request.transforms, request.settings)[0]
-    tables = [{"name": n, "settings": plain(t)} for n, t in zip(request.transforms, transforms, strict=True)]
-    if tables or recorded.get("transforms"):
-        entry["transforms"] = tables or recorded["transforms"]
-        transforms = from_tables(entry["transforms"])
+    transforms = built(request.transforms, request.settings)[0] or from_tables(recorded.get("transforms", ()))
+    if transforms:
+        names = request.transforms or [table["name"] for table in recorded["transforms"]]
+        entry["transforms"] = [
+            {"name": n, "settings": plain(t)} for n, t in zip(names, transforms, strict=True)
+        ]
     keep = str(request.keep or chosen.keep or "") or None
     strategy = run_folder.strategy_identity(chosen, keep)
     entry |= _contents(strategy, recorded)
@@ -324,8 +325,7 @@ def _fill(ready: Prepared, progress: Progress) -> None:
     with progress.stage("writing"):
         write(selection, folder, parquet=entry.get("output_format") == "parquet")
     seconds = round(time.monotonic() - started, 3)
-    write_json(folder / "manifest.json", manifest(selection, folder, ready.table, seconds))
-    run_folder.finish(folder)
+    run_folder.finish(folder, manifest(selection, folder, ready.table, seconds))
 
 
 def sample_pool(progress: Progress) -> Path:

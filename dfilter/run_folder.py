@@ -7,6 +7,7 @@ over every file of the finished run, so that a damaged one is noticed when it is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from dfilter.errors import FolderError
 from dfilter.identity import SHORT, bare, component_identity, difference, identity, kind_of
 from dfilter.selector import Budget
 from dfilter.settings import plain
+from dfilter.store.disk import write_json
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.strategy import Strategy
 from dfilter.types import Progress
 
-DONE, IDENTITY, STRATEGY = "done", "identity.json", "strategy.toml"
+DONE, IDENTITY, STRATEGY, MANIFEST = "done", "identity.json", "strategy.toml", "manifest.json"
 SEALED_AS = "run"
 
 
@@ -135,6 +137,8 @@ def is_finished(folder: Path, here: Mapping[str, Any], progress: Progress) -> bo
 
 def _is_whole(folder: Path, progress: Progress) -> bool:
     wrong = flaw(folder, SEALED_AS, DONE)
+    if not wrong and _manifest(folder) is None:
+        wrong = f"{MANIFEST} is damaged"
     if wrong.startswith(STRATEGY):
         raise FolderError(
             f"{folder} is finished, but its {STRATEGY} was changed since. Give a changed strategy a file of "
@@ -145,17 +149,39 @@ def _is_whole(folder: Path, progress: Progress) -> bool:
     return not wrong
 
 
-def finish(folder: Path) -> None:
-    """Seal a run: what lies in the folder now is what is to be found there later."""
-    seal(folder, SEALED_AS, DONE)
+def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest and seal the run: what lies in the folder now is to be found there later.
+
+    The manifest carries its checksum among its timings, so that all else repeats byte for byte.
+    """
+    timings = dict(manifest["timings"])
+    write_json(folder / MANIFEST, {**manifest, "timings": timings | {"checksum": json_digest(manifest)}})
+    seal(folder, SEALED_AS, DONE, but=(MANIFEST,))
 
 
-def refuse_damaged(folder: Path) -> None:
-    """Refuse to read a finished run that is not what was written; a run of an old version has no seal.
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a finished run's manifest.
 
     Raises:
-        FolderError: with what is wrong.
+        FolderError: the folder holds no finished run, or is damaged.
     """
-    sealed = (folder / DONE).is_file() and (folder / DONE).stat().st_size
-    if sealed and (wrong := flaw(folder, SEALED_AS, DONE)):
+    if not (folder / DONE).exists():
+        state = "an unfinished run; run its command again" if (folder / STRATEGY).exists() else "no run"
+        raise FolderError(f"{folder} holds {state}.")
+    old = not (folder / DONE).stat().st_size  # a run of an early version has no seal
+    wrong = "" if old else flaw(folder, SEALED_AS, DONE)
+    manifest = _manifest(folder, checked=not old)
+    if wrong or manifest is None:
+        wrong = wrong or f"{MANIFEST} is damaged"
         raise FolderError(f"{folder} is damaged ({wrong}); run its command again to make it anew.")
+    return manifest
+
+
+def _manifest(folder: Path, *, checked: bool = True) -> dict[str, Any] | None:
+    """Return the manifest as it was written; none when it is absent or damaged."""
+    try:
+        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        told = found["timings"].pop("checksum", None)
+        return found if not checked or told == json_digest(found) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

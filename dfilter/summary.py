@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dfilter.errors import FolderError
 from dfilter.progress import duration
-from dfilter.run_folder import refuse_damaged
+from dfilter.run_folder import read_manifest
 
 HIDDEN = ("versions", "files")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return a finished run's manifest.
-
-    Raises:
-        FolderError: the folder holds no finished run.
-    """
-    if not (folder / "done").exists():
-        state = (
-            "an unfinished run; run its command again" if (folder / "strategy.toml").exists() else "no run"
-        )
-        raise FolderError(f"{folder} holds {state}.")
-    refuse_damaged(folder)
-    loaded: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return loaded
 
 
 def summary(folder: Path) -> str:

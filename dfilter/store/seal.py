@@ -9,7 +9,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ BLOCK = 1 << 20
 SETTLED_NS = 2_000_000_000
 
 
-def seal(folder: Path, name: str, into: str = "seal.json") -> None:
+def seal(folder: Path, name: str, into: str = "seal.json", but: Collection[str] = ()) -> None:
     """Write the sealed list of all files of a folder, whatever their depth.
 
     Names that begin with a dot are scratch and no part of it.
@@ -31,6 +31,7 @@ def seal(folder: Path, name: str, into: str = "seal.json") -> None:
         folder: the folder; its files are flushed.
         name: what the folder is; a seal of another name is none.
         into: the list's file, which is no part of it.
+        but: paths in the folder that are no part of it either.
 
     Raises:
         OSError: a file cannot be read or the list not be written.
@@ -38,7 +39,7 @@ def seal(folder: Path, name: str, into: str = "seal.json") -> None:
     files = {}
     for file in _files(folder):
         path = file.relative_to(folder).as_posix()
-        if path != into:
+        if path != into and path not in but:
             sync(file)
             files[path] = list(_checksum(file))
     write_checked(folder / into, {"format": FORMAT, "name": name, "files": files})

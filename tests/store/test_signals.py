@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from dfilter import Example, Pool
 from dfilter.errors import StoreError
 from dfilter.pool import Store
-from dfilter.store import place_name, spec_hash
+from dfilter.digests import json_digest
+from dfilter.identity import place_name
 from dfilter.store.disk import claim, settle, write_json
 from dfilter.store.shards import Shards, plan, shard_name
 
@@ -258,14 +259,14 @@ def test_a_signal_whose_type_changes_is_refused(counting: ModuleType, tmp_path: 
 def test_the_spec_is_beside_the_values(counting: ModuleType, ask: Any, tmp_path: Path) -> None:
     ask(counting.dataset(20), factor=4)
     assert '"factor": 4' in (folder(tmp_path) / "spec.json").read_text()
-    assert folder(tmp_path).name == place_name(counting.Characters(""), {"factor": 4})
+    assert folder(tmp_path).name == place_name(counting.Characters(""), {"factor": 4}, "signals")
 
 
 def test_a_spec_names_one_place_whatever_the_order_of_its_keys() -> None:
-    assert spec_hash({"a": 1, "b": [2, {"d": 1, "c": 2}]}) == spec_hash({"b": [2, {"c": 2, "d": 1}], "a": 1})
-    assert spec_hash({"a": 1}) != spec_hash({"a": 1.5})
+    assert json_digest({"a": 1, "b": [2, {"d": 1, "c": 2}]}) == json_digest({"b": [2, {"c": 2, "d": 1}], "a": 1})
+    assert json_digest({"a": 1}) != json_digest({"a": 1.5})
     with pytest.raises(ValueError, match="JSON"):
-        spec_hash({"a": float("nan")})
+        json_digest({"a": float("nan")})
 
 
 def test_what_was_stored_and_computed_is_counted(counting: ModuleType, tmp_path: Path) -> None:
