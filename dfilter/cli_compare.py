@@ -38,6 +38,7 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--no-longest", is_flag=True, help="Leave the longest rows out.")
 @click.option("--no-random", is_flag=True, help="Leave random out; there are no verdicts without it.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder. [default: runs/compare-DATA]")
+@click.option("--force", is_flag=True, help="Make anew what the folder holds of other settings.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and its price, and do nothing.")
 @click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
 @click.pass_context

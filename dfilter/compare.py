@@ -5,20 +5,23 @@
       pool.jsonl          the data without what was set aside (only when something was)
       heldout.jsonl       what was set aside
       selections/…        run folders, one a strategy, budget and selection seed
-      cells/…             one a strategy, budget and seed: job.json, log.txt, model/, results/, cell.json
+      cells/…             one a strategy, budget and seed: job.json, identity.json, log.txt, model/,
+                          results/, cell.json
+      split.json          which rows were set aside, and the hashes of the two files
       leaderboard.json    and .md, .csv: the table of the last run
 
-Everything that is finished is left alone, so a killed comparison continues and a strategy added
-later costs only itself. Each training runs in a process of its own; one that fails is reported and
-the others go on.
+Everything that is finished, and still what the command names, is left alone, so a killed comparison
+continues and a strategy added later costs only itself; what the folder holds of other inputs is refused.
+Each training runs in a process of its own; one that fails is reported and the others go on.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -40,14 +43,17 @@ from dfilter.comparison import (
     trainer_of,
 )
 from dfilter.data import load
+from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
-from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, write_cell
+from dfilter.identity import SHORT, bare, digest
+from dfilter.leaderboard.cells import RESULTS, Cell, chance_overlap, read_cell, result_identity, write_cell
 from dfilter.pool import Pool
 from dfilter.progress import Silent
-from dfilter.run import Request, run
-from dfilter.run_folder import read_manifest
+from dfilter.run import Request, prepared, run_prepared
+from dfilter.run_folder import IDENTITY, holds_other, other_identity, read_manifest, recorded_identity
 from dfilter.selector import Budget
 from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.seal import write_checked
 from dfilter.strategy import Strategy
 from dfilter.textmatch import contaminated
 from dfilter.types import Asking, Progress
@@ -89,7 +95,7 @@ class Place:
         return 0 if self.strategy.deterministic else self.seed
 
 
-def run_folder(setting: Setting, place: Place) -> Path:
+def selection_folder(setting: Setting, place: Place) -> Path:
     """Return the run folder that a cell's rows come from."""
     return setting.plan.out / "selections" / replace(place, seed=place.selection_seed).name
 
@@ -115,7 +121,7 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
         figures = _Figures(setting, places, progress)
         with progress.stage("training and evaluation", total=len(places), unit="cells") as bar:
             for place in places:
-                _finish(setting, place, figures)
+                _finish(setting, place, figures, progress)
                 bar.advance(1, place.name)
     return [read_cell(cell_folder(setting, place)) for place in places]
 
@@ -152,19 +158,18 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
 
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
     """Make the run folder of a cell, unless it is there, and return its manifest."""
-    folder = run_folder(setting, place)
-    if not (folder / "done").exists():
-        request = Request(
-            data=setting.data,
-            strategy=place.source,
-            keep=place.keep,
-            seed=place.selection_seed,
-            settings=settings_for(setting.plan, place.strategy),
-            target=setting.plan.target,
-            out=folder,
-        )
-        run(request, progress)
-    return read_manifest(folder)
+    request = Request(
+        data=setting.data,
+        strategy=place.source,
+        keep=place.keep,
+        seed=place.selection_seed,
+        settings=settings_for(setting.plan, place.strategy),
+        target=setting.plan.target,
+        out=selection_folder(setting, place),
+    )
+    ready = prepared(request, progress)
+    run_prepared(ready, progress, force=setting.plan.force and holds_other(ready.folder, ready.identity))
+    return read_manifest(ready.folder)
 
 
 def _named(setting: Setting, source: str) -> tuple[str, str, Strategy]:
@@ -199,7 +204,7 @@ class _Figures:
     def of(self, place: Place) -> dict[str, Any]:
         """Return the figures of a cell by the names of :class:`Cell`."""
         kept = self._kept(place)
-        counts = read_manifest(run_folder(self.setting, place))
+        counts = read_manifest(selection_folder(self.setting, place))
         other = self.random.get((place.against or place.budget, place.seed))
         overlap = {}
         if other is not None and place.label != "random":
@@ -228,7 +233,7 @@ class _Figures:
     def _kept(self, place: Place) -> NDArray[np.bool_]:
         import pyarrow.parquet as pq
 
-        column = pq.read_table(run_folder(self.setting, place) / "decisions.parquet", columns=["kept"])[
+        column = pq.read_table(selection_folder(self.setting, place) / "decisions.parquet", columns=["kept"])[
             "kept"
         ]
         return np.asarray(column.to_numpy(zero_copy_only=False), np.bool_)
@@ -239,19 +244,20 @@ def _asked(entry: Evaluation) -> Sequence[str]:
     return made.asked() if isinstance(made, Asking) else ()
 
 
-def _finish(setting: Setting, place: Place, figures: _Figures) -> None:
+def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progress) -> None:
     """Train and evaluate one cell in a process of its own, unless that is done."""
     cell = cell_folder(setting, place)
-    wanted = {e.name for e in setting.evaluations}
-    if (cell / CELL).exists():
-        there = read_cell(cell)
-        if not there.failed and wanted <= set(there.results):
-            return
+    training = _training_identity(setting, place)
+    _refuse_other(setting, cell, training, progress)
+    job = _job(setting, place, training)
+    if _is_finished(cell, job):
+        return
     cell.mkdir(parents=True, exist_ok=True)
-    write_json(cell / "job.json", _job(setting, place))
+    write_checked(cell / IDENTITY, {"identity": training})
+    write_json(cell / "job.json", job)
     failed = train_and_evaluate(cell)
-    training = cell / "model" / "training.json"
-    trained = json.loads(training.read_text(encoding="utf-8")) if training.exists() else {}
+    told = cell / "model" / "training.json"
+    trained = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     found = Cell(
         strategy=place.label,
         budget=place.budget,
@@ -267,20 +273,68 @@ def _finish(setting: Setting, place: Place, figures: _Figures) -> None:
     write_cell(cell, found)
 
 
+def _training_identity(setting: Setting, place: Place) -> dict[str, Any]:
+    """Return everything that a cell's model depends on; its rows are there."""
+    rows = selection_folder(setting, place) / "selected.jsonl"
+    return {
+        "rows": {"content": file_sha256(rows)[:SHORT], "named": str(rows)},
+        "seed": place.seed,
+        "model": setting.protocol["model"],
+        "trainer": setting.protocol["trainer"],
+    }
+
+
+def _refuse_other(setting: Setting, cell: Path, training: Mapping[str, Any], progress: Progress) -> None:
+    """Refuse, or with ``force`` remove, a cell that was trained on other rows or in another way.
+
+    Raises:
+        FolderError: with the difference.
+    """
+    if not cell.is_dir() or not any(cell.iterdir()):
+        return
+    there = recorded_identity(cell)
+    if there is not None and bare(there) == bare(training):
+        return
+    if there is not None and not setting.plan.force:
+        raise other_identity(cell, "a training", there, training)
+    why = f"its {IDENTITY} is damaged" if there is None else "it is of other settings"
+    progress.say(f"{cell} is made anew: {why}.")
+    shutil.rmtree(cell)
+
+
+def _is_finished(cell: Path, job: Mapping[str, Any]) -> bool:
+    """Return whether a cell has every result that its job asks for, of the asked-for identity."""
+    try:
+        if read_cell(cell).failed:
+            return False
+    except FolderError:  # absent or damaged; what is whole is not done again
+        return False
+    wanted = {name: entry["identity"] for name, entry in job["evaluations"].items()}
+    return all(result_identity(cell / RESULTS / f"{name}.json") == told for name, told in wanted.items())
+
+
 def _rows_wanted(place: Place) -> int | None:
     budget = Budget.parse(place.keep) if place.keep else None
     return int(budget.amount) if budget and budget.unit == "rows" else None
 
 
-def _job(setting: Setting, place: Place) -> dict[str, Any]:
+def _job(setting: Setting, place: Place, training: Mapping[str, Any]) -> dict[str, Any]:
     plan = setting.plan
+    opponents = {name: _opponent(setting, place, name) for name in REFERENCES}
+    evaluations = {}
+    for entry in setting.evaluations:
+        told = setting.protocol["evaluations"][entry.name]
+        against = opponents.get(str(told.get("against", "")))
+        theirs = None if against is None else recorded_identity(against.parent)
+        identity = digest([training, told, theirs], 16)
+        evaluations[entry.name] = asdict(entry) | {"identity": identity}
     return {
-        "rows": str((run_folder(setting, place) / "selected.jsonl").absolute()),
+        "rows": str((selection_folder(setting, place) / "selected.jsonl").absolute()),
         "seed": place.seed,
         "trainer": plan.trainer,
         "train": trainer_of(plan),
-        "evaluations": {e.name: asdict(e) for e in setting.evaluations},
-        "opponents": {name: str(_opponent(setting, place, name).absolute()) for name in REFERENCES},
+        "evaluations": evaluations,
+        "opponents": {name: str(folder.absolute()) for name, folder in opponents.items()},
     }
 
 

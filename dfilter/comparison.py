@@ -1,13 +1,13 @@
 """What is compared, and under which protocol: the words of a command or a file, made checkable.
 
-Cells share a table only when data, model, recipe and evaluations are the same; strategies, budgets
-and seeds may be added to a comparison, nothing else may change.
+Cells share a table only when data, model, recipe and evaluations are the same, by their contents and not
+by their names; strategies, budgets and seeds may be added to a comparison, nothing else may change.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +16,24 @@ from typing import Any
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.data import load
+from dfilter.data.dataset import Dataset
+from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
+from dfilter.identity import SHORT, component_identity, content, difference, digest
 from dfilter.leaderboard.cells import Cell
 from dfilter.run import sample_pool, stem
+from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import Budget
 from dfilter.settings import build, merged, parse_assignment, plain
-from dfilter.store.disk import write_json
+from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
 from dfilter.textmatch import set_aside
 from dfilter.types import Progress
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
+PROTOCOL, POOL, HELDOUT = "protocol.json", "pool.jsonl", "heldout.jsonl"
+SPLIT = 1  # version of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
 
@@ -55,6 +61,7 @@ class Comparison:
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
+        force: make anew what the folder holds of other settings, instead of refusing it.
     """
 
     out: Path
@@ -76,6 +83,7 @@ class Comparison:
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
+    force: bool = False
 
 
 def from_options(
@@ -149,30 +157,57 @@ class Setting:
 
 
 def prepare(plan: Comparison, progress: Progress) -> Setting:
-    """Settle the data, what is set aside, and the evaluations; refuse a folder of another protocol."""
-    trainer_of(plan)
-    registry.create("signals", "tokens", {"tokenizer": plan.model}).spec()  # the model must be there
+    """Put data, held-out rows and evaluations in place; refuse a folder of another protocol.
+
+    Raises:
+        FolderError: the folder holds a comparison of another protocol.
+        DFilterError: the data, the model, the trainer or an evaluation cannot be used.
+    """
+    trainer = component_identity("trainers", plan.trainer, trainer_of(plan))
+    model = registry.create("signals", "tokens", {"tokenizer": plan.model}).spec()  # it must be there
     place = plan.data or str(sample_pool(progress))
+    rows = load(place, progress=progress)
     given = tuple(plan.evals) or _usual_evaluations(plan, place)
+    share = _share(given)
+    specs = [f"heldout:{plan.out / HELDOUT}" if spec == share else spec for spec in given]
+    evaluations = parse_evaluations(specs, plan)
+    data = {"content": rows.source.digest[:SHORT], "named": place, "rows": as_read(rows)}
+    split = {"share": share.partition(":")[2], "version": SPLIT} if share else None
+    protocol: dict[str, Any] = {
+        "data": data,
+        "model": {**model, "named": plan.model},
+        "trainer": trainer,
+        "evaluations": {
+            made.name: _evaluation_identity(made, split if spec == share else None)
+            for made, spec in zip(evaluations, given, strict=True)
+        },
+    }
+    protocol = json.loads(json.dumps(protocol))  # as it will be read back
+    _same_protocol(plan, protocol)
+    if split is not None:
+        place = _set_aside(plan, rows, split, digest([data, split]), progress)
+    return Setting(plan, place, evaluations, protocol)
+
+
+def _share(given: Sequence[str]) -> str:
+    """Return the evaluation on a share that is to be set aside, or nothing."""
     shares = {spec for spec in given if spec.startswith("heldout:") and spec.endswith("%")}
     if len(shares) > 1:
         raise SettingsError(
             f"Only one share can be set aside, but {' and '.join(sorted(shares))} are asked for."
         )
-    heldout = None
-    if shares:
-        place, heldout = _set_aside(plan, place, next(iter(shares)).partition(":")[2], progress)
-    evaluations = parse_evaluations([f"heldout:{heldout}" if s in shares else s for s in given], plan)
-    protocol = {
-        "data": load(place, progress=progress).source.digest,
-        "model": plan.model,
-        "recipe": plan.recipe,
-        "train": dict(plan.train),
-        "evaluations": {e.name: {"kind": e.kind} | _by_content(e.settings) for e in evaluations},
-    }
-    protocol = json.loads(json.dumps(protocol))  # as it will be read back
-    _same_protocol(plan.out / "protocol.json", protocol | {"margin": plan.margin})
-    return Setting(plan, place, evaluations, protocol)
+    return next(iter(shares), "")
+
+
+def _evaluation_identity(made: Evaluation, split: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what an evaluation's result depends on beside the model."""
+    found = component_identity("evaluators", made.kind, made.settings)
+    settings = dict(found["settings"])
+    if split is not None:
+        settings["source"] = dict(split)  # of the comparison's own data, which the protocol names
+    elif isinstance(settings.get("source"), str):  # an evaluator of the user's own may not mark it
+        settings["source"] = content(settings["source"])
+    return {"kind": found["name"], "version": found["version"], **settings}
 
 
 def trainer_of(plan: Comparison) -> dict[str, Any]:
@@ -251,42 +286,58 @@ def _usual_evaluations(plan: Comparison, place: str) -> tuple[str, ...]:
     return (f"heldout:{ASIDE}",)
 
 
-def _set_aside(plan: Comparison, place: str, share: str, progress: Progress) -> tuple[str, Path]:
-    """Write the pool and the held-out rows as files of their own, once."""
-    pool, heldout = plan.out / "pool.jsonl", plan.out / "heldout.jsonl"
-    if not pool.exists():
-        rows = load(place, progress=progress)
-        with progress.stage("setting rows aside"):
-            parts = set_aside(rows, float(Budget.parse(share).amount))
-        rows.write(heldout, parts.heldout)
-        rows.write(pool, parts.pool)
-        progress.say(
-            f"Set {len(parts.heldout):,} rows aside for held-out loss, and left out {len(parts.repeats):,} "
-            f"that repeat their prompts; {len(parts.pool):,} rows remain."
-        )
-    return str(pool), heldout
+def _set_aside(plan: Comparison, rows: Dataset, split: Mapping[str, Any], of: str, progress: Progress) -> str:
+    """Write the pool and the held-out rows as files of their own, and return where the pool is.
+
+    Files that stand there already are used if they are those of this split, whole and unchanged.
+    """
+    names = (POOL, HELDOUT)
+    held = read_checked(plan.out / "split.json")
+    if held is not None and held.get("of") == of and held.get("files") == _hashes(plan.out, names):
+        return str(plan.out / POOL)
+    if held is not None:
+        progress.say(f"The held-out rows in {plan.out} are not what was written; they are set aside again.")
+    with progress.stage("setting rows aside"):
+        parts = set_aside(rows, float(Budget.parse(split["share"]).amount))
+    rows.write(plan.out / HELDOUT, parts.heldout)
+    rows.write(plan.out / POOL, parts.pool)
+    write_checked(plan.out / "split.json", {"of": of, "files": _hashes(plan.out, names)})
+    progress.say(
+        f"Set {len(parts.heldout):,} rows aside for held-out loss, and left out {len(parts.repeats):,} "
+        f"that repeat their prompts; {len(parts.pool):,} rows remain."
+    )
+    return str(plan.out / POOL)
 
 
-def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace an evaluation's source by its hash, so that a moved file stays the same evaluation."""
-    source = Path(str(settings.get("source", "")))
-    if not source.is_file():
-        return dict(settings)
-    return dict(settings) | {"source": hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()}
+def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
-def _same_protocol(file: Path, protocol: Mapping[str, Any]) -> None:
-    if not file.exists():
-        write_json(file, protocol)
-        return
-    there = json.loads(file.read_text(encoding="utf-8"))
-    differs = sorted(n for n in {*there, *protocol} if there.get(n) != protocol.get(n))
-    if differs:
-        what = "; ".join(f"{n} was {there.get(n)} and is {protocol.get(n)}" for n in differs)
-        raise FolderError(
-            f"{file.parent} holds a comparison of another protocol ({what}). Strategies, budgets and seeds "
-            "may be added to a comparison; for anything else choose another -o."
-        )
+def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
+    """Write the protocol of a new comparison; refuse, or with ``force`` clear, one of another.
+
+    Raises:
+        FolderError: with the difference.
+    """
+    file = plan.out / PROTOCOL
+    here = {**protocol, "margin": plan.margin}
+    if file.exists():
+        there = read_checked(file)
+        clauses = ["it does not say which, or is damaged"] if there is None else difference(there, here)
+        if not clauses:
+            return
+        if not plan.force:
+            raise FolderError(
+                f"{plan.out} holds a comparison of another protocol: {'; '.join(clauses)}. Strategies, budgets "
+                "and seeds may be added to a comparison; for anything else choose another -o, or --force to "
+                f"start it anew.{same_judge(clauses)}"
+            )
+        for name in ("cells", "selections"):
+            shutil.rmtree(plan.out / name, ignore_errors=True)
+        for name in (POOL, HELDOUT, "split.json", PROTOCOL):
+            (plan.out / name).unlink(missing_ok=True)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    write_checked(file, here)
 
 
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
@@ -302,10 +353,20 @@ def recorded_margin(folders: Sequence[Path]) -> float | None:
     Raises:
         FolderError: they had different ones.
     """
-    files = [file for folder in folders for file in folder.rglob("protocol.json")]
-    found = {json.loads(file.read_text(encoding="utf-8")).get("margin") for file in files}
+    files = [file for folder in folders for file in folder.rglob(PROTOCOL)]
+    found = {_margin(file) for file in files}
     if len(found) > 1:
         raise FolderError(
             f"These comparisons were started with different margins ({found}); show them apart."
         )
     return next(iter(found), None)
+
+
+def _margin(file: Path) -> float | None:
+    try:
+        found: float | None = json.loads(file.read_text(encoding="utf-8")).get("margin")
+    except (OSError, ValueError, AttributeError) as error:
+        raise FolderError(
+            f"{file} cannot be read ({error}); run the comparison again with --force."
+        ) from error
+    return found

@@ -112,12 +112,12 @@ def run(request: Request, progress: Progress | None = None) -> Path:
     """
     progress = progress or Silent()
     ready = prepared(request, progress)
-    if made(ready, progress, force=request.force):
+    if run_prepared(ready, progress, force=request.force):
         progress.say(f"{ready.folder} is finished already; --force makes it again.")
     return ready.folder
 
 
-def made(ready: Prepared, progress: Progress, *, force: bool = False) -> bool:
+def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) -> bool:
     """Make the run's folder unless it is finished; return whether it was.
 
     Raises:

@@ -93,12 +93,17 @@ def other_identity(folder: Path, what: str, there: Mapping[str, Any], here: Mapp
     clauses = difference(there, here)
     text = f"{folder} holds {what} of other settings: {'; '.join(clauses)}."
     text += " Choose another -o, or --force to start it anew."
-    if any(clause.partition(" was ")[0].endswith("server") for clause in clauses):
-        text += (
-            " If it is the same judge at another address, give it a name (judge.name, for instance --set "
-            "judge.judge.name=mine): then its address does not count, and it goes on."
-        )
-    return FolderError(text)
+    return FolderError(text + same_judge(clauses))
+
+
+def same_judge(clauses: Sequence[str]) -> str:
+    """Return the remedy for a judge that only moved, where a difference is a judge's address."""
+    if not any(clause.partition(" was ")[0].endswith("server") for clause in clauses):
+        return ""
+    return (
+        " If it is the same judge at another address, give it a name from the first run on (judge.name, "
+        "for instance --set judge.judge.name=mine, or --judge-name mine): then its address does not count."
+    )
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -133,6 +138,12 @@ def is_finished(folder: Path, here: Mapping[str, Any], progress: Progress) -> bo
     if bare(there) != bare(here):
         raise other_identity(folder, "a finished run" if finished else "an unfinished run", there, here)
     return finished and _is_whole(folder, progress)
+
+
+def holds_other(folder: Path, here: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds a run of another identity, or one that does not tell its own."""
+    there = recorded_identity(folder)
+    return (folder / STRATEGY).exists() and (there is None or bare(there) != bare(here))
 
 
 def _is_whole(folder: Path, progress: Progress) -> bool:

@@ -3,7 +3,8 @@
     python -m dfilter.worker CELL
 
 reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. What is finished is not done
-again: the trainer continues from its last checkpoint, an evaluation that has a result is skipped.
+again: the trainer continues from its last checkpoint, an evaluation that has the result of the asked-for
+identity is skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from dfilter import registry
 from dfilter.data import load
 from dfilter.errors import DFilterError
-from dfilter.leaderboard.cells import RESULTS, write_result
+from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
 from dfilter.types import Duel, Evaluator, Trainer
 
 
@@ -32,12 +33,12 @@ def work(cell: Path) -> None:
     model = trainer.train(load(job["rows"]), cell / "model", seed=job["seed"])
     for name, entry in job["evaluations"].items():
         place = cell / RESULTS / f"{name}.json"
-        if place.exists():
+        if result_identity(place) == entry["identity"]:
             continue
         evaluator: Evaluator = registry.create("evaluators", entry["kind"], entry["settings"])
         if isinstance(evaluator, Duel) and evaluator.needs:
             evaluator = evaluator.versus(Path(job["opponents"][evaluator.needs]))
-        write_result(place, evaluator.evaluate(model, seed=job["seed"]))
+        write_result(place, evaluator.evaluate(model, seed=job["seed"]), entry["identity"])
 
 
 def _stop_once(*_: Any) -> None:

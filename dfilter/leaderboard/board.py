@@ -213,9 +213,10 @@ def _families(panel: Panel, cells: Sequence[Cell]) -> list[str]:
     protocol: Any = cells[0].protocol
     judges = protocol.get("evaluations", {}).get(panel.metric.name, {}).get("judges", ())
     selects = sorted({model for cell in cells for model in cell.selected_by})
+    model: Any = protocol.get("model", "")
+    generates = str(model.get("named", "") if isinstance(model, dict) else model)
     found = [
-        shared_family(generates=protocol.get("model", ""), selects=selects, evaluates=judge["model"])
-        for judge in judges
+        shared_family(generates=generates, selects=selects, evaluates=judge["model"]) for judge in judges
     ]
     return list(dict.fromkeys(warning for warning in found if warning))
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dfilter.errors import FolderError, InputError
+from dfilter.identity import difference
+from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -91,16 +92,29 @@ def chance_overlap(first: int, second: int, pool: int) -> float:
     return both / (first + second - both) if first + second > both else 0.0
 
 
-def write_result(path: Path, result: EvalResult) -> None:
-    """Write an evaluation's result; the file appears whole or not at all."""
+def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
+    """Write an evaluation's result; the file appears whole or not at all.
+
+    Args:
+        path: ``results/NAME.json``.
+        result: what was found.
+        identity: names everything that the result depends on; see :func:`result_identity`.
+    """
     text = {
         "metric": result.metric,
         "higher_is_better": result.higher_is_better,
         "prompts": list(result.prompts),
         "values": _plain(result.values.tolist()),
         "facts": _plain(result.facts),
+        "identity": identity,
     }
     _write(path, text)
+
+
+def result_identity(path: Path) -> str:
+    """Return the identity that a result was written with; an empty text when it is absent or damaged."""
+    found = read_checked(path)
+    return str(found.get("identity", "")) if found else ""
 
 
 def read_result(path: Path) -> EvalResult:
@@ -168,13 +182,11 @@ def same_protocol(cells: Sequence[Cell]) -> None:
     """
     first = cells[0]
     for cell in cells[1:]:
-        names = first.protocol.keys() | cell.protocol.keys()
-        differs = sorted(n for n in names if first.protocol.get(n) != cell.protocol.get(n))
+        differs = difference(dict(first.protocol), dict(cell.protocol))
         if differs:
-            what = "; ".join(f"{n}: {first.protocol.get(n)} and {cell.protocol.get(n)}" for n in differs)
             raise FolderError(
-                f"These comparisons followed different protocols and cannot share a table: {what}. "
-                "Compare folders of one protocol."
+                f"These comparisons followed different protocols and cannot share a table: {'; '.join(differs)}."
+                " Compare folders of one protocol."
             )
 
 
@@ -189,11 +201,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, data: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    write_checked(path, data)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -205,4 +215,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise FolderError(f"{path} cannot be read ({error}); delete it to redo it.") from error
     if not isinstance(data, dict):
         raise FolderError(f"{path} holds no JSON object; delete it to redo it.")
-    return data
+    if "checksum" in data and read_checked(path) is None:  # one that was written by hand has none
+        raise FolderError(f"{path} is damaged; delete it to redo it.")
+    return {name: value for name, value in data.items() if name != "checksum"}

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfilter import Example, Pool
-from dfilter.errors import StoreError
-from dfilter.pool import Store
 from dfilter.digests import json_digest
+from dfilter.errors import StoreError
 from dfilter.identity import place_name
+from dfilter.pool import Store
 from dfilter.store.disk import claim, settle, write_json
 from dfilter.store.shards import Shards, plan, shard_name
 
@@ -263,7 +263,9 @@ def test_the_spec_is_beside_the_values(counting: ModuleType, ask: Any, tmp_path:
 
 
 def test_a_spec_names_one_place_whatever_the_order_of_its_keys() -> None:
-    assert json_digest({"a": 1, "b": [2, {"d": 1, "c": 2}]}) == json_digest({"b": [2, {"c": 2, "d": 1}], "a": 1})
+    assert json_digest({"a": 1, "b": [2, {"d": 1, "c": 2}]}) == json_digest(
+        {"b": [2, {"c": 2, "d": 1}], "a": 1}
+    )
     assert json_digest({"a": 1}) != json_digest({"a": 1.5})
     with pytest.raises(ValueError, match="JSON"):
         json_digest({"a": float("nan")})
