@@ -24,6 +24,7 @@ WISHES = {
     "target_by": "target_by",
     "judge": "judge.model",
     "base_url": "judge.base_url",
+    "judge_name": "judge.name",
     "template": "judge.template",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
@@ -107,6 +108,11 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
             ),
             click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
+            click.option(
+                "--judge-name",
+                metavar="NAME",
+                help="Names the judge, so that it may answer at another address later.",
+            ),
             click.option(
                 "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
             ),

@@ -31,6 +31,9 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
 @click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]")
 @click.option(
+    "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
+)
+@click.option(
     "--against", help="The opponent in pairwise judging: random, longest, full, or a file of answers."
 )
 @click.option("--margin", type=float, help="The smallest difference that matters; fixed before the run.")

@@ -58,6 +58,7 @@ class Comparison:
         selection_model: the model that selecting strategies look through, where they use one.
         judges: who judges, in the evaluations that ask a judge.
         base_url: the judges' server.
+        judge_names: a name for each judge, by which it is known wherever its server answers.
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
@@ -80,6 +81,7 @@ class Comparison:
     selection_model: str | None = None
     judges: Sequence[str] = ()
     base_url: str | None = None
+    judge_names: Sequence[str] = ()
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
@@ -117,6 +119,7 @@ def from_options(
         "keep": _words(given.pop("keep")),
         "train": _table(given.pop("train", ())),
         "judges": _words(given.pop("judge", None) or ()),
+        "judge_names": _words(given.pop("judge_name", None) or ()),
     }
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
@@ -238,8 +241,7 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
     for spec in specs:
         kind, source = _kind(spec)
         settings: dict[str, Any] = {"source": source} if source else {}
-        server = {"base_url": plan.base_url} if plan.base_url else {}
-        offered = {"judges": [{"model": name} | server for name in plan.judges], "against": plan.against}
+        offered = {"judges": _judges(plan), "against": plan.against}
         try:
             known = fields_of(registry.load("evaluators", kind))
             settings |= {name: value for name, value in offered.items() if value and name in known}
@@ -252,6 +254,16 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
     if findings:
         raise SettingsError(*findings)
     return made
+
+
+def _judges(plan: Comparison) -> list[dict[str, str]]:
+    if plan.judge_names and len(plan.judge_names) != len(plan.judges):
+        raise SettingsError(
+            f"{len(plan.judge_names)} names are given for {len(plan.judges)} judges; give one for each."
+        )
+    names = plan.judge_names or [""] * len(plan.judges)
+    told = {"base_url": plan.base_url} if plan.base_url else {}
+    return [{"model": model, "name": name} | told for model, name in zip(plan.judges, names, strict=True)]
 
 
 def _kind(spec: str) -> tuple[str, str]:
@@ -328,9 +340,9 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
             return
         if not plan.force:
             raise FolderError(
-                f"{plan.out} holds a comparison of another protocol: {'; '.join(clauses)}. Strategies, budgets "
-                "and seeds may be added to a comparison; for anything else choose another -o, or --force to "
-                f"start it anew.{same_judge(clauses)}"
+                f"{plan.out} holds a comparison of another protocol: {'; '.join(clauses)}. Strategies, "
+                "budgets and seeds may be added to a comparison; for anything else choose another -o, or "
+                f"--force to start it anew.{same_judge(clauses)}"
             )
         for name in ("cells", "selections"):
             shutil.rmtree(plan.out / name, ignore_errors=True)

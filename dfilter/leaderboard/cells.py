@@ -185,8 +185,8 @@ def same_protocol(cells: Sequence[Cell]) -> None:
         differs = difference(dict(first.protocol), dict(cell.protocol))
         if differs:
             raise FolderError(
-                f"These comparisons followed different protocols and cannot share a table: {'; '.join(differs)}."
-                " Compare folders of one protocol."
+                "These comparisons followed different protocols and cannot share a table: "
+                f"{'; '.join(differs)}. Compare folders of one protocol."
             )
 
 

@@ -291,7 +291,7 @@ def test_other_protocols_are_refused_with_what_differs():
     one, two = cells({"random": 0}), cells({"mine": 0})
     one = [replace(c, protocol={"model": "a", "recipe": "r"}) for c in one]
     two = [replace(c, protocol={"model": "b", "recipe": "r"}) for c in two]
-    with pytest.raises(FolderError, match="model: a and b"):
+    with pytest.raises(FolderError, match="model was a and is b"):
         leaderboard(one + two)
 
 
