@@ -101,8 +101,8 @@ def same_judge(clauses: Sequence[str]) -> str:
     if not any(clause.partition(" was ")[0].endswith("server") for clause in clauses):
         return ""
     return (
-        " If it is the same judge at another address, give it a name from the first run on: with --judge-name "
-        "(judge.name in a file) its address does not count."
+        " If it is the same judge at another address, give it a name from the first run on: with "
+        "--judge-name (judge.name in a file) its address does not count."
     )
 
 

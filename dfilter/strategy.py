@@ -153,13 +153,16 @@ def addressed(made: Strategy, wishes: Mapping[str, Any]) -> list[str]:
     return found
 
 
+FLAGS = {
+    "judge.model": "judge",
+    "judge.base_url": "base-url",
+    "judge.name": "judge-name",
+    "judge.template": "template",
+}
+
+
 def _flag(name: str) -> str:
-    return {
-        "judge.model": "judge",
-        "judge.base_url": "base-url",
-        "judge.name": "judge-name",
-        "judge.template": "template",
-    }.get(name, name.replace("_", "-"))
+    return FLAGS.get(name, name.replace("_", "-"))
 
 
 def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Strategy:
