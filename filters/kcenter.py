@@ -57,6 +57,8 @@ class Traversal:
             nearest the mean of all.
     """
 
+    version: ClassVar[int] = 2  # 1 lost starting rows when it continued a traversal that ended among them
+
     embedding: Embedding
     metric: Literal["cosine", "euclidean"]
     clusters: Clusters | None
@@ -99,6 +101,8 @@ class Coverage:
 
     File: ``coverage.json`` with ``covering_radius`` and ``mean_distance``.
     """
+
+    version: ClassVar[int] = 2  # 1 measured traversals of version 1
 
     traversal: Traversal
     picks: int
