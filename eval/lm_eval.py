@@ -15,6 +15,7 @@ import numpy as np
 
 from dfilter.errors import InputError, MissingPackageError, SettingsError
 from dfilter.models import fast_dtype, load_causal
+from dfilter.turns import with_constant_date
 from dfilter.types import EvalResult
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class LMEval:
                 "lm-evaluation-harness is not installed; get it with: pip install 'dfilter[lm-eval]'"
             ) from error
         network, tokenizer = load_causal(model, dtype=fast_dtype(), merge=True)
+        if self.chat and tokenizer.chat_template:  # the harness renders by itself, on whatever day
+            tokenizer.chat_template = with_constant_date(tokenizer.get_chat_template())
         try:
             results = simple_evaluate(
                 model=HFLM(pretrained=network, tokenizer=tokenizer, batch_size=self.batch_size),
