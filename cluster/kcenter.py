@@ -290,7 +290,9 @@ def _allowed(radius: Float64, wanted: int, stop: float | None, fixed: int) -> in
 def _check_state(state: Mapping[str, NDArray[Any]], space: Space, first: Int64) -> None:
     """Refuse a state of other rows, another metric or other starting centres."""
     n = len(space.X)
-    picks = _row_indices(state["indices"], n, "resume['indices']")
+    picks = np.asarray(state["indices"])
+    if len(picks):  # beside given vectors a traversal may have stopped before its first pick
+        picks = _row_indices(picks, n, "resume['indices']")
     length = min(len(picks), len(first))
     metric = "cosine" if space.cosine else "euclidean"
     here = {"shape": list(space.X.shape), "given": len(space.V), "metric": metric}
@@ -299,10 +301,12 @@ def _check_state(state: Mapping[str, NDArray[Any]], space: Space, first: Int64) 
             raise ValueError(
                 f"The state to resume has {name} {found}, this traversal {expected}; start anew."
             )
-    if not np.array_equal(picks[:length], first[:length]):
+    differs = np.flatnonzero(picks[:length] != first[:length])
+    if len(differs):
+        at = int(differs[0])
         raise ValueError(
-            f"The state to resume begins with rows {picks[:length][:5].tolist()}, this traversal with "
-            f"{first[:length][:5].tolist()}; start anew, or with the settings it came from."
+            f"The state to resume has row {picks[at]} as its pick number {at + 1}, this traversal row "
+            f"{first[at]}; start anew, or with the settings it came from."
         )
     if "bound" in state and (len(state["bound"]) != n or len(state.get("seen", ())) != n):
         raise ValueError(

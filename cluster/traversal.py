@@ -54,16 +54,21 @@ class Traversal:
         return self.centres.ids[len(self.space.V) : self.centres.count]
 
     def begin(self, first: Int64, resume: Mapping[str, NDArray[Any]] | None) -> None:
-        """Set the traversal behind its first picks, or behind those of a state that is known to fit."""
+        """Set the traversal behind its first picks, or behind those of a state that is known to fit.
+
+        A state may end inside the first picks: those that it lacks follow, as they would have anyway.
+        """
         space = self.space
-        picks = first if resume is None else np.asarray(resume["indices"], np.int64)
+        there = np.empty(0, np.int64) if resume is None else np.asarray(resume["indices"], np.int64)
+        picks = np.concatenate([there, first[len(there) :]])
         self.centres.add(np.arange(len(space.V)) + len(space.X))
         self.centres.add(picks)
         if resume is not None and "bound" in resume:
             self.bound[:], self.seen[:] = resume["bound"], resume["seen"]
         self.bound[picks] = -1.0
         known = None if resume is None else resume.get("radius")
-        self.radius = self._radii() if known is None else np.array(known, np.float64)
+        whole = known is not None and len(known) == len(picks)
+        self.radius = np.array(known, np.float64) if whole else self._radii()
 
     def cut(self, length: int) -> None:
         """Forget the picks behind the first ``length``, and the bounds, which know of them."""

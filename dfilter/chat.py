@@ -11,6 +11,8 @@ Templates:
     alpaca    Stanford Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca, train.py), for base models
     tulu      <|user|> and <|assistant|> on lines of their own, as LESS trains (arXiv 2402.04333)
     turns     the bare turns; with ``eot`` each is closed by that token (LIMA, arXiv 2305.11206, §3)
+
+A chat template that writes today's date is given a constant one (:func:`template_date`).
 """
 
 from __future__ import annotations
@@ -20,11 +22,36 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.errors import InputError, ModelError
-from dfilter.turns import STAND_IN, Piece, alpaca_pieces, chat_pieces, tulu_pieces, turn_pieces
+from dfilter.turns import (
+    STAND_IN,
+    Piece,
+    alpaca_pieces,
+    chat_pieces,
+    template_date,
+    tulu_pieces,
+    turn_pieces,
+)
 from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "IGNORE",
+    "Encoded",
+    "Specials",
+    "Template",
+    "add_eot",
+    "end_ids",
+    "eot_id",
+    "remember_style",
+    "render",
+    "render_many",
+    "render_prompt",
+    "special_ids",
+    "style",
+    "template_date",
+]
 
 Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "turns"]
 IGNORE = -100  # a label that the loss passes over

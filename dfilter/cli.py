@@ -264,7 +264,8 @@ def _card(row: dict[str, Any], *, whole: bool = False) -> str:
     )
     texts = [f"  {name}: {_clip(row[name], whole)}" for name in ("prompt", "response") if name in row]
     rank = f"  rank {row['rank']}" if row.get("rank") else ""
-    return "\n".join([f"{head}{rank}  {scores}", f"  {row['reason']}", *texts, ""])
+    key = f"  key {row['key']}" if "key" in row else ""  # runs of older versions have none
+    return "\n".join([f"{head}{rank}  {scores}{key}", f"  {row['reason']}", *texts, ""])
 
 
 def _number(value: Any) -> str:

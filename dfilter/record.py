@@ -17,6 +17,7 @@ from dfilter.store.disk import sync
 
 VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
 WRITTEN = ("sel", "dec", "rej")  # how the files of write() begin
+ROW_GROUP = 65_536  # rows of decisions.parquet that are read together; one row is found without all others
 RESULTS = (
     "done",
     "selected.jsonl",
@@ -39,7 +40,7 @@ def write(selection: Selection, folder: Path, *, parquet: bool = False) -> None:
             _append(selection, part)
         _place(part, folder / f"selected.{kind}")
     part = folder / ".decisions.parquet"
-    pq.write_table(selection.decisions(), part)
+    pq.write_table(selection.decisions(), part, row_group_size=ROW_GROUP)
     _place(part, folder / "decisions.parquet")
     part = folder / ".rejected.jsonl"
     selection.rows.write_rejected(part)

@@ -2,7 +2,7 @@
 
 strategy.toml       everything that the selection depends on; running it again repeats the run
 selected.jsonl      the kept rows, in the shape, order and columns they came in
-decisions.parquet   every row: id, score at each step, group, kept, rank, reason
+decisions.parquet   every row: id, key of its content, score at each step, group, kept, rank, reason
 rejected.jsonl      rows that could not be read, with line number and reason
 manifest.json       hashes, versions, counts, facts; what differs between repeats is under "timings"
 identity.json       everything that the result depends on; a folder of another identity is refused

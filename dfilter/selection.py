@@ -98,13 +98,16 @@ class Selection:
         return Counter(v for i, v in enumerate(self.verdicts) if i not in kept)
 
     def decisions(self) -> pa.Table:
-        """Return one line a row: id, score at each step, group, kept, rank (1 is best), reason."""
+        """Return one line a row: id, key, score at each step, group, kept, rank (1 is best), reason.
+
+        The key is the hash of the row's content, 16 bytes. It says which rows are equal, and it breaks ties.
+        """
         import pyarrow as pa
 
         rank = np.zeros(len(self.rows), np.int64)
         rank[self.kept] = np.arange(1, len(self.kept) + 1)
         said = [f"{v}: {r}" if r and v != r else v for v, r in zip(self.verdicts, self.reasons, strict=True)]
-        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string())}
+        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string()), "key": _binary(self.rows.keys)}
         columns |= {f"score_{name}": pa.array(values) for name, values in self.scores.items()}
         if self.groups is not None:
             columns["group"] = pa.array(self.groups, mask=self.groups < 0)
@@ -114,6 +117,14 @@ class Selection:
             "reason": pa.array(said),
         }
         return pa.table(columns)
+
+
+def _binary(keys: NDArray[np.uint8]) -> pa.Array:
+    """Return (n, width) bytes as a column of n values of that width."""
+    import pyarrow as pa
+
+    buffer = pa.py_buffer(np.ascontiguousarray(keys))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(keys.shape[1]), len(keys), [None, buffer])
 
 
 def select(

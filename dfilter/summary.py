@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import FolderError
 from dfilter.progress import duration
 from dfilter.run_folder import read_manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HIDDEN = ("versions", "files")
 
@@ -80,7 +83,7 @@ def _times(run: Mapping[str, Any]) -> Iterator[str]:
 
 
 def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]]:
-    """Yield kept rows best first, dropped rows best first, or the rows around the cut.
+    """Yield kept rows best first, dropped rows best first, or the rows around the cut; keys in hex.
 
     Args:
         folder: a finished run.
@@ -91,7 +94,7 @@ def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]
 
     read_manifest(folder)
     table = pq.read_table(folder / "decisions.parquet")
-    lines = table.to_pylist()
+    lines = _readable(table)
     last = [name for name in table.column_names if name.startswith("score_")][-1]
     kept = sorted((r for r in lines if r["kept"]), key=lambda r: r["rank"])
     dropped = sorted((r for r in lines if not r["kept"]), key=lambda r: _descending(r[last]))
@@ -107,7 +110,7 @@ def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]
 
 
 def explain(folder: Path, row_id: str) -> dict[str, Any]:
-    """Return everything a run knows about one row.
+    """Return everything a run knows about one row, its key in hex.
 
     Raises:
         FolderError: no finished run, or the run saw no such row.
@@ -117,7 +120,7 @@ def explain(folder: Path, row_id: str) -> dict[str, Any]:
 
     read_manifest(folder)
     table = pq.read_table(folder / "decisions.parquet")
-    found = table.filter(pc.equal(table["id"], row_id)).to_pylist()
+    found = _readable(table.filter(pc.equal(table["id"], row_id)))
     if not found:
         raise FolderError(
             f"{folder} has no row with id '{row_id}'; rejected rows are listed in rejected.jsonl."
@@ -130,6 +133,14 @@ def explain(folder: Path, row_id: str) -> dict[str, Any]:
             above = pc.sum(pc.greater(column, value)).as_py() or 0
             line[f"{name}_rank"] = above + 1
     return line | _texts(folder, [row_id]).get(row_id, {})
+
+
+def _readable(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the lines of decisions, bytes as hexadecimal text."""
+    return [
+        {name: value.hex() if isinstance(value, bytes) else value for name, value in line.items()}
+        for line in table.to_pylist()
+    ]
 
 
 def _descending(value: float | None) -> tuple[bool, float]:

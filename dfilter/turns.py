@@ -2,15 +2,24 @@
 
 Every template turns messages into :class:`Piece` after :class:`Piece` of text; joined, they are what the
 template writes.
+
+Some models' own chat templates write today's date. Here the date is a constant, or a row would be another
+one tomorrow: other tokens, other signals, another training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from string import ascii_letters
 from typing import TYPE_CHECKING
 
-from dfilter.errors import InputError, ModelError
+from dfilter.errors import InputError, ModelError, SettingsError
 from dfilter.types import Message
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ ALPACA_HEAD = (
 )
 ALPACA_PAIRED = ", paired with an input that provides further context"
 STAND_IN = "\u2042stand-in\u2042"  # no template writes this itself
+DATE = date(2024, 7, 26)  # what Llama 3's templates write where they are given no clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +155,72 @@ def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, openi
         )
     turns = [{"role": m.role, "content": m.content} for m in messages]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opening)
+        return apply_template(turns, tokenizer, opening=opening)
     except TemplateError as error:
         roles = ", ".join(m.role for m in messages)
         raise InputError(f"The model's chat template refuses the turns {roles}: {error}") from error
+
+
+def apply_template(
+    turns: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, opening: bool = False
+) -> str:
+    """Return what the model's own chat template writes on any day; ``opening`` adds how a reply opens."""
+    template = with_constant_date(tokenizer.get_chat_template())
+    said = [dict(turn) for turn in turns]
+    text = tokenizer.apply_chat_template(
+        said, chat_template=template, tokenize=False, add_generation_prompt=opening
+    )
     return str(text)
+
+
+def template_date() -> date:
+    """Return the date that chat templates write: DFILTER_DATE, else 26 July 2024.
+
+    Raises:
+        SettingsError: DFILTER_DATE is no date.
+    """
+    named = _named_date()
+    if not named:
+        return DATE
+    with suppress(ValueError):
+        day = date.fromisoformat(named)
+        if day.isoformat() == named:  # weeks and dates without hyphens are another notation
+            return day
+    raise SettingsError(f"DFILTER_DATE is '{named}'; expected a date such as {DATE}, or nothing.")
+
+
+def _named_date() -> str:
+    return os.environ.get("DFILTER_DATE", "").strip()
+
+
+def with_constant_date(template: str) -> str:
+    """Return a chat template that asks no clock, and otherwise writes what it wrote.
+
+    transformers gives templates a function ``strftime_now`` and lets nobody replace it; a macro of this name
+    at the head of the template hides it. Templates that take a ``date_string`` have one of their own where
+    none is given, so they get one only when the user names a date.
+
+    Raises:
+        SettingsError: see :func:`template_date`.
+    """
+    day = template_date()
+    head = _clock(day) if "strftime_now" in template else ""
+    if "date_string" in template and _named_date():
+        head += '{% set date_string = "' + day.strftime("%d %b %Y") + '" %}'
+    return f"{head}\n{template}" if head else template  # a line's end behind a block is not written
+
+
+@lru_cache(maxsize=4)
+def _clock(day: date) -> str:
+    """Return a macro that formats midnight of a day as ``strftime`` does."""
+    codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in ascii_letters if letter != "s"]
+    known = [(code, text) for code in codes if (text := day.strftime(code)) != code]
+    table = json.dumps([("%%", STAND_IN), *known, (STAND_IN, "%")])
+    return (
+        "{% macro strftime_now(format) %}{% set ns = namespace(text=format) %}"
+        "{% for code, text in " + table + " %}{% set ns.text = ns.text | replace(code, text) %}{% endfor %}"
+        "{{ ns.text }}{% endmacro %}"
+    )
 
 
 def _uncuttable(tokenizer: PreTrainedTokenizerBase) -> ModelError:

@@ -14,6 +14,7 @@ from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
 from dfilter.embed.prefix import read_prefix, without
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
+from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ def opening(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]
     """Return the ids that open an assistant's turn, behind a beginning-of-text token if there is one."""
     if template == "chat" or (template == "auto" and tokenizer.chat_template):
         turn = [{"role": "user", "content": "a"}]
-        closed = str(tokenizer.apply_chat_template(turn, tokenize=False))
-        opened = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-        added = opened.removeprefix(closed)
+        added = apply_template(turn, tokenizer, opening=True).removeprefix(apply_template(turn, tokenizer))
         ids: list[int] = tokenizer(added, add_special_tokens=False).input_ids
         first = render([Message("user", "a"), Message("assistant", "b")], tokenizer).input_ids[:1]
         return [*first, *ids] if first == [tokenizer.bos_token_id] != ids[:1] else ids

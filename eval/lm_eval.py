@@ -21,6 +21,7 @@ from dfilter.digests import path_sha256
 from dfilter.errors import InputError, MissingPackageError, SettingsError
 from dfilter.identity import ANYHOW, SHORT, settings_identity
 from dfilter.models import fast_dtype, load_causal
+from dfilter.turns import with_constant_date
 from dfilter.types import EvalResult, Json
 
 YAML = (".yaml", ".yml")
@@ -111,6 +112,8 @@ class LMEval:
                 "lm-evaluation-harness is not installed; get it with: pip install 'dfilter[lm-eval]'"
             ) from error
         network, tokenizer = load_causal(model, dtype=fast_dtype(), merge=True)
+        if self.chat and tokenizer.chat_template:  # the harness renders by itself, on whatever day
+            tokenizer.chat_template = with_constant_date(tokenizer.get_chat_template())
         try:
             results = simple_evaluate(
                 model=HFLM(pretrained=network, tokenizer=tokenizer, batch_size=self.batch_size),

@@ -1,4 +1,4 @@
-"""A trainer and an evaluator that need no model: what they learn is the length of the responses."""
+"""A trainer, an evaluator and an embedding that need no model: they go by lengths and digests of texts."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dfilter.data import load
 from dfilter.errors import CheckError
+from dfilter.filters.kcenter import KCenter
 from dfilter.types import EvalResult, Example
 
 
@@ -56,3 +57,22 @@ class Near:
         noise = [hashlib.sha256(f"{p}{learnt['seed']}".encode()).digest()[0] / 2550 for p in prompts]
         values = np.array([-abs(learnt["mean"] - self.target) + n for n in noise])
         return EvalResult(prompts, values, "nearness", higher_is_better=True)
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """An embedding that every text has at no cost: four bytes of its digest."""
+
+    def spec(self) -> Mapping[str, str]:
+        return {}
+
+    def compute(self, rows: Sequence[Example]) -> np.ndarray:
+        digests = [hashlib.sha256(row.text.encode()).digest()[:4] for row in rows]
+        return np.array([list(digest) for digest in digests], np.float32) - 127.5
+
+
+@dataclass(frozen=True)
+class Spread(KCenter):
+    """K-center over digests; twenty starting rows like the product's."""
+
+    embedding: Hashed = field(default_factory=Hashed)

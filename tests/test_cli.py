@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -185,9 +186,10 @@ def test_show_and_explain_tell_rows_in_text_and_json(here: Path) -> None:
     (here / "stars.jsonl").write_text("".join(json.dumps(r) + "\n" for r in made))
     assert call("run", "stars.jsonl", "-k", "2", "-o", "out", "-s", *column).exit_code == 0
     text = call("show", "out", "-n", "1").stdout
-    assert (
-        text
-        == "kept  7  rank 1  Column 7\n  kept: stars is 7\n  prompt: q7\n  response: " + "so " * 7 + "so\n\n"
+    assert re.sub("key [0-9a-f]{32}", "key KEY", text) == (
+        "kept  7  rank 1  Column 7  key KEY\n  kept: stars is 7\n  prompt: q7\n  response: "
+        + "so " * 7
+        + "so\n\n"
     )
     shown = [
         json.loads(line) for line in call("show", "out", "--dropped", "--json", "-n", "9").stdout.splitlines()
@@ -195,7 +197,9 @@ def test_show_and_explain_tell_rows_in_text_and_json(here: Path) -> None:
     assert [(r["id"], r["score_Column"]) for r in shown][:3] == [("3", 3.0), ("1", 1.0), ("0", None)]
     told = json.loads(call("explain", "out", "5", "--json").stdout, parse_constant=pytest.fail)
     assert (told["rank"], told["score_Column_rank"], told["prompt"]) == (2, 2, "q5")
+    assert re.fullmatch("[0-9a-f]{32}", told["key"])
     assert "dropped  3" in call("explain", "out", "3").stdout
+    assert f"key {told['key']}" in call("explain", "out", "5").stdout
     assert call("explain", "out", "99").exit_code == 2
     assert call("show", "out", "-n", "0").exit_code == 2
 

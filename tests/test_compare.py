@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dfilter import sample
-from dfilter.compare import compare
+from dfilter.compare import compare, run_folder, select_all
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError
@@ -29,7 +29,7 @@ from dfilter.store import home
 from dfilter.testing import ScriptedServer
 
 PARTS = Path(__file__).with_name("compare_parts.py")
-TRAINER, NEAR = f"{PARTS}:Mean", f"{PARTS}:Near"
+TRAINER, NEAR, SPREAD = f"{PARTS}:Mean", f"{PARTS}:Near", f"{PARTS}:Spread"
 
 
 @pytest.fixture
@@ -101,6 +101,20 @@ def test_random_is_drawn_anew_for_each_seed_and_a_deterministic_strategy_is_not(
     assert "lima-10-seed1" not in names
     drawn = [(plan.out / "selections" / f"random-10-seed{k}" / "selected.jsonl").read_text() for k in (0, 1)]
     assert drawn[0] != drawn[1]
+
+
+def test_a_budget_selects_the_same_rows_alone_and_behind_a_smaller_one(plan, tmp_path, monkeypatch) -> None:
+    kept = []
+    for number, keep in enumerate([("40",), ("10", "40"), ("60", "10", "40")]):
+        monkeypatch.setenv("DFILTER_HOME", str(tmp_path / f"home{number}"))
+        own = replace(
+            plan, strategies=(SPREAD,), keep=keep, seeds=1, references=(), out=tmp_path / f"out{number}"
+        )
+        own.out.mkdir()
+        setting = prepare(own, Silent())
+        place = next(place for place in select_all(setting, Silent()) if place.budget == "40")
+        kept.append((run_folder(setting, place) / "decisions.parquet").read_bytes())
+    assert kept == [kept[0]] * 3
 
 
 def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path) -> None:

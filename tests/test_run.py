@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import dfilter
+from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
+from dfilter.record import write
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
 from dfilter.selection import select
+from dfilter.selector import ranking
 from dfilter.store.disk import claim
 from dfilter.summary import explain, shown_rows, summary
 
@@ -117,6 +121,31 @@ def test_decisions_cover_every_row_with_rank_score_and_reason(data: Path, tmp_pa
     assert {d["reason"].split(":")[0] for d in told} == {"kept", "beyond the budget", "Column"}
     assert told[11]["reason"] == "Column: stars is None"
     assert np.isnan(told[11]["score_Column"])
+
+
+def test_decisions_hold_each_rows_content_key(data: Path, tmp_path: Path) -> None:
+    folder = run(Request(str(data), COLUMN, "10", out=tmp_path / "run"))
+    column = pq.read_table(folder / "decisions.parquet")["key"]
+    assert column.type == pa.binary(16)
+    assert column.to_pylist() == [key.tobytes() for key in load(data).keys]
+    assert explain(folder, "13")["key"] == load(data).keys[13].tobytes().hex()
+    assert all(re.fullmatch("[0-9a-f]{32}", row["key"]) for row in shown_rows(folder, "at-cut", 9))
+
+
+def test_ties_follow_from_seed_and_keys_alone(data: Path) -> None:
+    found = select(data, strategy=COLUMN, keep=10, seed=3)
+    told = sorted((d for d in found.decisions().to_pylist() if d["kept"]), key=lambda d: d["rank"])
+    scores = np.array([d["score_Column"] for d in told])
+    keys = np.frombuffer(b"".join(d["key"] for d in told), np.uint8).reshape(-1, 16)
+    assert len(set(scores)) < len(scores)
+    assert ranking(scores, keys, [d["id"] for d in told], seed=3).tolist() == list(range(10))
+
+
+def test_decisions_are_read_in_parts(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}.", "output": "so"} for n in range(65_537)]
+    write(select(rows, strategy="random", keep=3), tmp_path)
+    parts = pq.ParquetFile(tmp_path / "decisions.parquet").metadata
+    assert [parts.row_group(i).num_rows for i in range(parts.num_row_groups)] == [65_536, 1]
 
 
 def test_rows_that_cannot_be_read_are_counted_and_written_with_line_and_reason(

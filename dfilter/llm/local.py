@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dfilter.digests import json_digest
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.turns import apply_template
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -161,9 +162,7 @@ class LocalSession:
 
 def _prompt_ids(tokenizer: Any, request: Request) -> list[int]:
     if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [dict(m) for m in request.messages], tokenize=False, add_generation_prompt=True
-        )
+        text = apply_template(request.messages, tokenizer, opening=True)
         ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"][:-1]
     else:
         text = "\n\n".join(m["content"] for m in request.messages)

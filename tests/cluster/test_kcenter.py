@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dfilter.cluster import pairs, products, traversal
-from dfilter.cluster.kcenter import State, Status, coverage, kcenter
+from dfilter.cluster.kcenter import KCenter, State, Status, coverage, kcenter
 from dfilter.cluster.precision import bf16_pays, exact_products
 from dfilter.cluster.products import Centres, Space, checked
 
@@ -200,11 +200,92 @@ def test_a_killed_traversal_continues_to_the_same_sequence(
     path = tmp_path_factory.mktemp("state") / "state.npz"
     for state in states[:: max(len(states) // 2, 1)]:
         for kept in (state, {"indices": state["indices"]}):
-            if centres == "vectors" and not len(state["indices"]):
-                continue
             again = kcenter(X, 50, resume=saved(kept, path), **options)
             np.testing.assert_array_equal(again.indices, whole.indices)
             np.testing.assert_array_equal(again.radius, whole.radius)
+
+
+def centres_for(kind: str, X: Matrix, seed: int, data: st.DataObject) -> dict[str, object]:
+    """Draw what a traversal begins with: a start, given rows, or given vectors."""
+    if kind == "vectors":
+        return {"init": clustered(data.draw(st.integers(1, 4)), X.shape[1], seed + 1, "random")}
+    start = data.draw(st.sampled_from((0, len(X) - 1, "central", "random")))
+    if kind == "start":
+        return {"start": start, "seed": seed}
+    rows = st.lists(st.integers(0, len(X) - 1), min_size=1, unique=True)
+    return {"init": np.array(data.draw(rows)), "start": start, "seed": seed}
+
+
+def assert_same_traversal(found: KCenter, fresh: KCenter) -> None:
+    assert found.indices.tolist() == fresh.indices.tolist()
+    np.testing.assert_array_equal(found.radius, fresh.radius)
+
+
+PARTS = {
+    "indices": ("indices",),
+    "radius": ("indices", "radius"),
+    "whole": ("indices", "radius", "bound", "seen", "shape", "given", "metric"),
+}
+
+
+@settings(max_examples=100)
+@given(
+    n=st.integers(2, 24),
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from(KINDS),
+    metric=st.sampled_from(("cosine", "euclidean")),
+    centres=st.sampled_from(("start", "rows", "vectors")),
+    stops=st.booleans(),
+    part=st.sampled_from(tuple(PARTS)),
+    data=st.data(),
+)
+def test_resumed_at_every_length_it_is_the_undisturbed_traversal(
+    n, seed, kind, metric, centres, stops, part, data
+):
+    X = clustered(n, 4, seed, kind)
+    options = {"metric": metric, "block": 3, "front": 5, "precision": "f32"}
+    options |= centres_for(centres, X, seed, data)
+    whole = kcenter(X, n, **options)
+    stop = float(data.draw(st.sampled_from(sorted(set(whole.radius.tolist()))))) if stops else None
+    fresh = kcenter(X, n, stop_at_radius=stop, **options)
+    for length in range(1, n + 1):
+        state = kcenter(X, length, **options).state
+        resume = {name: state[name] for name in PARTS[part]}
+        assert_same_traversal(kcenter(X, n, stop_at_radius=stop, resume=resume, **options), fresh)
+
+
+@settings(max_examples=100)
+@given(
+    n=st.integers(2, 40),
+    seed=st.integers(0, 10**6),
+    kind=st.sampled_from(KINDS),
+    metric=st.sampled_from(("cosine", "euclidean")),
+    centres=st.sampled_from(("start", "rows", "vectors")),
+    data=st.data(),
+)
+def test_a_chain_of_budgets_in_any_order_gives_each_the_undisturbed_traversal(
+    n, seed, kind, metric, centres, data
+):
+    X = clustered(n, 4, seed, kind)
+    options = {"metric": metric, "block": 3, "front": 5, "precision": "f32"}
+    options |= centres_for(centres, X, seed, data)
+    stops = st.sampled_from((None, *kcenter(X, n, **options).radius.tolist()))
+    resume = None
+    for _ in range(data.draw(st.integers(2, 5))):
+        length, stop = data.draw(st.integers(1, n)), data.draw(stops)
+        found = kcenter(X, length, stop_at_radius=stop, resume=resume, **options)
+        assert_same_traversal(found, kcenter(X, length, stop_at_radius=stop, **options))
+        part = data.draw(st.sampled_from(tuple(PARTS)))
+        resume = {name: found.state[name] for name in PARTS[part]}
+
+
+def test_a_budget_below_the_given_rows_leaves_none_of_them_out():
+    X, given_rows = clustered(300, 8, 0, "random"), np.arange(0, 300, 15)
+    short = kcenter(X, 10, init=given_rows)
+    for resume in ({"indices": short.indices}, short.state):
+        found = kcenter(X, 40, init=given_rows, resume=resume)
+        assert set(found.indices[:20].tolist()) == set(given_rows.tolist())
+        assert_same_traversal(found, kcenter(X, 40, init=given_rows))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -253,6 +334,13 @@ def test_a_foreign_state_is_refused_with_a_sentence(change):
         options["resume"] = {"indices": np.array([0, 31])}
     with pytest.raises(ValueError, match=r"\.$"):
         kcenter(X, 10, **options)
+
+
+def test_a_foreign_state_is_refused_where_it_differs():
+    X = np.arange(30, dtype=np.float32)[:, None]
+    foreign = {"indices": np.array([0, 29, 14, 3])}  # of starting rows 0, 3, 14 and 29
+    with pytest.raises(ValueError, match="row 14 as its pick number 3, this traversal row 15"):
+        kcenter(X, 10, metric="euclidean", init=np.array([0, 4, 15, 29]), resume=foreign)
 
 
 def test_points_on_a_line_by_hand():
