@@ -42,6 +42,7 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard.cells import CELL, Cell, chance_overlap, read_cell, write_cell
+from dfilter.plaintext import safe_name
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, run
@@ -76,7 +77,8 @@ class Place:
     @property
     def name(self) -> str:
         """The cell's folder name."""
-        return f"{self.label}-{self.budget.replace('%', 'pct')}-seed{self.seed}"
+        budget = safe_name(self.budget.replace("%", "pct"))
+        return f"{safe_name(self.label)}-{budget}-seed{self.seed}"
 
     @property
     def keep(self) -> str | None:

@@ -18,6 +18,7 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.leaderboard.cells import Cell
+from dfilter.plaintext import safe_name
 from dfilter.run import sample_pool, stem
 from dfilter.selector import Budget
 from dfilter.settings import build, merged, parse_assignment, plain
@@ -211,12 +212,17 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
             settings = plain(registry.create("evaluators", kind, settings))
         except SettingsError as error:
             findings += [f"--eval {spec}: {finding}" for finding in error.findings]
-        name = kind.rpartition(":")[2].lower()
-        number = sum(e.kind == kind for e in made) + 1
+        name = _file_name(kind)
+        number = sum(_file_name(e.kind) == name for e in made) + 1
         made.append(Evaluation(name if number == 1 else f"{name}{number}", kind, settings))
     if findings:
         raise SettingsError(*findings)
     return made
+
+
+def _file_name(kind: str) -> str:
+    """Return what an evaluation's results/NAME.json is called, but for the number of a second one."""
+    return safe_name(kind.rpartition(":")[2].lower())
 
 
 def _kind(spec: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
+from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.record import RESULTS, manifest, sha256_of, write, write_text
@@ -84,7 +86,8 @@ def run(request: Request, progress: Progress | None = None) -> Path:
     progress = progress or Silent()
     chosen, data, place = opened(request, progress)
     table = resolved(request, chosen, data, place)
-    folder = request.out or Path("runs") / f"{stem(place)}-{chosen.name}-{_table_hash(_without_paths(table))}"
+    label = f"{stem(place)}-{safe_name(chosen.name)}-{_table_hash(_without_paths(table))}"
+    folder = request.out or Path("runs") / label
     _refuse_foreign(folder)
     fresh = [place for place in (folder, *folder.parents) if not place.exists()]
     with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
@@ -334,5 +337,5 @@ def sample_pool(progress: Progress) -> Path:
 
 def stem(place: str) -> str:
     """Return a data file's name as part of a folder's name."""
-    name = Path(place.rstrip("/")).name
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.split(".")[0])[:40] or "data"
+    name = re.sub(r"[*?\[\]]", "", Path(place.rstrip("/")).name)  # of a pattern, what it has of a name
+    return safe_name(name.split(".")[0].strip("-_") or "data", 40)

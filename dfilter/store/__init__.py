@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dfilter.plaintext import safe_name
+
 
 def home() -> Path:
     """Return the store's folder: ``DFILTER_HOME``, else ``dfilter`` in the user's cache folder."""
@@ -44,4 +46,4 @@ def spec_hash(spec: Mapping[str, Any]) -> str:
 def place_name(component: object, spec: Mapping[str, Any]) -> str:
     """Return the folder name of a signal or fit: its class and the hash of class and spec."""
     name = type(component).__name__
-    return f"{name.lower()}-{spec_hash({'class': name, 'spec': spec})}"
+    return f"{safe_name(name.lower())}-{spec_hash({'class': name, 'spec': spec})}"
