@@ -47,6 +47,7 @@ from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import RESULTS, Cell, chance_overlap, read_cell, result_identity, write_cell
+from dfilter.plaintext import safe_name
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, prepared, run_prepared
@@ -82,7 +83,8 @@ class Place:
     @property
     def name(self) -> str:
         """The cell's folder name."""
-        return f"{self.label}-{self.budget.replace('%', 'pct')}-seed{self.seed}"
+        budget = safe_name(self.budget.replace("%", "pct"))
+        return f"{safe_name(self.label)}-{budget}-seed{self.seed}"
 
     @property
     def keep(self) -> str | None:

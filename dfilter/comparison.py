@@ -21,6 +21,7 @@ from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
 from dfilter.identity import SHORT, component_identity, content, difference, digest
 from dfilter.leaderboard.cells import Cell
+from dfilter.plaintext import safe_name
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import Budget
@@ -248,8 +249,8 @@ def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation
             settings = plain(registry.create("evaluators", kind, settings))
         except SettingsError as error:
             findings += [f"--eval {spec}: {finding}" for finding in error.findings]
-        name = kind.rpartition(":")[2].lower()
-        number = sum(e.kind == kind for e in made) + 1
+        name = _file_name(kind)
+        number = sum(_file_name(e.kind) == name for e in made) + 1
         made.append(Evaluation(name if number == 1 else f"{name}{number}", kind, settings))
     if findings:
         raise SettingsError(*findings)
@@ -264,6 +265,11 @@ def _judges(plan: Comparison) -> list[dict[str, str]]:
     names = plan.judge_names or [""] * len(plan.judges)
     told = {"base_url": plan.base_url} if plan.base_url else {}
     return [{"model": model, "name": name} | told for model, name in zip(plan.judges, names, strict=True)]
+
+
+def _file_name(kind: str) -> str:
+    """Return what an evaluation's results/NAME.json is called, but for the number of a second one."""
+    return safe_name(kind.rpartition(":")[2].lower())
 
 
 def _kind(spec: str) -> tuple[str, str]:

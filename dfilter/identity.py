@@ -32,6 +32,7 @@ from dfilter import chat, registry
 from dfilter.digests import file_sha256, json_digest, path_sha256
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, resolve
+from dfilter.plaintext import safe_name
 from dfilter.types import Json
 
 SHORT = 16  # hex digits of a digest that stand in an identity
@@ -236,4 +237,4 @@ def kind_of(component: Any, group: str) -> tuple[str, Json]:
 def place_name(component: Any, spec: Mapping[str, Any], group: str) -> str:
     """Return the folder name of a signal or fit: its kind, and the hash of kind, version and spec."""
     kind, version = kind_of(component, group)
-    return f"{kind.partition('@')[0]}-{digest({'kind': kind, 'version': version, 'spec': spec})}"
+    return f"{safe_name(kind.partition('@')[0])}-{digest({'kind': kind, 'version': version, 'spec': spec})}"

@@ -12,6 +12,7 @@ done                a seal over all of these; written last
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from dfilter.data.targets import absolute, load_target, subtask_column
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, digest
+from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.record import RESULTS, manifest, write, write_text
@@ -238,7 +240,7 @@ def prepared(request: Request, progress: Progress) -> Prepared:
     strategy = run_folder.strategy_identity(chosen, keep)
     entry |= _contents(strategy, recorded)
     identity = run_folder.run_identity(strategy, data, entry, transforms)
-    name = f"{stem(place)}-{chosen.name}-{digest(identity, 4)}"
+    name = f"{stem(place)}-{safe_name(chosen.name)}-{digest(identity, 4)}"
     return Prepared(
         chosen,
         data,
@@ -344,5 +346,5 @@ def sample_pool(progress: Progress) -> Path:
 
 def stem(place: str) -> str:
     """Return a data file's name as part of a folder's name."""
-    name = Path(place.rstrip("/")).name
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name.split(".")[0])[:40] or "data"
+    name = re.sub(r"[*?\[\]]", "", Path(place.rstrip("/")).name)  # of a pattern, what it has of a name
+    return safe_name(name.split(".")[0].strip("-_") or "data", 40)
