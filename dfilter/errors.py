@@ -8,6 +8,8 @@
     ├── ModelError               2   weights cannot be found, or are not the published ones
     ├── FolderError              2   a run folder is finished, foreign, or of other settings
     ├── StoreError               2   the store of signals and fits cannot be read or written
+    │   ├── DamagedError         2   a stored file is not what was written
+    │   └── OtherFormatError     2   a stored file is of another version, or none of ours
     ├── ServerError              1   a language-model server refused, or never answered
     ├── CheckError               1   a check, a gate or a limit said no
     └── Interrupted            130   stopped by the user; what was done is kept
@@ -66,6 +68,14 @@ class FolderError(DFilterError):
 
 class StoreError(DFilterError):
     """The store of signals and fits cannot be read or written."""
+
+
+class DamagedError(StoreError):
+    """A stored file is not what was written."""
+
+
+class OtherFormatError(StoreError):
+    """A stored file is of another version of its format, or none of ours."""
 
 
 class ServerError(DFilterError):
