@@ -33,7 +33,7 @@ from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.data.write import replacing
 from dfilter.errors import InputError, UnknownNameError
-from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.disk import claim, disk_errors, sweep, write_json
 from dfilter.store.disk import settle as put_in_place
 from dfilter.types import Bar, Progress
 
@@ -188,7 +188,7 @@ class _Reading:
 
     def into(self, place: Path) -> None:
         """Make the folder of the dataset."""
-        _sweep(place)
+        sweep(place.parent, place.name)
         scratch = place.with_name(f".{place.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
@@ -272,20 +272,6 @@ class _Reading:
         if self.how == "stop":
             raise InputError(rejection.sentence())
         out.write(as_line(rejection.record()))
-
-
-def _sweep(place: Path) -> None:
-    """Remove what killed processes left of this dataset."""
-    for left in place.parent.glob(f".{place.name}.*"):
-        pid = left.name.rpartition(".")[2]
-        if not pid.isdigit() or int(pid) == os.getpid():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:
-            continue  # alive, and somebody else's
 
 
 class _Quiet:
