@@ -27,6 +27,7 @@ from dfilter.errors import InputError, SettingsError, StoreError
 from dfilter.filters.less import LESS, members
 from dfilter.models import load_causal
 from dfilter.pool import Pool, Store
+from dfilter.store.arrays import read_arrays
 from dfilter.types import KEY_BYTES, Example, Message
 
 RATES = (3e-4, 1e-4)
@@ -368,8 +369,8 @@ def test_a_quote_says_what_will_be_left(checkpoints: tuple[str, ...], tmp_path: 
     less = made(checkpoints, mode=mode, target_by="task", width=64)
     (quote,) = less.quote(pool)
     less.score(pool)
-    stored = [p for p in (tmp_path / "signals").rglob("*.npy") if np.load(p, mmap_mode="r").shape[0] == 10]
-    left = sum(np.load(p, mmap_mode="r").nbytes for p in stored)
+    stored = [read_arrays(p) for p in (tmp_path / "signals").rglob("*.shard")]
+    left = sum(s["keys"].nbytes + s["values"].nbytes for s in stored if len(s["keys"]) == 10)
     assert quote.kept_bytes == left  # type: ignore[attr-defined]
     assert quote.adapter == count_parameters(Path(checkpoints[0]))  # type: ignore[attr-defined]
     assert quote.seconds > 0  # type: ignore[attr-defined]
@@ -389,6 +390,7 @@ from pathlib import Path
 from dfilter.data.dataset import Dataset
 from dfilter.filters.less import LESS
 from dfilter.pool import Pool, Store
+from dfilter.store.arrays import read_arrays
 from dfilter.types import Example, Message
 rows, target, folders = json.loads(Path(sys.argv[1]).read_text())
 def examples(pairs):
