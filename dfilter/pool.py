@@ -15,9 +15,10 @@ from dfilter.errors import StoreError
 from dfilter.identity import place_name
 from dfilter.progress import Silent
 from dfilter.store import home
-from dfilter.store.disk import disk_errors, write_json
+from dfilter.store.disk import disk_errors, keep_json
 from dfilter.store.executors import Executor, Local
 from dfilter.store.fits import fitted
+from dfilter.store.notices import once
 from dfilter.store.shards import Shards, plan
 from dfilter.types import Fit, Progress, Scores, Signal
 
@@ -88,12 +89,23 @@ class Pool:
 
     def _complete(self, signal: Signal, spec: Any, shards: Shards) -> int:
         missing = shards.missing(self.rows.keys).nonzero()[0]
-        if not len(missing):
-            return 0
+        if shards.damaged:
+            self.progress.say(
+                f"Removed {len(shards.damaged)} damaged files of {shards.folder.name}; "
+                "what is needed of them is computed again."
+            )
         with disk_errors(shards.folder):
-            shards.folder.mkdir(parents=True, exist_ok=True)
-            if not (shards.folder / "spec.json").exists():
-                write_json(shards.folder / "spec.json", {"class": type(signal).__name__, "spec": spec})
+            keep_json(shards.folder / "spec.json", {"class": type(signal).__name__, "spec": spec})
+            if not len(missing):
+                return 0
+            shards.sweep()
+        if shards.older():
+            once(
+                self.progress,
+                f"Signals of an earlier version in {shards.folder.parent} are not used. "
+                f"`dfilter cache remove {shards.folder.name}` removes one, with what is computed for it now.",
+                shards.folder.parent,
+            )
         cuts = plan(
             self.rows.keys[missing], self.rows.lengths[missing], getattr(signal, "shard_rows", SHARD_ROWS)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,8 @@ import numpy as np
 from dfilter.embed.checkpoints import Checkpoint
 from dfilter.embed.gradients import stream
 from dfilter.embed.sinks import Means, Norms
-from dfilter.errors import InputError, StoreError
+from dfilter.errors import DamagedError, InputError, OtherFormatError, StoreError
+from dfilter.store.arrays import read_arrays, write_arrays
 from dfilter.store.disk import write_json
 from dfilter.types import Example, Json, Message
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dfilter.embed.adapters import Adapted
     from dfilter.pool import Pool
 
-TENSORS, ABOUT, ROWS = "directions.safetensors", "directions.json", "rows.json"
+# The tensors are large and can be made again from the rest: no part of the sealed fit, but a file that is
+# verified by itself.
+TENSORS, ABOUT, ROWS = ".directions.arrays", "directions.json", "rows.json"
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,6 @@ def _write(
     Two passes: the first finds every row's length, the second adds up the scaled gradients, so that
     no row's gradient is ever held whole.
     """
-    from safetensors.torch import save_file
-
     adapted = checkpoint.load()
     encoded, usable = checkpoint.encode(rows)
     norms = Norms(len(encoded), adapted.placement.device)
@@ -109,11 +109,14 @@ def _write(
     _refuse_empty(names, sizes)
     means = Means(adapted, groups, 1 / (norms.values[good] * sizes[groups]), len(names))
     stream(adapted, [encoded[at] for at in np.flatnonzero(good).tolist()], means)
-    tensors = {part.name: held.cpu() for part, held in zip(adapted.parts, means.sums, strict=True)}
-    part = folder / f".{TENSORS}.{os.getpid()}"
-    save_file(tensors, part)
-    part.replace(folder / TENSORS)
+    tensors = {part.name: held.cpu().numpy() for part, held in zip(adapted.parts, means.sums, strict=True)}
+    write_arrays(folder / TENSORS, tensors, _of(folder))
     return sizes
+
+
+def _of(folder: Path) -> dict[str, str]:
+    """Return what the tensors' file says that it belongs to."""
+    return {"fit": folder.parent.name}
 
 
 def forget(folder: Path) -> None:
@@ -177,14 +180,17 @@ def read_directions(folder: str, adapted: Adapted, checkpoint: Checkpoint) -> tu
             f"The target's gradients in {folder} come from another model, adapter or setting than "
             f"{checkpoint.folder}; their products with its gradients would mean nothing."
         )
-    if not (Path(folder) / TENSORS).is_file():
+    wanted = folder, tuple(part.name for part in adapted.parts), adapted.placement.device
+    try:
+        return _read(*wanted)
+    except (FileNotFoundError, DamagedError, OtherFormatError):
         _remake(Path(folder), checkpoint)
-    return _read(folder, tuple(part.name for part in adapted.parts), adapted.placement.device)
+        return _read(*wanted)
 
 
 @lru_cache(maxsize=1)
 def _read(folder: str, names: tuple[str, ...], device: str) -> tuple[torch.Tensor, ...]:
-    from safetensors.torch import load_file
+    import torch
 
-    tensors = load_file(Path(folder) / TENSORS, device=device)
-    return tuple(tensors[name] for name in names)
+    held = read_arrays(Path(folder) / TENSORS, _of(Path(folder)))
+    return tuple(torch.from_numpy(held[name].copy()).to(device) for name in names)

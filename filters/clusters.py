@@ -12,6 +12,7 @@ import numpy as np
 from dfilter.embed.sentences import Embedding
 from dfilter.filters.order import content_order
 from dfilter.identity import spec_of
+from dfilter.store.arrays import write_arrays
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 
+CLUSTERS = "clusters.arrays"
+
+
 @dataclass(frozen=True)
 class Clusters:
     """Clusters of the rows' embeddings, a fit; its arrays are in the order of ``content_order``.
 
-    Files: ``labels.npy`` (n,) int64; ``nearest.npy`` (c,) int64, the row of each cluster that is
-    nearest the mean of its rows (for cosine: of its rows scaled to length 1), the first among equals.
+    File: ``clusters.arrays`` with ``labels`` (n,) int64 and ``nearest`` (c,) int64, the row of each
+    cluster that is nearest the mean of its rows (for cosine: of its rows scaled to length 1), the first
+    among equals.
 
     Attributes:
         embedding: the vectors.
@@ -54,8 +59,8 @@ class Clusters:
         labels = self._labels(X, pool)
         groups, labels = np.unique(labels, return_inverse=True)
         nearest = [_central(X, np.flatnonzero(labels == group), self.metric) for group in range(len(groups))]
-        np.save(folder / "labels.npy", labels.astype(np.int64))
-        np.save(folder / "nearest.npy", np.array(nearest, np.int64))
+        found = {"labels": labels.astype(np.int64), "nearest": np.array(nearest, np.int64)}
+        write_arrays(folder / CLUSTERS, found, {})
 
     def _labels(self, X: NDArray[np.float32], pool: Pool) -> NDArray[np.int64]:  # noqa: N803 - a matrix
         count = min(self.clusters, len(X))

@@ -14,8 +14,9 @@ import numpy as np
 
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
-from dfilter.filters.clusters import Clusters
+from dfilter.filters.clusters import CLUSTERS, Clusters
 from dfilter.filters.order import content_order, content_places
+from dfilter.store.arrays import read_arrays
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Duplicates:
         count = self.clusters or (1 if len(content) <= EVERYWHERE else len(content) // ROWS_A_CLUSTER)
         if count > 1:
             fit = Clusters(self.embedding, "kmeans", count, "cosine", pool.seed)
-            labels[content] = np.load(pool.fit(fit) / "labels.npy")
+            labels[content] = read_arrays(pool.fit(fit) / CLUSTERS)["labels"]
         X = pool.signal(self.embedding)  # noqa: N806 - a matrix
         best_first = np.ascontiguousarray(X[stays])
         with pool.progress.stage("near duplicates", total=len(stays)) as bar:

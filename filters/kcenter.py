@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.embed.sentences import Embedding
-from dfilter.errors import SettingsError
+from dfilter.errors import DamagedError, OtherFormatError, SettingsError
+from dfilter.filters.clusters import CLUSTERS as FOUND
 from dfilter.filters.clusters import Clusters, vectors
 from dfilter.filters.order import content_order
 from dfilter.identity import spec_of
+from dfilter.store.arrays import read_arrays, write_arrays
 from dfilter.types import Json, Scores
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from dfilter.types import Bar
 
 CLUSTERS = 20
-TRAVERSAL = 2  # version of the traversal; 1 lost given centres when it was resumed among them
+VERSION = 2  # of the traversal; 1 lost given centres when it was resumed among them
+TRAVERSAL, STATE = "traversal.arrays", ".state.arrays"  # the state is no part of the finished fit
 SAVE_SECONDS = (
     20.0  # a state is as large as the rows' bounds; saving each round would cost more than it saves
 )
@@ -49,8 +52,8 @@ SAVE_SECONDS = (
 class Traversal:
     """A farthest-first traversal of the embeddings, a fit of at least ``pool.wanted`` picks.
 
-    Files: ``picks.npy`` (k,) int64, positions in ``content_order``; ``radius.npy`` (k,) float64, each
-    pick's distance to the nearest earlier one, infinite for the first.
+    File: ``traversal.arrays`` with ``picks`` (k,) int64, positions in ``content_order``, and ``radius``
+    (k,) float64, each pick's distance to the nearest earlier one, infinite for the first.
 
     Attributes:
         embedding: the vectors.
@@ -64,7 +67,7 @@ class Traversal:
     clusters: Clusters | None
 
     kind: ClassVar[str] = "traversal"
-    version: ClassVar[int] = TRAVERSAL
+    version: ClassVar[int] = VERSION
 
     def spec(self) -> Mapping[str, Json]:
         """All settings but the length."""
@@ -75,10 +78,10 @@ class Traversal:
         from dfilter.cluster.kcenter import kcenter
 
         X = vectors(pool, self.embedding)  # noqa: N806 - a matrix
-        init = np.load(pool.fit(self.clusters) / "nearest.npy") if self.clusters else None
-        resume = _saved(folder / "state.npz")
+        init = read_arrays(pool.fit(self.clusters) / FOUND)["nearest"].copy() if self.clusters else None
+        resume = _saved(folder / STATE, self._state(folder), pool)
         if resume is None and longer is not None:
-            resume = {"indices": np.load(longer / "picks.npy")}
+            resume = {"indices": read_arrays(longer / TRAVERSAL)["picks"].copy()}
         with pool.progress.stage("k-center", total=length(pool), unit="picks") as bar:
             found = kcenter(
                 X,
@@ -87,14 +90,16 @@ class Traversal:
                 start="central" if init is None else 0,
                 metric=self.metric,
                 progress=_reported(bar),
-                on_state=_saver(folder / "state.npz"),
+                on_state=_saver(folder / STATE, self._state(folder)),
                 state_every=1,
                 resume=resume,
             )
-        np.save(folder / "picks.npy", found.indices)
-        np.save(folder / "radius.npy", found.radius)
-        for left in folder.glob("state*.npz"):
-            left.unlink()
+        write_arrays(folder / TRAVERSAL, {"picks": found.indices, "radius": found.radius}, {})
+        (folder / STATE).unlink(missing_ok=True)
+
+    def _state(self, folder: Path) -> dict[str, str]:
+        """What a saved state is of."""
+        return {"fit": folder.parent.name, "of": folder.name}
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Coverage:
         """Measure both over all rows of the pool."""
         from dfilter.cluster.kcenter import coverage
 
-        picks = np.load(pool.fit(self.traversal, length=self.picks) / "picks.npy")[: self.picks]
+        picks = read_arrays(pool.fit(self.traversal, length=self.picks) / TRAVERSAL)["picks"][: self.picks]
         with pool.progress.stage("coverage"):
             X = vectors(pool, self.traversal.embedding)  # noqa: N806 - a matrix
             radius, mean = coverage(X, picks, self.traversal.metric)
@@ -146,7 +151,7 @@ class KCenter:
 
     paper: ClassVar[str] = "arXiv:2305.09246"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[int] = TRAVERSAL
+    version: ClassVar[int] = VERSION
 
     @property
     def deterministic(self) -> bool:
@@ -169,8 +174,8 @@ class KCenter:
         fit = self._traversal(pool)
         folder = pool.fit(fit, length=length(pool))
         wanted = length(pool)  # a longer traversal may be stored; what is said must not depend on that
-        picks = np.load(folder / "picks.npy")[:wanted]
-        radius = np.load(folder / "radius.npy")[:wanted]
+        found = read_arrays(folder / TRAVERSAL)
+        picks, radius = found["picks"][:wanted], found["radius"][:wanted]
         order = content_order(pool.rows)
         values = np.full(len(order), np.nan)
         values[order[picks]] = -np.arange(len(picks), dtype=np.float64)
@@ -196,7 +201,7 @@ class KCenter:
         if fit.clusters is None:
             return None
         groups = np.empty(len(order), np.int64)
-        groups[order] = np.load(pool.fit(fit.clusters) / "labels.npy")
+        groups[order] = read_arrays(pool.fit(fit.clusters) / FOUND)["labels"]
         return groups
 
 
@@ -216,7 +221,7 @@ def _reported(bar: Bar) -> Callable[[Status], None]:
     return report
 
 
-def _saver(path: Path) -> Callable[[Mapping[str, NDArray[Any]]], None]:
+def _saver(path: Path, about: Mapping[str, str]) -> Callable[[Mapping[str, NDArray[Any]]], None]:
     """Save a state every ``SAVE_SECONDS``, whole or not at all."""
     last = time.monotonic()
 
@@ -224,16 +229,18 @@ def _saver(path: Path) -> Callable[[Mapping[str, NDArray[Any]]], None]:
         nonlocal last
         if time.monotonic() - last < SAVE_SECONDS:
             return
-        part = path.with_suffix(".part.npz")
-        np.savez(part, allow_pickle=False, **state)
-        part.replace(path)
+        write_arrays(path, state, about)
         last = time.monotonic()
 
     return save
 
 
-def _saved(path: Path) -> dict[str, NDArray[Any]] | None:
-    if not path.is_file():
+def _saved(path: Path, about: Mapping[str, str], pool: Pool) -> Mapping[str, NDArray[Any]] | None:
+    """Return the state that a killed run left; none when there is none that is whole."""
+    try:
+        return {name: array.copy() for name, array in read_arrays(path, about).arrays.items()}
+    except FileNotFoundError:
         return None
-    with np.load(path, allow_pickle=False) as state:
-        return dict(state)
+    except (DamagedError, OtherFormatError):
+        pool.progress.say(f"The saved state of {path.parent.parent.name} is damaged; it starts anew.")
+        return None

@@ -252,8 +252,8 @@ def store_with(home: Path) -> None:
     """A signal of 3 kB that is 40 days old, one of 1 kB that is new, and answers that were paid for."""
     old, new = home / "signals" / "embedding-aa", home / "signals" / "tokens-bb"
     for folder, size in ((old, 3000), (new, 1000)):
-        (folder / "shard").mkdir(parents=True)
-        (folder / "shard" / "values.npy").write_bytes(bytes(size))
+        folder.mkdir(parents=True)
+        (folder / "0f.shard").write_bytes(bytes(size))
         (folder / "spec.json").write_text('{"class": "X", "spec": {"model": "minilm"}}')
     (home / "ledger.sqlite").write_bytes(bytes(500))
     long_ago = time.time() - 40 * 86400

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dfilter import sample
-from dfilter.compare import compare, run_folder, select_all
+from dfilter.compare import compare, selection_folder, select_all
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError
@@ -113,7 +113,7 @@ def test_a_budget_selects_the_same_rows_alone_and_behind_a_smaller_one(plan, tmp
         own.out.mkdir()
         setting = prepare(own, Silent())
         place = next(place for place in select_all(setting, Silent()) if place.budget == "40")
-        kept.append((run_folder(setting, place) / "decisions.parquet").read_bytes())
+        kept.append((selection_folder(setting, place) / "decisions.parquet").read_bytes())
     assert kept == [kept[0]] * 3
 
 

@@ -512,7 +512,7 @@ def test_killed_thirty_times_while_rows_are_embedded(tmp_path: Path, monkeypatch
             process.kill()
             process.wait()
             kills += 1
-        stored = {str(f): f.stat().st_mtime_ns for f in (home / "signals").glob("*/*/values.npy")}
+        stored = {str(f): f.stat().st_mtime_ns for f in (home / "signals").glob("*/*.shard")}
         assert all(stored[name] == moment for name, moment in shards.items())  # written once, never again
         shards = stored
         if process.returncode == 0:

@@ -5,11 +5,12 @@
       KEY/rows.arrow              (key, chars, row) in record batches
       KEY/ids.arrow               the settled ids
       KEY/rejected.jsonl          rows that could not be used
-      KEY/source.json             counts, shape, sizes; written last
+      KEY/source.json             counts and shape
+      KEY/seal.json               checksums of these files; written last
 
 KEY is the hash of the files' contents, the container, the format and the mapping, and of the layout's
 version. The folder appears under its name when it is whole, so a killed process leaves nothing that
-could be taken for a dataset.
+could be taken for a dataset. It is verified before anything of it is mapped; a damaged one is read again.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, se
 from dfilter.data.rejects import Rejection, Rejections, as_line
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
-from dfilter.data.write import replacing
 from dfilter.errors import InputError, UnknownNameError
-from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.disk import claim, disk_errors, sweep, write_json
 from dfilter.store.disk import settle as put_in_place
+from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.types import Bar, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 1
+LAYOUT = 2
 # A file that changed within this time before it was hashed may change again within the same tick of
 # its clock, and its state would not show it.
 SETTLED_NS = 2_000_000_000
@@ -93,6 +94,9 @@ def open_dataset(
             found = _opened(place, str(source), how)  # another process may have made it meanwhile
             if found is not None:
                 return found
+            if progress is not None and place.exists():
+                found_flaw = flaw(place, key)
+                progress.say(f"The stored copy of {source} is damaged ({found_flaw}); it is read again.")
             made = _Reading(files, digest, format, mapping, how, progress)
             made.into(place)
         found = _opened(place, str(source), how)
@@ -125,11 +129,9 @@ def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
     """Return a file's BLAKE2b; remembered as long as the file's state shows no change."""
     known = cache / "hashes" / f"{hashlib.blake2b(os.fsencode(file.path.absolute())).hexdigest()[:32]}.json"
     state = _state(file.path)
-    try:
-        entry = json.loads(known.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        entry = {}
-    if entry.get("state") == state and entry.get("taken", 0) - max(state[1], state[2]) > SETTLED_NS:
+    entry = read_checked(known) or {}
+    same = (entry.get("path"), entry.get("state")) == (str(file.path.absolute()), state)
+    if same and entry["taken"] - max(state[1], state[2]) > SETTLED_NS:
         return str(entry["hash"])
     taken = time.time_ns()
     digest = hashlib.blake2b(digest_size=32)
@@ -139,8 +141,7 @@ def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
             bar.advance(len(block))
     known.parent.mkdir(parents=True, exist_ok=True)
     entry = {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
-    with replacing(known) as part:  # not flushed: a lost entry only costs another hash
-        part.write_text(json.dumps(entry), encoding="utf-8")
+    write_checked(known, entry)
     return digest.hexdigest()
 
 
@@ -153,15 +154,14 @@ def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
     """Return the dataset that a folder holds, or none when it is absent or damaged."""
     import pyarrow as pa
 
+    if flaw(place, place.name):
+        return None
     try:
         about = json.loads((place / "source.json").read_text(encoding="utf-8"))
-        for name, size in about["sizes"].items():
-            if (place / name).stat().st_size != size:
-                return None
         rows = pa.ipc.open_file(pa.memory_map(str(place / "rows.arrow")))
         ids = pa.ipc.open_file(pa.memory_map(str(place / "ids.arrow"))).read_all().column("id")
         batches = [rows.get_batch(i) for i in range(rows.num_record_batches)]
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid):
+    except (OSError, ValueError):  # it vanished between the two looks
         return None
     shape = Shape(about["shape"]["name"], about["shape"]["columns"], frozenset(about["shape"]["mapped"]))
     counted = Source(**(about["source"] | {"path": source}))
@@ -188,7 +188,7 @@ class _Reading:
 
     def into(self, place: Path) -> None:
         """Make the folder of the dataset."""
-        _sweep(place)
+        sweep(place.parent, place.name)
         scratch = place.with_name(f".{place.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
@@ -196,8 +196,8 @@ class _Reading:
             about = self._fill(scratch)
             if [_state(file.path) for file in self.files] != before:
                 raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
-            about["sizes"] = {file.name: file.stat().st_size for file in scratch.iterdir()}
             write_json(scratch / "source.json", about)
+            seal(scratch, place.name)
             if place.exists():  # damaged, or it would have been opened
                 shutil.rmtree(place)
             put_in_place(scratch, place)
@@ -272,20 +272,6 @@ class _Reading:
         if self.how == "stop":
             raise InputError(rejection.sentence())
         out.write(as_line(rejection.record()))
-
-
-def _sweep(place: Path) -> None:
-    """Remove what killed processes left of this dataset."""
-    for left in place.parent.glob(f".{place.name}.*"):
-        pid = left.name.rpartition(".")[2]
-        if not pid.isdigit() or int(pid) == os.getpid():
-            continue
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except PermissionError:
-            continue  # alive, and somebody else's
 
 
 class _Quiet:

@@ -2,8 +2,8 @@
 
     DFILTER_HOME/
       data/       source files as memory-mapped Arrow (dfilter.data)
-      signals/    NAME-HASH/spec.json and one folder a shard
-      fits/       NAME-HASH/LENGTH/, complete when it exists
+      signals/    NAME-HASH/spec.json and one file a shard
+      fits/       NAME-HASH/length-N/, complete when it exists
       models/     weights converted once (dfilter.models)
       answers/    what evaluated models generated (dfilter.eval)
       sample/     the sample pool that stands in where no data is given

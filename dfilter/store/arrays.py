@@ -25,6 +25,7 @@ from numpy.lib.format import descr_to_dtype, dtype_to_descr
 from numpy.typing import NDArray
 
 from dfilter.errors import DamagedError, OtherFormatError, StoreError
+from dfilter.store.disk import beside, sync
 
 MAGIC = b"\x89ARRAYS\n"
 VERSION = 1
@@ -80,12 +81,9 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[
     header += b" " * (-(PREFIX.size + len(header)) % ALIGNED)
     fields = VERSION, len(header), zlib.crc32(header)
     prefix = PREFIX.pack(MAGIC, *fields, _prefix_checksum(*fields))
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with beside(path) as part:
         _write(part, [prefix, header, *parts])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def read_arrays(path: Path, about: Mapping[str, Any] | None = None) -> Arrays:

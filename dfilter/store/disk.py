@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,8 @@ def settle(scratch: Path, final: Path) -> bool:
     Returns:
         False when ``final`` was there already (another process was faster); ``scratch`` then stays.
     """
-    for file in scratch.iterdir():
-        if file.is_file():
-            sync(file)
+    for file in scratch.rglob("*"):
+        sync(file)
     sync(scratch)
     try:
         scratch.rename(final)
@@ -63,10 +63,55 @@ def settle(scratch: Path, final: Path) -> bool:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write ``value`` so that ``path`` is never seen half written."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with beside(path) as part:
+        part.write_text(text, encoding="utf-8")
+        sync(part)
+
+
+def keep_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` unless the file holds it; a damaged file is written anew."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        whole = path.read_bytes() == text.encode()
+    except FileNotFoundError:
+        whole = False
+    if not whole:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, value)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a name to write under; it takes the path's place when the block ends well."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    sync(part)
-    part.replace(path)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what processes that are gone left when they wrote ``folder / name``: ``.NAME.PID``."""
+    for left in folder.glob(f".{name}.*"):
+        pid = left.name.rpartition(".")[2]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 @contextlib.contextmanager

@@ -1,20 +1,24 @@
-"""Fits: folders that are named by rows and settings, and complete when they exist."""
+"""Fits: folders that are named by rows and settings, sealed, and complete when they exist."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfilter.identity import place_name
-from dfilter.store.disk import claim, disk_errors, settle, write_json
+from dfilter.store.disk import claim, disk_errors, keep_json, settle, sweep
+from dfilter.store.notices import once
+from dfilter.store.seal import flaw, seal
 from dfilter.types import Fit
 
 if TYPE_CHECKING:
     from dfilter.pool import Pool
+
+PREFIX = "length-"
 
 
 def rows_hash(pool: Pool) -> str:
@@ -25,47 +29,77 @@ def rows_hash(pool: Pool) -> str:
 
 
 def fitted(root: Path, fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
-    """Return a finished fit of at least ``length`` and whether it had to be computed.
+    """Return a finished fit of at least ``length``, verified, and whether it had to be computed.
 
     A fit without a natural length has length 0. A longer fit serves a shorter wish, because a prefix
     of it is the answer; a shorter one is handed to ``compute`` to continue from. A scratch folder
-    that a killed run left is handed to ``compute`` as it is.
+    that a killed run left is handed to ``compute`` as it is. A damaged fit is removed and computed again.
     """
     spec = {**fit.spec(), "rows": rows_hash(pool)}
     place = root / place_name(fit, spec, "fits")
-    found = _long_enough(place, length)
-    if found is not None:
-        return found, False
-    with disk_errors(place), claim(place / ".claim", wait=False) as mine:
-        if mine:
-            return _compute(place, spec, fit, pool, length)
-    pool.progress.say(f"Another process is computing {place.name}; waiting for it.")
-    with disk_errors(place), claim(place / ".claim", wait=True):
+    with disk_errors(place):
+        keep_json(place / "spec.json", {"class": type(fit).__name__, "spec": spec})
         found = _long_enough(place, length)
-        return (found, False) if found is not None else _compute(place, spec, fit, pool, length)
+        if found is not None:
+            return found, False
+        with claim(place / ".claim", wait=False) as mine:
+            if mine:
+                return _compute(place, fit, pool, length)
+        pool.progress.say(f"Another process is computing {place.name}; waiting for it.")
+        with claim(place / ".claim", wait=True):
+            return _compute(place, fit, pool, length)
 
 
-def _compute(place: Path, spec: Mapping[str, object], fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
+def _compute(place: Path, fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
+    _clear(place, pool)
     found = _long_enough(place, length)  # it may have been finished between the look and the claim
     if found is not None:
         return found, False
-    if not (place / "spec.json").exists():
-        write_json(place / "spec.json", {"class": type(fit).__name__, "spec": spec})
     scratch = place / f".part-{length}"
     scratch.mkdir(parents=True, exist_ok=True)
     shorter = [n for n in _lengths(place) if n < length]
-    fit.compute(pool, scratch, place / str(max(shorter)) if shorter else None)
-    final = place / str(length)
+    fit.compute(pool, scratch, _folder(place, max(shorter)) if shorter else None)
+    final = _folder(place, length)
+    seal(scratch, _name(final))
     settle(scratch, final)
+    for left in place.glob(".part-*"):  # the claim is ours, so nobody is at work on them
+        if int(left.name.removeprefix(".part-")) <= length:
+            shutil.rmtree(left)
     return final, True
 
 
+def _clear(place: Path, pool: Pool) -> None:
+    """Remove damaged fits and scratch files; the caller holds the claim."""
+    sweep(place, "spec.json")
+    for length in _lengths(place):
+        folder = _folder(place, length)
+        found = flaw(folder, _name(folder))
+        if found:
+            pool.progress.say(f"The stored fit {_name(folder)} is damaged ({found}); it is computed again.")
+            shutil.rmtree(folder)
+    if any(old.name.isdigit() for old in place.iterdir()):
+        once(
+            pool.progress,
+            f"Fits of an earlier version in {place.parent} are not used. `dfilter cache remove {place.name}` "
+            "removes one, with what is computed for it now.",
+            place.parent,
+        )
+
+
 def _long_enough(place: Path, length: int) -> Path | None:
-    enough = [n for n in _lengths(place) if n >= length]
-    return place / str(min(enough)) if enough else None
+    """Return the shortest whole fit of at least ``length``."""
+    enough = (_folder(place, n) for n in sorted(_lengths(place)) if n >= length)
+    return next((folder for folder in enough if not flaw(folder, _name(folder))), None)
+
+
+def _folder(place: Path, length: int) -> Path:
+    return place / f"{PREFIX}{length}"
+
+
+def _name(folder: Path) -> str:
+    """Return what a fit is sealed as."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _lengths(place: Path) -> list[int]:
-    if not place.is_dir():
-        return []
-    return [int(p.name) for p in place.iterdir() if p.name.isdigit() and p.is_dir()]
+    return [int(p.name.removeprefix(PREFIX)) for p in place.glob(f"{PREFIX}*") if p.is_dir()]

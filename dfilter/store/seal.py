@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dfilter.store.disk import sync
+from dfilter.store.disk import beside, sync
 
 FORMAT = 1
 BLOCK = 1 << 20
@@ -75,13 +74,9 @@ def _difference(folder: Path, path: str, size: int, checksum: int) -> str:
 def write_checked(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON with a checksum of its own, so that ``path`` is never seen half written."""
     text = json.dumps({**value, "checksum": _own(value)}, indent=1, ensure_ascii=False, allow_nan=False)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with beside(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
         sync(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:

@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dfilter.errors import StoreError
-from dfilter.store.disk import claim, disk_errors, settle
+from dfilter.errors import DamagedError, OtherFormatError, StoreError
+from dfilter.store.arrays import Arrays, read_arrays, write_arrays
+from dfilter.store.disk import claim, disk_errors, sweep
 from dfilter.types import KEY_BYTES
 
 Keys = NDArray[np.uint8]
 IN_MEMORY_BYTES = 2 * 1024**3
+ENDING = ".shard"
 
 
 @dataclass(frozen=True)
 class Shards:
-    """One signal's folder. A shard is a sub-folder with ``keys.npy`` (m, 16) and ``values.npy`` (m, ...)."""
+    """One signal's folder. A shard is a file of ``keys`` (m, 16) and ``values`` (m, ...).
+
+    A shard is verified when it is first opened, whole; a damaged one counts as not there and is removed.
+
+    Attributes:
+        folder: its name is written into every shard, so that no shard of another signal is taken.
+        damaged: the names of the shards that were found damaged.
+    """
 
     folder: Path
+    damaged: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+    _opened: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards, (self.folder,)
 
     def names(self) -> list[str]:
         """Return the names of all finished shards, sorted."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return sorted(p.stem for p in self.folder.glob(f"*{ENDING}") if not p.name.startswith("."))
 
     def has(self, name: str) -> bool:
         """Tell whether a shard is finished."""
-        return (self.folder / name).is_dir()
+        return self._file(name).is_file()
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
@@ -46,14 +59,26 @@ class Shards:
 
     def write(self, name: str, keys: Keys, values: NDArray[Any]) -> None:
         """Store a whole shard. The caller holds its claim."""
-        part = self.folder / f".part-{name}"
         with disk_errors(self.folder):
-            shutil.rmtree(part, ignore_errors=True)  # a killed process may have left one
-            part.mkdir(parents=True)
-            np.save(part / "keys.npy", keys, allow_pickle=False)
-            np.save(part / "values.npy", values, allow_pickle=False)
-            if not settle(part, self.folder / name):
-                shutil.rmtree(part)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_arrays(self._file(name), {"keys": keys, "values": values}, self._about(name))
+
+    def sweep(self) -> None:
+        """Remove what killed processes left: scratch files, and claims whose lock nobody holds."""
+        claims = self.folder / ".claims"
+        left = {claimed.name for claimed in claims.iterdir()} if claims.is_dir() else set()
+        left |= {scratch.name[1:].partition(ENDING)[0] for scratch in self.folder.glob(f".*{ENDING}.*")}
+        for name in sorted(left):
+            with self.claim(name, wait=False) as mine:
+                for scratch in self.folder.glob(f".{name}{ENDING}.*") if mine else ():
+                    scratch.unlink(missing_ok=True)
+        sweep(self.folder, "spec.json")
+        for scratch in self.folder.glob(".part-*"):  # an earlier version's
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def older(self) -> bool:
+        """Tell whether the folder holds shards of an earlier version, which were folders."""
+        return any((place / "keys.npy").exists() for place in self.folder.glob("[!.]*"))
 
     def missing(self, keys: Keys) -> NDArray[np.bool_]:
         """Return (n,) which rows have no stored value."""
@@ -62,21 +87,21 @@ class Shards:
 
     def read(self, keys: Keys) -> NDArray[Any]:
         """Return the values of rows that are all stored, (n, *shape), aligned with ``keys`` (n, 16)."""
-        stored, starts, names = self._index()
+        stored, starts, shards = self._index()
         at = _positions(keys, stored)
         if (at < 0).any():
             raise StoreError(
                 f"{int((at < 0).sum())} rows have no value in {self.folder}; run the command again."
             )
-        first = self._load(names[0], "values")
-        out = _room((len(keys), *first.shape[1:]), first.dtype)
+        first = shards[0]["values"]
+        out = self._room((len(keys), *first.shape[1:]), first.dtype)
         shard = np.searchsorted(starts, at, side="right") - 1
         by_shard = np.argsort(shard, kind="stable")
-        cuts = np.searchsorted(shard[by_shard], np.arange(len(names) + 1))
-        for number, name in enumerate(names):
+        cuts = np.searchsorted(shard[by_shard], np.arange(len(shards) + 1))
+        for number, held in enumerate(shards):
             rows = by_shard[cuts[number] : cuts[number + 1]]
             if len(rows):
-                values = self._load(name, "values")
+                values = held["values"]
                 if values.dtype != out.dtype or values.shape[1:] != out.shape[1:]:
                     raise StoreError(
                         f"{self.folder} holds values of {out.dtype} {out.shape[1:]} and of {values.dtype} "
@@ -85,32 +110,51 @@ class Shards:
                 out[rows] = values[at[rows] - starts[number]]
         return out
 
-    def _index(self) -> tuple[Keys, NDArray[np.int64], list[str]]:
-        names, keys = [], []
-        for name in self.names():
-            shard = self._whole(name)
-            if shard is None:  # counts as not there and is written anew under its name
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-                continue
-            names.append(name)
-            keys.append(shard)
+    def _index(self) -> tuple[Keys, NDArray[np.int64], list[Arrays]]:
+        """Return the stored keys, where each shard's begin, and the shards."""
+        shards = [shard for shard in map(self._open, self.names()) if shard is not None]
+        keys = [shard["keys"] for shard in shards]
         lengths = [len(k) for k in keys]
         starts = np.concatenate([[0], np.cumsum(lengths)])[:-1].astype(np.int64)
         stored = np.concatenate(keys) if keys else np.empty((0, KEY_BYTES), np.uint8)
-        return stored, starts, names
+        return stored, starts, shards
 
-    def _whole(self, name: str) -> Keys | None:
-        """Return a shard's keys, or none when the shard is damaged."""
+    def _open(self, name: str) -> Arrays | None:
+        """Return a shard, verified; none when it is not there or not whole."""
+        found = self._opened.get(name) or self._verified(name)
+        if found is not None:
+            self._opened[name] = found
+        elif self.has(name):
+            with disk_errors(self.folder), self.claim(name, wait=False) as mine:
+                # Whoever holds the claim may have written it anew since.
+                if mine and self._verified(name) is None and self.has(name):
+                    self.damaged.append(name)
+                    self._file(name).unlink()
+        return found
+
+    def _verified(self, name: str) -> Arrays | None:
         try:
-            keys = self._load(name, "keys")
-            values = self._load(name, "values")
-        except (FileNotFoundError, ValueError, EOFError):
+            return read_arrays(self._file(name), self._about(name))
+        except (FileNotFoundError, DamagedError, OtherFormatError):
             return None
-        return keys if len(keys) == len(values) and shard_name(keys) == name else None
 
-    def _load(self, name: str, part: str) -> NDArray[Any]:
-        loaded: NDArray[Any] = np.load(self.folder / name / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-        return loaded
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}{ENDING}"
+
+    def _about(self, name: str) -> dict[str, str]:
+        return {"signal": self.folder.name, "shard": name}
+
+    def _room(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an empty array, on the store's disk when it may be too large for memory.
+
+        The space is taken before it is mapped: a full disk is an error then, later it would be a signal.
+        """
+        size = int(np.prod(shape)) * dtype.itemsize
+        if size <= IN_MEMORY_BYTES:
+            return np.empty(shape, dtype)
+        with disk_errors(self.folder), tempfile.TemporaryFile(dir=self.folder, prefix=".room-") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=dtype, mode="r+", shape=shape)  # the mapping keeps the file
 
 
 def plan(keys: Keys, lengths: NDArray[np.int64], shard_rows: int) -> list[NDArray[np.int64]]:
@@ -157,11 +201,3 @@ def _arrow(keys: Keys, pa: Any) -> Any:
 
 def _as_void(keys: Keys) -> NDArray[Any]:
     return np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").ravel()
-
-
-def _room(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an empty array, on disk when it is too large to be assumed to fit in memory."""
-    if int(np.prod(shape)) * dtype.itemsize <= IN_MEMORY_BYTES:
-        return np.empty(shape, dtype)
-    with tempfile.TemporaryFile() as file:  # unlinked at once; the mapping keeps it alive
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from dfilter.data import containers, open_dataset
 from dfilter.errors import InputError, SettingsError
+from dfilter.progress import Silent
 
 SHAPES = {
     "alpaca": [
@@ -364,17 +365,85 @@ def _only_small(real):
     return blake2b
 
 
-@pytest.mark.parametrize("spoil", ["rows.arrow", "ids.arrow", "source.json", "rejected.jsonl"])
-def test_a_damaged_cache_is_made_again(spoil, tmp_path, cache):
+def flip(file):
+    """Flip a bit in the middle, where nothing but a checksum shows it."""
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+
+
+def files_of(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("spoil", ["rows.arrow", "ids.arrow", "source.json", "rejected.jsonl", "seal.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda file: file.write_bytes(b"spoilt"),
+        lambda file: file.write_bytes(bytes(file.stat().st_size)),
+        Path.unlink,
+    ],
+)
+def test_a_damaged_cache_is_made_again_with_a_line(damage, spoil, tmp_path, cache, monkeypatch):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(to_lines(SHAPES["alpaca"]) + b"oops\n")
     open_dataset(path, cache=cache)
     (folder,) = ingested(cache)
-    (cache / folder / spoil).write_bytes(b"spoilt")
-    rows = open_dataset(path, cache=cache)
+    before = files_of(cache / folder)
+    damage(cache / folder / spoil)
+    said = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", said.append)
+    rows = open_dataset(path, cache=cache, progress=progress)
     assert [row.fields for row in rows] == SHAPES["alpaca"]
     assert [r.line for r in rows.rejected] == [8]
     assert ingested(cache) == [folder]
+    assert files_of(cache / folder) == before
+    (line,) = said
+    assert line.startswith(f"The stored copy of {path} is damaged ({spoil} ")
+
+
+def test_stored_rows_that_changed_places_are_read_again(tmp_path, cache):
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path in paths:
+        path.write_bytes(to_lines([{"prompt": "Q", "answer": path.name}]))
+        open_dataset(path, cache=cache)
+    first, second = (cache / name for name in ingested(cache))
+    first.rename(tmp_path / "x")
+    second.rename(first)
+    (tmp_path / "x").rename(second)
+    assert [open_dataset(path, cache=cache)[0].response for path in paths] == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_remembered_hash_leads_to_no_other_file(tmp_path, cache, monkeypatch):
+    from dfilter.data import read
+
+    monkeypatch.setattr(read, "SETTLED_NS", -(10**18))
+    mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.jsonl"
+    for path in (mine, theirs):
+        path.write_bytes(to_lines([{"prompt": "Q", "answer": path.name}]))
+        open_dataset(path, cache=cache)
+    entries = {json.loads(file.read_text())["path"]: file for file in (cache / "hashes").iterdir()}
+    known, other = entries[str(mine)], entries[str(theirs)]
+    whole, another = known.read_text(), other.read_text()
+    digest = json.loads(whole)["hash"]
+    for wrong in (
+        another,
+        whole.replace(digest, json.loads(another)["hash"]),
+        another.replace("theirs.jsonl", "mine.jsonl"),
+        "[]",
+        "{}",
+        "null",
+        "",
+    ):
+        known.write_text(wrong)
+        assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
+        assert json.loads(known.read_text())["hash"] == digest
+    known.write_text(another)  # whole in itself, and of a file that looks the same
+    monkeypatch.setattr(read, "_state", lambda _: json.loads(another)["state"])
+    assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkeypatch):

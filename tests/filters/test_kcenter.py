@@ -14,10 +14,13 @@ from dfilter.data.dataset import Dataset
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
 from dfilter.filters import kcenter as module
+from dfilter.filters.clusters import CLUSTERS as FOUND
 from dfilter.filters.clusters import Clusters
-from dfilter.filters.kcenter import KCenter, Traversal
+from dfilter.filters.kcenter import STATE, TRAVERSAL, KCenter, Traversal
 from dfilter.filters.order import content_order
 from dfilter.pool import Pool, Store
+from dfilter.progress import Silent
+from dfilter.store.arrays import read_arrays, write_arrays
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def test_it_is_the_float64_reference_and_prefixes_hold(
     full = order_of(made, Pool(rows, seed=seed % 3, store=store))
     content = content_order(rows)
     fit = Clusters(Written(), "kmeans", clusters, "cosine", seed % 3)
-    given = np.load(Pool(rows, seed=seed % 3, store=store).fit(fit) / "nearest.npy").tolist()
+    given = read_arrays(Pool(rows, seed=seed % 3, store=store).fit(fit) / FOUND)["nearest"].tolist()
     k = len(np.unique(X, axis=0))  # equal rows come last, in an order that rounding decides in the reference
     expected = [int(content[i]) for i in reference(X[content], max(k, len(given)), given)]
     assert full[: len(expected)] == expected
@@ -195,11 +198,11 @@ class _Stops:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_a_stopped_traversal_continues_from_its_saved_state(monkeypatch, tmp_path) -> None:
+@pytest.fixture
+def calls(monkeypatch) -> list:
+    """What each traversal of few picks a round, which saves its state every time, resumes."""
     import dfilter.cluster.kcenter as walk
 
-    X = np.random.default_rng(1).normal(size=(400, 4)).astype(np.float32)
-    rows, fit = rows_of(X), Traversal(Written(), "cosine", None)
     traverse, calls = walk.kcenter, []
 
     def small_blocks(*args, **named):
@@ -208,9 +211,14 @@ def test_a_stopped_traversal_continues_from_its_saved_state(monkeypatch, tmp_pat
 
     monkeypatch.setattr(walk, "kcenter", small_blocks)
     monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
-    undisturbed = np.load(
-        Pool(rows, wanted=100, store=Store(tmp_path / "a")).fit(fit, length=100) / "picks.npy"
-    )
+    return calls
+
+
+def test_a_stopped_traversal_continues_from_its_saved_state(calls, tmp_path) -> None:
+    X = np.random.default_rng(1).normal(size=(400, 4)).astype(np.float32)
+    rows, fit = rows_of(X), Traversal(Written(), "cosine", None)
+    calm = Pool(rows, wanted=100, store=Store(tmp_path / "a")).fit(fit, length=100)
+    undisturbed = read_arrays(calm / TRAVERSAL)["picks"]
     store = Store(tmp_path / "b")
     Pool(rows, store=store).signal(Written())
     with pytest.raises(KeyboardInterrupt):
@@ -218,8 +226,33 @@ def test_a_stopped_traversal_continues_from_its_saved_state(monkeypatch, tmp_pat
     folder = Pool(rows, wanted=100, store=store).fit(fit, length=100)
     assert calls[-1] is not None
     assert len(calls[-1]["indices"]) > 0
-    assert (np.load(folder / "picks.npy") == undisturbed).all()
-    assert sorted(p.name for p in folder.iterdir()) == ["picks.npy", "radius.npy"]
+    assert (read_arrays(folder / TRAVERSAL)["picks"] == undisturbed).all()
+    assert sorted(p.name for p in folder.iterdir()) == ["seal.json", TRAVERSAL]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "another", "none of ours"])
+def test_a_damaged_state_is_ignored_with_a_line(calls, monkeypatch, tmp_path, damage) -> None:
+    X = np.random.default_rng(1).normal(size=(400, 4)).astype(np.float32)
+    rows, fit = rows_of(X), Traversal(Written(), "cosine", None)
+    calm = Pool(rows, wanted=100, store=Store(tmp_path / "a")).fit(fit, length=100)
+    store = Store(tmp_path / "b")
+    Pool(rows, store=store).signal(Written())
+    with pytest.raises(KeyboardInterrupt):
+        Pool(rows, wanted=100, store=store, progress=_Stops()).fit(fit, length=100)
+    (state,) = (tmp_path / "b" / "fits").rglob(STATE)
+    whole = state.read_bytes()
+    if damage == "another":
+        write_arrays(state, read_arrays(state).arrays, {"fit": "another"})
+    else:
+        flipped = whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:]
+        state.write_bytes({"flip": flipped, "cut": whole[:-1], "none of ours": b"PK" + whole}[damage])
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, line: said.append(line))
+    folder = Pool(rows, wanted=100, store=store).fit(fit, length=100)
+    assert calls[-1] is None
+    assert said == [f"The saved state of {folder.parent.name} is damaged; it starts anew."]
+    assert (folder / TRAVERSAL).read_bytes() == (calm / TRAVERSAL).read_bytes()
+    assert not (folder / STATE).exists()
 
 
 def test_one_row_and_more_clusters_than_rows() -> None:

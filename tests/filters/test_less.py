@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from dfilter.chat import render_many
 from dfilter.data.dataset import Dataset
 from dfilter.embed.checkpoints import Checkpoint
-from dfilter.embed.directions import Directions
+from dfilter.embed.directions import TENSORS, Directions, forget
+from dfilter.embed.directions import _read as read_tensors
 from dfilter.embed.influence import Affinity, GradientSketch
 from dfilter.embed.matching import mean_directions, unusable
 from dfilter.embed.warmup import drawn, learning_rates
@@ -27,6 +28,7 @@ from dfilter.errors import InputError, SettingsError, StoreError
 from dfilter.filters.less import LESS, members
 from dfilter.models import load_causal
 from dfilter.pool import Pool, Store
+from dfilter.store.arrays import read_arrays
 from dfilter.types import KEY_BYTES, Example, Message
 
 RATES = (3e-4, 1e-4)
@@ -256,10 +258,33 @@ def test_directions_do_not_outlive_the_scoring_and_come_back_when_the_pool_grows
     rows = sentences(14, 15)
     less = made(checkpoints, target_by="task")
     less.score(pool_of(rows[:9], ["a", "b", "b"], tmp_path / "1"))
-    assert not list((tmp_path / "1").rglob("directions.safetensors"))
+    assert not list((tmp_path / "1").rglob(TENSORS))
     grown = less.score(pool_of(rows, ["a", "b", "b"], tmp_path / "1")).values
     at_once = less.score(pool_of(rows, ["a", "b", "b"], tmp_path / "2")).values
     np.testing.assert_allclose(grown, at_once, atol=1e-6)
+
+
+def flip(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-99] + bytes([whole[-99] ^ 1]) + whole[-98:])
+
+
+@pytest.mark.parametrize("damage", [flip, lambda file: file.write_bytes(b""), Path.unlink])
+def test_damaged_directions_are_made_again(checkpoints: tuple[str, ...], tmp_path: Path, damage: Any) -> None:
+    pool = pool_of(sentences(3, 8), ["a"], tmp_path)
+    assert pool.target is not None
+    one = Checkpoint(checkpoints[0], dtype="float32", device="cpu")
+    fit = Directions(one, "", members(pool.target, ""))
+    directions = pool.target.fit(fit)
+    values = Affinity(one, str(directions)).compute(list(pool.rows))
+    whole = (directions / TENSORS).read_bytes()
+    damage(directions / TENSORS)
+    read_tensors.cache_clear()
+    assert (Affinity(one, str(directions)).compute(list(pool.rows)) == values).all()
+    assert (directions / TENSORS).read_bytes() == whole
+    forget(directions)
+    assert pool.target.fit(fit) == directions  # whole without them
+    assert not (directions / TENSORS).exists()
 
 
 def test_directions_of_another_checkpoint_do_not_mix(checkpoints: tuple[str, ...], tmp_path: Path) -> None:
@@ -368,8 +393,8 @@ def test_a_quote_says_what_will_be_left(checkpoints: tuple[str, ...], tmp_path: 
     less = made(checkpoints, mode=mode, target_by="task", width=64)
     (quote,) = less.quote(pool)
     less.score(pool)
-    stored = [p for p in (tmp_path / "signals").rglob("*.npy") if np.load(p, mmap_mode="r").shape[0] == 10]
-    left = sum(np.load(p, mmap_mode="r").nbytes for p in stored)
+    stored = [read_arrays(p) for p in (tmp_path / "signals").rglob("*.shard")]
+    left = sum(s["keys"].nbytes + s["values"].nbytes for s in stored if len(s["keys"]) == 10)
     assert quote.kept_bytes == left  # type: ignore[attr-defined]
     assert quote.adapter == count_parameters(Path(checkpoints[0]))  # type: ignore[attr-defined]
     assert quote.seconds > 0  # type: ignore[attr-defined]
@@ -389,6 +414,7 @@ from pathlib import Path
 from dfilter.data.dataset import Dataset
 from dfilter.filters.less import LESS
 from dfilter.pool import Pool, Store
+from dfilter.store.arrays import read_arrays
 from dfilter.types import Example, Message
 rows, target, folders = json.loads(Path(sys.argv[1]).read_text())
 def examples(pairs):

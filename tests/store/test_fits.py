@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,8 @@ import pytest
 
 from dfilter import Pool
 from dfilter.pool import Store, read_spec
+from dfilter.progress import Silent
+from dfilter.store import notices
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_a_longer_fit_serves_a_shorter_wish_and_a_shorter_one_is_continued(fit: 
     assert (squares(folder), computed) == ([0, 1, 4, 9, 16], [3, 4])
     shorter, computed = fit(4)
     assert (shorter, computed) == (folder, [])
-    assert fit(2)[0].name == "3"  # the shortest that is long enough
+    assert fit(2)[0].name == "length-3"  # the shortest that is long enough
 
 
 def test_rows_in_another_order_share_a_fit_and_other_rows_do_not(counting: ModuleType, fit: Any) -> None:
@@ -57,7 +61,7 @@ def test_rows_in_another_order_share_a_fit_and_other_rows_do_not(counting: Modul
 
 def test_a_fit_without_a_length_has_length_zero(fit: Any) -> None:
     folder, _ = fit(0)
-    assert folder.name == "0"
+    assert folder.name == "length-0"
     assert folder.is_dir()
 
 
@@ -80,6 +84,104 @@ def test_what_was_fitted_and_found_is_counted(counting: ModuleType, tmp_path: Pa
     for _ in range(2):
         Pool(counting.dataset(20), store=store).fit(counting.Squares(str(tmp_path / "log")), length=2)
     assert [(e["stored"], e["computed"]) for e in store.log] == [(0, 20), (20, 0)]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the store says."""
+    lines: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, line: lines.append(line))
+    monkeypatch.setattr(notices, "_said", set())
+    return lines
+
+
+def flip(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "why"),
+    [
+        ("1.npy", flip, "1.npy has another content"),
+        ("2.npy", lambda file: file.write_bytes(b""), "2.npy has another size"),
+        ("0.npy", Path.unlink, "0.npy is missing"),
+        ("0.npy", lambda file: file.with_name("1.npy").replace(file), "0.npy has another content"),
+        ("seal.json", flip, "seal.json is damaged"),
+        ("seal.json", Path.unlink, "seal.json is missing"),
+    ],
+)  # fmt: skip
+def test_a_damaged_fit_is_removed_with_one_line_and_computed_again(
+    fit: Any, digest: Any, said: list[str], name: str, damage: Any, why: str
+) -> None:
+    fit(3)
+    folder, _ = fit(5)
+    before = digest(folder.parent.parent)
+    damage(folder / name)
+    assert fit(4) == (folder.with_name("length-4"), [3])  # the shorter one is whole and continued
+    assert said == [f"The stored fit {folder.parent.name}/length-5 is damaged ({why}); it is computed again."]
+    assert fit(5) == (folder, [4])
+    shutil.rmtree(folder.with_name("length-4"))
+    assert digest(folder.parent.parent) == before
+    assert len(said) == 1
+
+
+def test_a_damaged_shorter_fit_is_not_continued(fit: Any, said: list[str]) -> None:
+    folder, _ = fit(3)
+    flip(folder / "2.npy")
+    folder, computed = fit(5)
+    assert (squares(folder), computed) == ([0, 1, 4, 9, 16], [0, 1, 2, 3, 4])
+    assert len(said) == 1
+
+
+def test_a_fit_that_changed_places_with_another_is_computed_again(
+    counting: ModuleType, fit: Any, digest: Any, said: list[str]
+) -> None:
+    mine, _ = fit(3)
+    theirs, _ = fit(3, counting.dataset(21))
+    before = digest(mine.parent.parent)
+    mine.rename(mine.with_name("x"))
+    theirs.rename(mine)
+    mine.with_name("x").rename(theirs)
+    fit(3)
+    fit(3, counting.dataset(21))
+    assert digest(mine.parent.parent) == before
+    assert [line.rpartition("(")[0] for line in said] == [
+        f"The stored fit {folder.parent.name}/length-3 is damaged " for folder in (mine, theirs)
+    ]
+
+
+def test_a_damaged_spec_is_written_anew(fit: Any, digest: Any) -> None:
+    folder, _ = fit(3)
+    before = digest(folder.parent)
+    for damage in (flip, Path.unlink):
+        damage(folder.parent / "spec.json")
+        assert fit(3) == (folder, [])
+        assert digest(folder.parent) == before
+
+
+def test_fits_of_an_earlier_version_are_ignored_with_one_sentence(fit: Any, said: list[str]) -> None:
+    folder, _ = fit(3)
+    (folder.parent / "5").mkdir()
+    (folder.parent / "5" / "4.npy").write_bytes(b"unsealed")
+    assert fit(4)[1] == [3]
+    assert fit(5)[1] == [4]
+    (line,) = said
+    assert line.startswith("Fits of an earlier version in ")
+    assert f"`dfilter cache remove {folder.parent.name}`" in line
+
+
+def test_what_killed_processes_left_is_cleared_but_longer_work_stays(fit: Any) -> None:
+    folder, _ = fit(1)
+    for length in (2, 9):
+        (folder.parent / f".part-{length}").mkdir()
+        (folder.parent / f".part-{length}" / "some").touch()
+    (folder.parent / ".claim").touch()
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (folder.parent / f".spec.json.{process.pid}").touch()
+    fit(3)
+    assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == [".part-9"]
 
 
 def test_a_second_process_waits_for_the_first(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,8 +25,21 @@ from dfilter.digests import json_digest
 from dfilter.errors import StoreError
 from dfilter.identity import place_name
 from dfilter.pool import Store
+from dfilter.progress import Silent
+from dfilter.store import notices
+from dfilter.store import shards as shards_module
+from dfilter.store.arrays import read_arrays, write_arrays
 from dfilter.store.disk import claim, settle, write_json
 from dfilter.store.shards import Shards, plan, shard_name
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the store says."""
+    lines: list[str] = []
+    monkeypatch.setattr(Silent, "say", lambda _, line: lines.append(line))
+    monkeypatch.setattr(notices, "_said", set())
+    return lines
 
 
 @pytest.fixture
@@ -115,63 +129,157 @@ def test_shards_are_longest_first_and_only_the_last_is_short(contents: list[int]
         assert [shard_name(keys[rest][cut]) for cut in again] == names[:finished] + names[finished + 1 :]
 
 
-def cut_values(shard: Path) -> None:
-    values = shard / "values.npy"
-    values.write_bytes(values.read_bytes()[:-3])
+def flip(file: Path, at: int = -70) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[at] ^= 4
+    file.write_bytes(whole)
 
 
-def empty_values(shard: Path) -> None:
-    (shard / "values.npy").write_bytes(b"")
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
 
 
-def other_values(shard: Path) -> None:
-    np.save(shard / "values.npy", np.zeros(3, np.int64))
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
 
 
-def other_keys(shard: Path) -> None:
-    keys = np.load(shard / "keys.npy")
-    keys[0, 0] ^= 1
-    np.save(shard / "keys.npy", keys)
+def zeroed(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
 
 
-def no_keys(shard: Path) -> None:
-    (shard / "keys.npy").unlink()
+def another_signals(file: Path) -> None:
+    """The same rows' values of another signal, whole in themselves."""
+    (other,) = (place for place in file.parent.parent.iterdir() if place != file.parent)
+    file.write_bytes((other / file.name).read_bytes())
 
 
-def zeroed(shard: Path) -> None:
-    for file in shard.iterdir():
-        file.write_bytes(bytes(file.stat().st_size))
+def another_rows(file: Path) -> None:
+    other = max(place for place in file.parent.glob("*.shard") if place != file)
+    file.write_bytes(other.read_bytes())
 
 
-@pytest.mark.parametrize("damage", [cut_values, empty_values, other_values, other_keys, no_keys, zeroed])
+def of_other_length(file: Path) -> None:
+    write_arrays(file, {"keys": np.zeros((3, 16), np.uint8), "values": np.zeros(3, np.int64)}, {})
+
+
+def of_no_format(file: Path) -> None:
+    np.savez(file.with_suffix(".npz"), np.zeros(3))
+    file.with_suffix(".npz").replace(file)
+
+
+DAMAGES = [
+    flip,
+    cut,
+    empty,
+    zeroed,
+    Path.unlink,
+    another_signals,
+    another_rows,
+    of_other_length,
+    of_no_format,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_shard_is_computed_again_and_no_other(
-    counting: ModuleType, ask: Any, tmp_path: Path, damage: Any
+    counting: ModuleType, ask: Any, digest: Any, said: list[str], tmp_path: Path, damage: Any
 ) -> None:
     rows = counting.dataset(50)
+    ask(rows, factor=2)
+    other = set((tmp_path / "store" / "signals").iterdir())
     ask(rows)
-    shards = Shards(folder(tmp_path))
+    (place,) = set((tmp_path / "store" / "signals").iterdir()) - other
+    before = digest(place)
+    shards = Shards(place)
     names = shards.names()
     texts = {row.key: row.text for row in rows}
-    theirs = [texts[key.tobytes()] for key in np.load(shards.folder / names[1] / "keys.npy")]
-    damage(shards.folder / names[1])
+    file = place / f"{names[1]}.shard"
+    theirs = [texts[key.tobytes()] for key in np.array(read_arrays(file)["keys"])]
+    damage(file)
     values, computed = ask(rows)
     assert values == expected(rows)
     assert sorted(computed) == sorted(theirs)
-    assert shards.names() == names
+    assert digest(place) == before
+    removed = [line for line in said if line.startswith(f"Removed 1 damaged files of {place.name}")]
+    assert len(removed) == len(said) == (damage is not Path.unlink)
 
 
-def test_what_a_killed_process_left_half_written_is_nothing(
+def test_shards_that_changed_places_are_both_computed_again(
+    counting: ModuleType, ask: Any, digest: Any, said: list[str], tmp_path: Path
+) -> None:
+    rows = counting.dataset(50)
+    ask(rows)
+    place = folder(tmp_path)
+    before = digest(place)
+    first, second = (place / f"{name}.shard" for name in Shards(place).names()[:2])
+    first.rename(place / "x")
+    second.rename(first)
+    (place / "x").rename(second)
+    assert ask(rows)[0] == expected(rows)
+    assert digest(place) == before
+    assert [line.split(" of ")[0] for line in said] == ["Removed 2 damaged files"]
+
+
+def test_a_damaged_spec_is_written_anew(counting: ModuleType, ask: Any, digest: Any, tmp_path: Path) -> None:
+    rows = counting.dataset(20)
+    ask(rows)
+    before = digest(folder(tmp_path))
+    for damage in (cut, empty, zeroed, Path.unlink):
+        damage(folder(tmp_path) / "spec.json")
+        assert ask(rows) == (expected(rows), [])
+        assert digest(folder(tmp_path)) == before
+
+
+def test_shards_of_an_earlier_version_are_ignored_with_one_sentence(
+    counting: ModuleType, ask: Any, said: list[str], tmp_path: Path
+) -> None:
+    rows = counting.dataset(20)
+    for factor in (1, 2):
+        place = place_name(counting.Characters(""), {"factor": factor}, "signals")
+        old = tmp_path / "store" / "signals" / place / ("0" * 16)
+        old.mkdir(parents=True)
+        np.save(old / "keys.npy", rows.keys)
+        np.save(old / "values.npy", np.zeros(len(rows), np.int64))
+        values, computed = ask(rows, factor=factor)
+        assert values == [factor * n for n in expected(rows)]
+        assert len(computed) == 20
+    (line,) = said
+    assert line.startswith("Signals of an earlier version in ")
+    assert "`dfilter cache remove characters-" in line
+
+
+def test_what_a_killed_process_left_is_nothing_and_is_cleared(
     counting: ModuleType, ask: Any, tmp_path: Path
 ) -> None:
     rows = counting.dataset(50)
     ask(rows)
-    shards = Shards(folder(tmp_path))
-    name = shards.names()[0]
-    (shards.folder / name).rename(shards.folder / f".part-{name}")
-    assert name not in shards.names()
+    place = folder(tmp_path)
+    name = Shards(place).names()[0]
+    process = subprocess.Popen(["true"])
+    process.wait()
+    (place / f"{name}.shard").rename(place / f".{name}.shard.{process.pid}")
+    (place / f".spec.json.{process.pid}").touch()
+    for claimed in (name, "of-other-rows"):
+        (place / ".claims" / claimed).touch()
+    assert name not in Shards(place).names()
     values, computed = ask(rows)
     assert values == expected(rows)
     assert len(computed) in {16, 2}
+    assert sorted(p.name for p in place.iterdir() if p.name.startswith(".")) == [".claims"]
+    assert not list((place / ".claims").iterdir())
+
+
+def test_the_scratch_of_a_living_process_stays(counting: ModuleType, ask: Any, tmp_path: Path) -> None:
+    rows = counting.dataset(20)
+    ask(rows)
+    place = folder(tmp_path)
+    with claim(place / ".claims" / "busy", wait=False):
+        (place / ".busy.shard.1").touch()
+        Shards(place).sweep()
+        assert (place / ".claims" / "busy").exists()
+        assert (place / ".busy.shard.1").exists()
+    Shards(place).sweep()
+    assert not (place / ".busy.shard.1").exists()
 
 
 def test_a_lock_of_a_dead_process_holds_nobody_up(counting: ModuleType, ask: Any, tmp_path: Path) -> None:
@@ -180,8 +288,41 @@ def test_a_lock_of_a_dead_process_holds_nobody_up(counting: ModuleType, ask: Any
     shards = Shards(folder(tmp_path))
     for name in shards.names():
         (shards.folder / ".claims" / name).touch()
-        shutil.rmtree(shards.folder / name)
+        (shards.folder / f"{name}.shard").unlink()
     assert ask(rows)[0] == expected(rows)
+
+
+def test_each_shard_is_verified_once_a_reading(
+    counting: ModuleType, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counting.dataset(100)
+    ask(rows)
+    read, reads = shards_module.read_arrays, []
+
+    def counted(path: Path, *args: Any) -> Any:
+        reads.append(path.name)
+        return read(path, *args)
+
+    monkeypatch.setattr(shards_module, "read_arrays", counted)
+    ask(rows)
+    assert len(reads) == len(set(reads)) == 7
+
+
+def test_values_too_large_for_memory_lie_on_the_stores_disk(
+    counting: ModuleType, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counting.dataset(30)
+    monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 8)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    for _ in range(2):
+        assert ask(rows)[0] == expected(rows)
+    values = Pool(rows, store=Store(tmp_path / "store")).signal(counting.Characters(""))
+    assert isinstance(values, np.memmap)
+    assert sorted(p.suffix for p in folder(tmp_path).iterdir() if p.is_file()) == [
+        ".json",
+        ".shard",
+        ".shard",
+    ]
 
 
 @dataclass(frozen=True)
@@ -369,15 +510,15 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_rest_continues(
     counting: ModuleType, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = counting.dataset(50)
-    save, left = np.save, [3]
+    write, left = os.write, [4]  # prefix, header, keys and values of the first shard
 
-    def full(*args: Any, **kwargs: Any) -> None:
-        if not left[0]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(handle: int, data: Any) -> int:
         left[0] -= 1
-        save(*args, **kwargs)
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(handle, data)
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(StoreError, match=r"The disk that holds .* is full\. Free some space"):
         ask(rows)
     left[0] = 1000
@@ -386,25 +527,50 @@ def test_a_full_disk_is_said_in_a_sentence_and_the_rest_continues(
     assert len(computed) == 34  # the first of four shards was stored
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_disk_that_is_really_full_is_said_in_a_sentence(
-    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk, and not everywhere")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_said_in_a_sentence_and_the_rest_continues(
+    counting: ModuleType, disk: Path, tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        monkeypatch.setenv("DFILTER_HOME", str(disk))
-        process = start("signal", 800, 0, tmp_path / "log")
-        _, errors = process.communicate()
-        assert process.returncode == 1  # the script shows the exception; the command line its sentence
-        assert b"StoreError: The disk that holds" in errors.splitlines()[-1]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    rows = counting.dataset(160)
+    signal = counting.Characters(str(tmp_path / "log"))
+    filler = disk / "filler"
+    for kilobytes in range(256, 160, -4):
+        filler.write_bytes(b"")
+        with contextlib.suppress(OSError):
+            filler.write_bytes(bytes(kilobytes << 10))
+        with contextlib.suppress(StoreError):
+            Pool(rows, store=Store(disk)).signal(signal)
+            break
+    else:
+        pytest.fail("it never fitted")
+    filler.write_bytes(bytes(1 << 10))
+    assert Pool(rows, store=Store(disk)).signal(signal).tolist() == expected(rows)
+    computed = [text for shard in counting.noted(tmp_path / "log") for text in shard]
+    assert len(set(computed)) == 160
+
+
+def test_a_disk_without_room_for_the_result_is_said_in_a_sentence(
+    counting: ModuleType, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counting.dataset(160)
+    signal = counting.Characters(str(tmp_path / "log"))
+    expect = Pool(rows, store=Store(disk)).signal(signal)
+    monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 8)
+    many = rows.take(np.arange(160).repeat(400))
+    with pytest.raises(StoreError, match=r"The disk that holds .* is full"):
+        Pool(many, store=Store(disk)).signal(signal)
+    assert Pool(rows, store=Store(disk)).signal(signal).tolist() == expect.tolist()
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
