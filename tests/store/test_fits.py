@@ -82,6 +82,7 @@ def test_what_was_fitted_and_found_is_counted(counting: ModuleType, tmp_path: Pa
     assert [(e["stored"], e["computed"]) for e in store.log] == [(0, 20), (20, 0)]
 
 
+@pytest.mark.serial
 def test_a_second_process_waits_for_the_first(
     counting: ModuleType, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_second_process_waits_for_the_first(
     assert squares(Path(out[0][0].decode())) == [n**2 for n in range(10)]
 
 
+@pytest.mark.serial
 def test_a_killed_fit_continues_from_its_scratch_and_ends_with_the_same_bytes(
     counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
