@@ -67,7 +67,8 @@ class Pool:
             StoreError: the signal returned something that cannot be stored, or the disk is full.
         """
         spec = signal.spec()
-        shards = Shards(self.store.folder / "signals" / place_name(signal, spec, "signals"))
+        kind = kind_of(signal, "signals")
+        shards = Shards(self.store.folder / "signals" / place_name(kind, spec))
         started = time.monotonic()
         computed = self._complete(signal, spec, shards)
         self._record(type(signal).__name__, len(self.rows) - computed, computed, started)

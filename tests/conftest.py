@@ -14,13 +14,19 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Workers share the cores: one thread each, and in the processes that they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for library in ("OMP", "OPENBLAS", "MKL", "NUMBA"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+
 # A shell starts a background job deaf to Ctrl-C, and children inherit that; a handler undoes it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 
-STARTED = time.monotonic()
+# Both phases and all workers of one `make` count from the same moment.
+STARTED = float(os.environ.setdefault("DFILTER_TESTS_STARTED", str(time.time())))
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -28,9 +34,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
     parser.addoption("--soak", action="store_true", help="run the full kill and fuzz counts too")
     parser.addoption("--slow-minutes", type=float, help="start no slow test after so many minutes")
+    parser.addoption("--phase", choices=["parallel", "serial"], help="leave the other phase's tests out")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Count the cores that are ours; each worker holds a copy of torch, so there are never many."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(ours, 8)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    phase = config.getoption("--phase")
+    if phase:
+        others = [item for item in items if ("serial" in item.keywords) != (phase == "serial")]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
     for mark in ("slow", "soak"):
         if config.getoption(f"--{mark}"):
             continue
@@ -42,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("--slow-minutes")
-    if minutes is not None and "slow" in item.keywords and time.monotonic() - STARTED > 60 * minutes:
+    if minutes is not None and "slow" in item.keywords and time.time() - STARTED > 60 * minutes:
         pytest.skip(f"the {minutes:g} minutes for slow tests are over")
 
 

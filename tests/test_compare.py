@@ -243,6 +243,7 @@ def command(plan: Comparison) -> list[str]:
     ]
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, kills) -> None:
     whole = subprocess.run(command(replace(plan, out=tmp_path / "whole")), capture_output=True, check=True)

@@ -91,6 +91,7 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
         models.resolve(name)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ["someone/no-such-model", "no-such-model", "someone/model@abc123"])
 def test_an_uncached_hub_id_fails_at_once_when_offline(name: str) -> None:
     began = time.perf_counter()
@@ -99,6 +100,7 @@ def test_an_uncached_hub_id_fails_at_once_when_offline(name: str) -> None:
     assert time.perf_counter() - began < 3
 
 
+@pytest.mark.serial
 def test_a_hub_that_does_not_answer_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

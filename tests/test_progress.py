@@ -155,6 +155,7 @@ def test_a_run_on_a_terminal_shows_bars_on_standard_error_alone(tmp_path: Path) 
     assert "━" in shown.decode()
 
 
+@pytest.mark.serial
 def test_times_are_real() -> None:
     silent = Silent()
     with silent.stage("nap"):

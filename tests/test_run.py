@@ -431,6 +431,7 @@ def same_but_for_the_log(folder: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("times", [5, pytest.param(30, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_the_folder_is_the_undisturbed_one(
     pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
@@ -460,6 +461,7 @@ def test_killed_at_random_moments_the_folder_is_the_undisturbed_one(
     assert struck
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_exits_130_and_the_same_command_continues(
     pool_file: Path, tmp_path: Path, sign: signal.Signals
@@ -483,6 +485,7 @@ def test_ctrl_c_exits_130_and_the_same_command_continues(
     assert read_manifest(out)["counts"]["kept"] == 16
 
 
+@pytest.mark.serial
 @pytest.mark.soak
 def test_killed_thirty_times_while_rows_are_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a run finishes between kills, it is compared, and the next one starts with an empty store."""

@@ -126,6 +126,7 @@ def test_an_unreachable_hub_falls_back_to_its_cache_and_then_says_so(online, tmp
         open_dataset("down/down", cache=tmp_path / "cache")
 
 
+@pytest.mark.serial
 def test_offline_fails_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: pytest.fail("The hub was asked."))

@@ -579,10 +579,12 @@ def kill_and_reopen(tmp_path, cache, times, seed):
     return killed
 
 
+@pytest.mark.serial
 def test_killed_while_reading_leaves_nothing_that_looks_whole(tmp_path, cache):
     assert kill_and_reopen(tmp_path, cache, times=2, seed=0) >= 1
 
 
+@pytest.mark.serial
 @pytest.mark.soak
 def test_killed_thirty_times_while_reading(tmp_path, cache):
     assert kill_and_reopen(tmp_path, cache, times=30, seed=1) >= 5

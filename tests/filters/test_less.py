@@ -428,6 +428,7 @@ Path(sys.argv[3]).write_bytes(scores.values.tobytes())
 """
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_and_continued_gives_the_same_bytes(
     checkpoints: tuple[str, ...], tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch

@@ -126,10 +126,12 @@ def _expected(i: int) -> str:
     return _answer({"messages": judge.request(row).messages}).splitlines()[0]
 
 
+@pytest.mark.serial
 def test_five_kills(tmp_path: Path, faulty: Callable) -> None:
     _kill_often(1500, 5, tmp_path, faulty)
 
 
+@pytest.mark.serial
 @pytest.mark.soak
 def test_two_hundred_kills(tmp_path: Path, faulty: Callable) -> None:
     _kill_often(20_000, 200, tmp_path, faulty)

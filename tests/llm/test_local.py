@@ -75,6 +75,7 @@ def test_the_packaged_model_judges_offline() -> None:
     assert len(np.unique(known)) > 5
 
 
+@pytest.mark.serial
 @pytest.mark.slow
 def test_a_real_local_server_is_judged_through_end_to_end(tmp_path: object) -> None:
     """50 rows through ``transformers serve`` with SmolLM2, which says what it likes: any status will do."""

@@ -59,6 +59,7 @@ def test_equal_keys_are_one_question(requests: Callable, quick: Callable) -> Non
     assert rows_asked(server) == 1
 
 
+@pytest.mark.serial
 def test_mixed_faults_end_in_names_and_cost_nothing_the_second_time(
     requests: Callable, quick: Callable, faulty: Callable, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture,
@@ -184,6 +185,7 @@ def test_a_body_that_repeats_the_key_is_kept_without_it(
     _nowhere(KEY, home(), repr(answers))
 
 
+@pytest.mark.serial
 def test_retry_after_pauses_everybody(requests: Callable, quick: Callable) -> None:
     state = {"said": False}
 
@@ -202,6 +204,7 @@ def test_retry_after_pauses_everybody(requests: Callable, quick: Callable) -> No
         assert not quiet
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("limits", [{"requests_per_minute": 40}, {"tokens_per_minute": 2000}])
 def test_configured_rates_hold_in_every_window(
     limits: dict, requests: Callable, quick: Callable, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +220,7 @@ def test_configured_rates_hold_in_every_window(
         assert 1000 <= tokens <= 2000
 
 
+@pytest.mark.serial
 def test_a_limit_is_learnt_from_the_servers_headers(
     requests: Callable, quick: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ def test_a_limit_is_learnt_from_the_servers_headers(
         assert server.most_in_any_window()[0] <= 31  # the probe came before the limit was known
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("limit", [0.002, 0.02])
 def test_max_usd_is_never_passed(limit: float, requests: Callable, quick: Callable, faulty: Callable) -> None:
     price("m", 10.0, 30.0)
@@ -261,6 +266,7 @@ def test_an_unknown_price_refuses_max_usd_and_still_counts_tokens(
     assert facts["price"] is None
 
 
+@pytest.mark.serial
 def test_a_dead_server_is_given_up_with_a_sentence(requests: Callable, quick: Callable) -> None:
     started = time.monotonic()
     with pytest.raises(ServerError, match="nothing answers at"):
@@ -268,6 +274,7 @@ def test_a_dead_server_is_given_up_with_a_sentence(requests: Callable, quick: Ca
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.serial
 def test_a_server_that_dies_midway_is_given_up_and_what_came_in_is_kept(
     requests: Callable, quick: Callable
 ) -> None:
@@ -404,6 +411,7 @@ def test_a_broken_generator_gets_its_own_error(quick: Callable) -> None:
         list(ask(broken(), quick(server.url)))
 
 
+@pytest.mark.serial
 def test_leaving_early_keeps_what_was_in_flight(requests: Callable, quick: Callable) -> None:
     with ScriptedServer("4.5", latency=0.05) as server:
         with Session(quick(server.url, concurrency=8)) as session:
@@ -447,6 +455,7 @@ except KeyboardInterrupt:  # it came while an answer was being printed
 """
 
 
+@pytest.mark.serial
 def test_ctrl_c_drains_and_pays_for_nothing_twice(quick: Callable) -> None:
     with ScriptedServer("4.5", latency=0.3) as server:
         child = subprocess.Popen(

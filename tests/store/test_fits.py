@@ -184,6 +184,7 @@ def test_what_killed_processes_left_is_cleared_but_longer_work_stays(fit: Any) -
     assert [p.name for p in folder.parent.iterdir() if p.name.startswith(".")] == [".part-9"]
 
 
+@pytest.mark.serial
 def test_a_second_process_waits_for_the_first(
     counting: ModuleType, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_second_process_waits_for_the_first(
     assert squares(Path(out[0][0].decode())) == [n**2 for n in range(10)]
 
 
+@pytest.mark.serial
 def test_a_killed_fit_continues_from_its_scratch_and_ends_with_the_same_bytes(
     counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

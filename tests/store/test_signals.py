@@ -424,6 +424,7 @@ def test_what_was_stored_and_computed_is_counted(counting: ModuleType, tmp_path:
 # Several processes, and disks
 
 
+@pytest.mark.serial
 def test_two_processes_at_once_share_the_work(
     counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +462,7 @@ def killed_at_random(start: Any, times: int, rng: np.random.Generator, *args: ob
     return struck
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("times", [5, pytest.param(30, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_the_same_bytes_and_nothing_computed_twice(
     counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int

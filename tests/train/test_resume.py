@@ -159,6 +159,7 @@ def test_a_full_training_resumes_too(rows: list[Example], tmp_path: Path) -> Non
     assert outcome(job.train(rows, tmp_path / "killed", seed=0)) == whole
 
 
+@pytest.mark.serial
 @pytest.mark.soak
 def test_killed_at_random_moments_again_and_again(
     undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path
