@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dfilter import registry
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
+from dfilter.identity import marks
 from dfilter.pool import Pool, Store
 from dfilter.scoring import checked
 from dfilter.settings import merged, parse_assignment
@@ -213,10 +214,11 @@ def _spec_names_settings(trial: Trial) -> None:
         has_fields = dataclasses.is_dataclass(made)
         if not has_fields:
             continue
-        hints = typing.get_type_hints(type(made))
+        hints, counted = typing.get_type_hints(type(made)), marks(type(made))
         for entry in dataclasses.fields(made):
             other = _another(getattr(made, entry.name), hints[entry.name])
-            if entry.name in getattr(made, "not_in_spec", ()) or other is None:
+            mark = counted.get(entry.name)
+            if (mark is not None and mark.counts == "not") or other is None:
                 continue
             try:
                 same = replace(made, **{entry.name: other}).spec() == made.spec()

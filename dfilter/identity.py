@@ -155,8 +155,8 @@ def component_identity(group: str, name: str, settings: Mapping[str, Any]) -> di
         SettingsError: there is none of that name, or it does not take these settings.
     """
     made = registry.create(group, name, settings)
-    kind, version = kind_of(made, group)
-    return {"name": kind, "version": version, "settings": identity(made)}
+    kind = kind_of(made, group)
+    return {"name": kind.name, "version": kind.version, "settings": identity(made)}
 
 
 def bare(found: Any) -> Any:
@@ -205,7 +205,28 @@ def contents(found: Any, name: str = "") -> dict[str, Any]:
     return {n: value for where, part in pairs for n, value in contents(part, where).items()}
 
 
-def kind_of(component: Any, group: str) -> tuple[str, Json]:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Under which name and version something is stored."""
+
+    name: str
+    version: Json
+
+    @property
+    def label(self) -> str:
+        """The name as part of a folder's or stage's name."""
+        return self.name.partition("@")[0]
+
+    def place(self, spec: Mapping[str, Any]) -> str:
+        """Return a folder's name: the kind, and the hash of kind, version and spec."""
+        return f"{safe_name(self.label)}-{digest(self.record(spec))}"
+
+    def record(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what stands in the folder's spec.json."""
+        return {"kind": self.name, "version": self.version, "spec": dict(spec)}
+
+
+def kind_of(component: Any, group: str) -> Kind:
     """Return the name and the version under which what a component makes is stored.
 
     The name is the component's own ``kind``, else the one that its class is registered under, with the
@@ -219,22 +240,16 @@ def kind_of(component: Any, group: str) -> tuple[str, Json]:
     Raises:
         SettingsError: it has none of these, so nothing could tell it from another one.
     """
-    kind = type(component)
-    named = getattr(kind, "kind", "") or registry.name_of(group, kind)
-    version: Json = getattr(kind, "version", None)
+    found = type(component)
+    named = str(getattr(found, "kind", "") or registry.name_of(group, found))
+    version: Json = getattr(found, "version", None)
     if named:
-        return str(named), version if version is not None else registry.release_of(group, str(named)) or 1
+        return Kind(named, version if version is not None else registry.release_of(group, named) or 1)
     try:
-        file = Path(inspect.getfile(kind))
-        return f"{kind.__name__.lower()}@{file_sha256(file)[:SHORT]}", version or 1
+        file = Path(inspect.getfile(found))
+        return Kind(f"{found.__name__.lower()}@{file_sha256(file)[:SHORT]}", version or 1)
     except (OSError, TypeError) as error:
         raise SettingsError(
-            f"{kind.__name__} has no name of its own under which values can be stored. Give the class "
+            f"{found.__name__} has no name of its own under which values can be stored. Give the class "
             "`kind: ClassVar[str]`, or write it in a file or package."
         ) from error
-
-
-def place_name(component: Any, spec: Mapping[str, Any], group: str) -> str:
-    """Return the folder name of a signal or fit: its kind, and the hash of kind, version and spec."""
-    kind, version = kind_of(component, group)
-    return f"{safe_name(kind.partition('@')[0])}-{digest({'kind': kind, 'version': version, 'spec': spec})}"

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from dfilter.data.dataset import Dataset
 from dfilter.errors import StoreError
-from dfilter.identity import place_name
+from dfilter.identity import Kind, kind_of
 from dfilter.progress import Silent
 from dfilter.store import home
 from dfilter.store.disk import disk_errors, keep_json
 from dfilter.store.executors import Executor, Local
 from dfilter.store.fits import fitted
-from dfilter.store.notices import once
+from dfilter.store.notices import say_older
 from dfilter.store.shards import Shards, plan
 from dfilter.types import Fit, Progress, Scores, Signal
 
@@ -68,10 +68,10 @@ class Pool:
         """
         spec = signal.spec()
         kind = kind_of(signal, "signals")
-        shards = Shards(self.store.folder / "signals" / place_name(kind, spec))
+        shards = Shards(self.store.folder / "signals" / kind.place(spec))
         started = time.monotonic()
-        computed = self._complete(signal, spec, shards)
-        self._record(type(signal).__name__, len(self.rows) - computed, computed, started)
+        computed = self._complete(signal, kind, spec, shards)
+        self._record(kind.label, len(self.rows) - computed, computed, started)
         return shards.read(self.rows.keys)
 
     def fit(self, fit: Fit, *, length: int = 0) -> Path:
@@ -84,11 +84,11 @@ class Pool:
         started = time.monotonic()
         folder, computed = fitted(self.store.folder / "fits", fit, self, length)
         self._record(
-            type(fit).__name__, 0 if computed else len(self.rows), len(self.rows) * computed, started
+            kind_of(fit, "fits").label, 0 if computed else len(self.rows), len(self.rows) * computed, started
         )
         return folder
 
-    def _complete(self, signal: Signal, spec: Any, shards: Shards) -> int:
+    def _complete(self, signal: Signal, kind: Kind, spec: Any, shards: Shards) -> int:
         missing = shards.missing(self.rows.keys).nonzero()[0]
         if shards.damaged:
             self.progress.say(
@@ -96,23 +96,17 @@ class Pool:
                 "what is needed of them is computed again."
             )
         with disk_errors(shards.folder):
-            keep_json(shards.folder / "spec.json", {"class": type(signal).__name__, "spec": spec})
+            keep_json(shards.folder / "spec.json", kind.record(spec))
             if not len(missing):
                 return 0
             shards.sweep()
-        if shards.older():
-            once(
-                self.progress,
-                f"Signals of an earlier version in {shards.folder.parent} are not used. "
-                f"`dfilter cache remove {shards.folder.name}` removes one, with what is computed for it now.",
-                shards.folder.parent,
-            )
+        say_older(self.progress, shards.folder, "Signals")
         cuts = plan(
             self.rows.keys[missing], self.rows.lengths[missing], getattr(signal, "shard_rows", SHARD_ROWS)
         )
         work = [missing[cut] for cut in cuts]
         characters = float(sum(self.rows.lengths[cut].sum() for cut in work))
-        with self.progress.stage(type(signal).__name__.lower(), total=characters, unit="characters") as bar:
+        with self.progress.stage(kind.label, total=characters, unit="characters") as bar:
             return self.store.executor.run(signal, self.rows, work, shards, bar)
 
     def _record(self, name: str, hits: int, computed: int, started: float) -> None:
@@ -121,7 +115,7 @@ class Pool:
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """Return the class and settings that a stored signal or fit was made with."""
+    """Return kind, version and settings that a stored signal or fit was made with."""
     try:
         loaded: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

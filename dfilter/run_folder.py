@@ -41,9 +41,9 @@ def strategy_identity(chosen: Strategy, keep: str | None) -> dict[str, Any]:
     """
     steps = {}
     for step, made in zip(chosen.steps, chosen.filters, strict=True):
-        kind, version = kind_of(made, "filters")
+        kind = kind_of(made, "filters")
         gates = {n: v for n, v in plain(step).items() if n not in {"filter", "name", "settings"}}
-        steps[step.name] = {"filter": kind, "version": version, **gates, "settings": identity(made)}
+        steps[step.name] = {"filter": kind.name, "version": kind.version, **gates, "settings": identity(made)}
     select = identity(chosen.select)
     if keep is not None and Budget.parse(keep).unit == "tokens":
         select["tokens"] = component_identity("signals", "tokens", {"tokenizer": chosen.select.tokenizer})
@@ -64,7 +64,7 @@ def run_identity(
     files = ("data", "always", "target")
     named = {n: {"content": entry[f"{n}_hash"][:SHORT], "named": entry[n]} for n in files if n in entry}
     values = {n: entry[n] for n in ("seed", "where", "output_format") if n in entry}
-    made = [[*kind_of(transform, "transforms"), identity(transform)] for transform in transforms]
+    made = [kind_of(t, "transforms").record(identity(t)) for t in transforms]
     return {**named, "rows": as_read(data), **values, "transforms": made, **strategy}
 
 

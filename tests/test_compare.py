@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from dfilter import sample
-from dfilter.compare import compare, selection_folder, select_all
+from dfilter.compare import compare, select_all, selection_folder
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError

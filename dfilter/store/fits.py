@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.identity import place_name
+from dfilter.identity import kind_of
 from dfilter.store.disk import claim, disk_errors, keep_json, settle, sweep
-from dfilter.store.notices import once
+from dfilter.store.notices import say_older
 from dfilter.store.seal import flaw, seal
 from dfilter.types import Fit
 
@@ -36,9 +36,10 @@ def fitted(root: Path, fit: Fit, pool: Pool, length: int) -> tuple[Path, bool]:
     that a killed run left is handed to ``compute`` as it is. A damaged fit is removed and computed again.
     """
     spec = {**fit.spec(), "rows": rows_hash(pool)}
-    place = root / place_name(fit, spec, "fits")
+    kind = kind_of(fit, "fits")
+    place = root / kind.place(spec)
     with disk_errors(place):
-        keep_json(place / "spec.json", {"class": type(fit).__name__, "spec": spec})
+        keep_json(place / "spec.json", kind.record(spec))
         found = _long_enough(place, length)
         if found is not None:
             return found, False
@@ -77,13 +78,7 @@ def _clear(place: Path, pool: Pool) -> None:
         if found:
             pool.progress.say(f"The stored fit {_name(folder)} is damaged ({found}); it is computed again.")
             shutil.rmtree(folder)
-    if any(old.name.isdigit() for old in place.iterdir()):
-        once(
-            pool.progress,
-            f"Fits of an earlier version in {place.parent} are not used. `dfilter cache remove {place.name}` "
-            "removes one, with what is computed for it now.",
-            place.parent,
-        )
+    say_older(pool.progress, place, "Fits")
 
 
 def _long_enough(place: Path, length: int) -> Path | None:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dfilter.types import Progress
 
-_said: set[str] = set()
+_looked: set[Path] = set()
 
 
-def once(progress: Progress, line: str, about: object) -> None:
-    """Say a line, unless one about the same was said before."""
-    if str(about) not in _said:
-        _said.add(str(about))
-        progress.say(line)
+def say_older(progress: Progress, place: Path, what: str) -> None:
+    """Say that what an earlier version left beside ``place`` is not used; it was named by a class."""
+    root = place.parent
+    if root in _looked:
+        return
+    _looked.add(root)
+    older = sorted(file.parent.name for file in root.glob("*/spec.json") if _is_older(file))
+    if older:
+        progress.say(
+            f"{what} of an earlier version in {root} are not used. `dfilter cache` lists them, and "
+            f"`dfilter cache remove {older[0]}` removes one."
+        )
+
+
+def _is_older(file: Path) -> bool:
+    try:
+        return '"class"' in file.read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:
+        return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -73,12 +72,6 @@ class Shards:
                 for scratch in self.folder.glob(f".{name}{ENDING}.*") if mine else ():
                     scratch.unlink(missing_ok=True)
         sweep(self.folder, "spec.json")
-        for scratch in self.folder.glob(".part-*"):  # an earlier version's
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    def older(self) -> bool:
-        """Tell whether the folder holds shards of an earlier version, which were folders."""
-        return any((place / "keys.npy").exists() for place in self.folder.glob("[!.]*"))
 
     def missing(self, keys: Keys) -> NDArray[np.bool_]:
         """Return (n,) which rows have no stored value."""

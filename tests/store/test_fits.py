@@ -75,7 +75,8 @@ def test_what_a_failed_fit_had_written_is_there_when_it_is_tried_again(fit: Any)
 def test_the_settings_and_rows_are_beside_the_fit(fit: Any) -> None:
     folder, _ = fit(1)
     spec = read_spec(folder.parent)
-    assert spec["class"] == "Squares"
+    assert spec["kind"].startswith("squares@")  # it has no registered name, so its file is its name
+    assert spec["version"] == 1
     assert len(spec["spec"]["rows"]) == 16
 
 
@@ -91,7 +92,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the store says."""
     lines: list[str] = []
     monkeypatch.setattr(Silent, "say", lambda _, line: lines.append(line))
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(notices, "_looked", set())
     return lines
 
 
@@ -160,15 +161,20 @@ def test_a_damaged_spec_is_written_anew(fit: Any, digest: Any) -> None:
         assert digest(folder.parent) == before
 
 
-def test_fits_of_an_earlier_version_are_ignored_with_one_sentence(fit: Any, said: list[str]) -> None:
+def test_fits_of_an_earlier_version_are_ignored_with_one_sentence(
+    fit: Any, said: list[str], tmp_path: Path
+) -> None:
     folder, _ = fit(3)
-    (folder.parent / "5").mkdir()
-    (folder.parent / "5" / "4.npy").write_bytes(b"unsealed")
+    said.clear()
+    old = folder.parent.with_name("squares-0123456789abcdef")
+    old.mkdir()
+    (old / "spec.json").write_text('{"class": "Squares", "spec": {}}')
+    notices._looked.clear()
     assert fit(4)[1] == [3]
     assert fit(5)[1] == [4]
     (line,) = said
     assert line.startswith("Fits of an earlier version in ")
-    assert f"`dfilter cache remove {folder.parent.name}`" in line
+    assert "`dfilter cache remove squares-0123456789abcdef`" in line
 
 
 def test_what_killed_processes_left_is_cleared_but_longer_work_stays(fit: Any) -> None:
