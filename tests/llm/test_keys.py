@@ -6,18 +6,26 @@ import hashlib
 import itertools
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dfilter.errors import CheckError
+from dfilter.eval.judging import OneOf, Wording, ask_judge
+from dfilter.llm.answers import TextReader
 from dfilter.llm.judge import Judge, rate
+from dfilter.llm.server import Server
 from dfilter.llm.session import ledger_path, open_session
+from dfilter.testing import ScriptedServer
 from dfilter.types import Example, Message
 
 OWN = "--- system\nYou rate.\n--- user\n{instruction}\n{input}\n{response}\nFrom {low} to {high}.\n"
 # Of all ratings below; a change makes every rating that was ever paid for unfindable.
 KEYS = "db53c50e20f48e36f197828c3b001d7e06bf265035386a542448d13b1aa5a551"
+# The same of evaluations.
+VERDICTS = "ded711da0ce1327ca4c850948e5a55236f29e1c4532afb84fd722896a61dc744"
 LEDGER = Path(__file__).with_name("ledger_1.sql")
 PLACES = ("", "http://127.0.0.1:8000/v1", "https://judge.example/v1/")
 
@@ -58,6 +66,21 @@ def test_ratings_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             seen.update(keys)
     assert len(seen) >= 1000
     assert digest.hexdigest() == KEYS
+
+
+def test_verdicts_of_evaluations_keep_their_keys() -> None:
+    questions = [[{"role": "user", "content": f"Grade ü {n}."}] for n in range(20)]
+    with ScriptedServer("4") as at:
+        for name in ("mine", "other"):
+            server = Server("m", base_url=at.url, name=name)
+            for reader, temperature in ((OneOf((("4", 4.0),), "likert"), 0.0), (TextReader(), 0.7)):
+                with suppress(CheckError):
+                    ask_judge(server, questions, reader, Wording("own", "{conversation}"), temperature)
+    with sqlite3.connect(ledger_path()) as db:
+        keys = sorted(key for (key,) in db.execute("SELECT key FROM answer"))
+    db.close()
+    assert len(keys) == 80
+    assert hashlib.sha256(b"".join(keys)).hexdigest() == VERDICTS
 
 
 def test_a_named_judge_is_the_same_at_any_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
