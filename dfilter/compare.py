@@ -21,6 +21,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -47,6 +48,7 @@ from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import RESULTS, Cell, chance_overlap, read_cell, result_identity, write_cell
+from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool
 from dfilter.progress import Silent
@@ -125,7 +127,22 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
             for place in places:
                 _finish(setting, place, figures, progress)
                 bar.advance(1, place.name)
-    return [read_cell(cell_folder(setting, place)) for place in places]
+    cells = [read_cell(cell_folder(setting, place)) for place in places]
+    _say_mixed_judges(cells, progress)
+    return cells
+
+
+def _say_mixed_judges(cells: Sequence[Cell], progress: Progress) -> None:
+    """A server that was restarted with another model may have judged some cells as one, some as the other."""
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for cell in cells:
+        for name, result in cell.results.items():
+            reported: Any = result.facts.get("reported_models") or {}
+            for judge, models in reported.items():
+                found.setdefault((name, judge), Counter()).update(models)
+    for (name, judge), models in found.items():
+        if mixed(models):
+            progress.say(f"Warning: in {name}, {judge} answered as {counted(models)}. {WHAT_TO_DO}")
 
 
 def select_all(setting: Setting, progress: Progress) -> list[Place]:

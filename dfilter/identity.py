@@ -33,7 +33,7 @@ from dfilter.digests import file_sha256, json_digest, path_sha256
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, resolve
 from dfilter.plaintext import safe_name
-from dfilter.types import Json
+from dfilter.types import Json, Signal
 
 SHORT = 16  # hex digits of a digest that stand in an identity
 
@@ -75,17 +75,29 @@ def identity(component: Any) -> Any:
     """
     if isinstance(component, Identified):
         return dict(component.identify())
+    if isinstance(component, Signal):  # or a fit: one that another one is made of
+        return _stored_identity(component)
     if dataclasses.is_dataclass(component) and not isinstance(component, type):
-        version = getattr(component, "version", None)  # of a signal or fit that another one is made of
-        return settings_identity(component) | ({} if version is None else {"version": version})
-    if isinstance(component, Mapping):
-        return {str(name): identity(value) for name, value in component.items()}
-    if isinstance(component, list | tuple):
-        return [identity(value) for value in component]
-    if isinstance(component, set | frozenset):
-        return sorted((identity(value) for value in component), key=repr)
-    finite = isinstance(component, float) and math.isfinite(component)  # JSON has no infinity, a setting may
-    return component if finite or isinstance(component, bool | int | str | None) else str(component)
+        return settings_identity(component)
+    return _plain(component)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): identity(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((identity(item) for item in value), key=repr)
+    finite = isinstance(value, float) and math.isfinite(value)  # JSON has no infinity, a setting may
+    return value if finite or isinstance(value, bool | int | str | None) else str(value)
+
+
+def _stored_identity(component: Any) -> dict[str, Any]:
+    kind = kind_of(component, "signals")
+    marked = dataclasses.is_dataclass(component) and any(marks(type(component)).values())
+    spec = settings_identity(component) if marked else dict(component.spec())
+    return spec | {"kind": kind.name, "version": kind.version}
 
 
 def settings_identity(component: Any) -> dict[str, Any]:

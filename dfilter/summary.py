@@ -50,6 +50,10 @@ def _facts(run: Mapping[str, Any]) -> Iterator[str]:
     for step, facts in run["facts"].items():
         for name, value in facts.items():
             yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
+        judges = facts.get("judges")
+        for judge in judges if isinstance(judges, list) else ():
+            if isinstance(judge, Mapping) and judge.get("reported_models"):
+                yield f"  {step}: {judge.get('model')} answered as {_shown(judge['reported_models'])}"
 
 
 def _shown(value: Any) -> str:

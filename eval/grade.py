@@ -108,13 +108,19 @@ class Grade:
         ]
         questions = [wording.messages(conversation=shown(turns)) for turns in conversations]
         columns: dict[str, NDArray[np.float64]] = {}
+        reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
         for server, name in zip(self.judges, judge_names(self.judges), strict=True):
-            grades = ask_judge(server, questions, reader, wording).reshape(self._samples, len(prompts))
+            found, reported[name] = ask_judge(server, questions, reader, wording)
+            grades = found.reshape(self._samples, len(prompts))
             missing += int(np.isnan(grades).sum())
             columns[name] = _mean(grades)
-        facts: dict[str, Any] = {"missing": missing, "samples": self._samples}
+        facts: dict[str, Any] = {
+            "missing": missing,
+            "samples": self._samples,
+            "reported_models": reported,
+        }
         if self.scale != "likert":
             facts["bounds"] = [0, 1]
         if len(columns) > 1:

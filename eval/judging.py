@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from dfilter.errors import CheckError, SettingsError
 from dfilter.identity import SHORT
 from dfilter.llm.answers import OK, UNPARSED, Reader, Reading, Reply, Request, unanswered
 from dfilter.llm.session import open_session
+from dfilter.progress import for_stream
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def ask_judge(
     reader: Reader,
     wording: Wording,
     temperature: float = 0.0,
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], dict[str, int]]:
     """Ask one judge every question; answers that the ledger holds cost nothing.
 
     Args:
@@ -174,7 +176,8 @@ def ask_judge(
         temperature: 0 unless said.
 
     Returns:
-        (n,) values; NaN where the judge gave none that was understood.
+        (n,) values, NaN where the judge gave none that was understood; and how many answers each model
+        gave, by the server's word.
 
     Raises:
         CheckError: not one answer was understood.
@@ -200,16 +203,17 @@ def ask_judge(
     values = np.full(len(requests), np.nan)
     why = ""
     asker: Mapping[str, str] = {"kind": "evaluation", "model": server.model, "template": wording.name}
-    with open_session(server) as session:
+    with open_session(server, progress=for_stream(sys.stderr)) as session:
         for answer in session.ask(requests, reader=reader, asker=asker, texts=False):
             values[answer.index] = answer.value if answer.status == OK else np.nan
             why = why or answer.reason
+        reported = session.reported.counts
     if requests and not np.isfinite(values).any():
         raise CheckError(
             f"The judge {server.model} gave no verdict that was understood in {len(requests):,} answers; "
             f"the first: {why or 'it failed'}. Try another judge, or another template."
         )
-    return values
+    return values, reported
 
 
 def local_judges(servers: Sequence[Server]) -> list[str]:

@@ -99,7 +99,7 @@ class Pairwise:
         prompts = read_prompts(self.source)
         ours = answers_of(model, prompts, self.decoding, seed)
         theirs = self._opponent(prompts, seed)
-        shares, health = self._machine(prompts, ours, theirs)
+        shares, health, reported = self._machine(prompts, ours, theirs)
         if self.human:
             shares |= self._people(prompts, ours, theirs)
         table = np.array(list(shares.values()))
@@ -111,6 +111,7 @@ class Pairwise:
             "null": 0.5,
             "against": self.needs,
             "health": {name: list(found.counts()) for name, found in health.items()},
+            "reported_models": reported,
             "length_difference": [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)],
             "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
         }
@@ -122,7 +123,8 @@ class Pairwise:
 
     def _machine(
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
-    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgeHealth]]:
+    ) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgeHealth], dict[str, dict[str, int]]]:
+        """Return each judge's win shares, its health, and the models that its server reported."""
         wording = Wording.load(self.template, ("question", "first", "second"))
         asked = [at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         questions = [
@@ -131,14 +133,14 @@ class Pairwise:
             for at in asked
         ]
         gaps = np.array([len(ours[at]) - len(theirs[at]) for at in asked], dtype=np.float64)
-        shares, health = {}, {}
+        shares, health, reported = {}, {}, {}
         for server, name in zip(self.judges, judge_names(self.judges), strict=True):
-            found = ask_judge(server, questions, PairScores(), wording)
+            found, reported[name] = ask_judge(server, questions, PairScores(), wording)
             first, second = np.sign(found[: len(asked)]), -np.sign(found[len(asked) :])
             column = np.full(len(prompts), 0.5)
             column[asked] = win_shares(first, second)
             shares[name], health[name] = column, judge_health(first, second, gaps)
-        return shares, health
+        return shares, health, reported
 
     def _people(
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]

@@ -106,7 +106,7 @@ class Judge:
         """Examine one judge, then rate all rows with it."""
         say, before = pool.progress.say, budget.spent
         say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
-        with open_session(judge.server, budget=budget) as live:
+        with open_session(judge.server, budget=budget, progress=pool.progress) as live:
             health = examine(pool, judge, live, threshold=self.threshold, skip_pilot=self.skip_pilot)
             if judge.transport == "live" or judge.server.local:
                 ratings = rate(watched, judge, session=live, progress=pool.progress)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,15 @@ class Near:
         noise = [hashlib.sha256(f"{p}{learnt['seed']}".encode()).digest()[0] / 2550 for p in prompts]
         values = np.array([-abs(learnt["mean"] - self.target) + n for n in noise])
         return EvalResult(prompts, values, "nearness", higher_is_better=True)
+
+
+@dataclass(frozen=True)
+class Judged(Near):
+    """The same by a judge whose server names the model that the environment says is loaded."""
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        found = super().evaluate(model, seed=seed)
+        return replace(found, facts={"reported_models": {"judge": {os.environ["LOADED"]: 40}}})
 
 
 @dataclass(frozen=True)

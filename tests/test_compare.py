@@ -117,6 +117,30 @@ def test_a_budget_selects_the_same_rows_alone_and_behind_a_smaller_one(plan, tmp
     assert kept == [kept[0]] * 3
 
 
+def test_cells_that_were_judged_by_two_models_under_one_name_are_said(plan, monkeypatch) -> None:
+    class Told(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.warnings: list[str] = []
+
+        def say(self, line: str) -> None:
+            self.warnings += [line] if line.startswith("Warning") else []
+
+    lima = {"strategies": ("lima",), "settings": ("lima.min_characters=10",), "seeds": 1}
+    plan = replace(plan, evals=(f"{PARTS}:Judged",), references=(), **lima)
+    monkeypatch.setenv("LOADED", "a.gguf")
+    before = Told()
+    compare(plan, before)
+    assert before.warnings == []
+    monkeypatch.setenv("LOADED", "b.gguf")  # the server is started again with another model
+    after = Told()
+    compare(replace(plan, references=("random",)), after)
+    (warning,) = after.warnings
+    assert "judge answered as" in warning
+    assert "a.gguf (40 answers)" in warning
+    assert "b.gguf (40 answers)" in warning
+
+
 def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path) -> None:
     chosen = [json.loads(line)["id"] for line in Path(plan.data).read_text().splitlines()[:7]]
     (tmp_path / "ids.json").write_text(json.dumps(chosen))

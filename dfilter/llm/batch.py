@@ -25,6 +25,7 @@ from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
 from dfilter.llm.prices import Budget, price_of, refuse_unpriced
 from dfilter.llm.probe import Capabilities
+from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.llm.wire import Wire, encode
 from dfilter.llm.work import answer_of
@@ -89,6 +90,7 @@ class BatchSession:
 
         self.server, self.budget, self.most_rows = server, budget or Budget(), most_rows
         self.progress: Progress = progress or Silent()
+        self.reported = Reported(server, progress)
         self.price = price_of(server.model)
         refuse_unpriced(server.model, self.budget.max_usd, self.price)
         check_url(server.url)
@@ -126,6 +128,7 @@ class BatchSession:
             "answered": self.answered,
             "failed": self.failed,
             "calls": self.sent,
+            "reported_models": dict(self.reported.counts),
         }
 
     def ask(
@@ -143,6 +146,7 @@ class BatchSession:
             CheckError: the budget does not hold the next batch's worst case.
             Interrupted: Ctrl-C; the batches go on, and the same command collects them.
         """
+        self.reported.begin()
         reader, about = reader or TextReader(), asker or {"kind": "batch"}
         name, number = json_digest(about), self.ledger.asker(json_digest(about), about)
         wanted: dict[bytes, list[int]] = {}
@@ -153,7 +157,9 @@ class BatchSession:
             for index, request, stored in self._looked_up(requests, texts=texts):
                 if stored is not None:
                     self.stored += 1
-                    yield answer_of(index, stored, reader, texts=texts, stored_before=True)
+                    yield self.reported.noted(
+                        answer_of(index, stored, reader, texts=texts, stored_before=True)
+                    )
                     continue
                 if request.key not in wanted and request.key not in under_way:
                     line, usd = self._line(request)
@@ -294,7 +300,7 @@ class BatchSession:
         for key, stored in found.items():
             self.answered += 1
             for index in wanted.pop(key):
-                yield answer_of(index, stored, reader, texts=texts, stored_before=False)
+                yield self.reported.noted(answer_of(index, stored, reader, texts=texts, stored_before=False))
 
     def _harvest(self, plan: str, turn: int, asker: str, number: int, reader: Reader) -> bool:
         """Take in a batch that is over; returns whether it was."""

@@ -302,7 +302,6 @@ class Engine:
             job.key, reading.status, reading.value, reading.mass, reading.reason, self.reader.name, got.raw,
             reply.model, reply.input_tokens, reply.output_tokens, usd, latency,
         )  # fmt: skip
-        stats.models[reply.model] = stats.models.get(reply.model, 0) + 1
         stats.input_tokens += reply.input_tokens or 0
         stats.output_tokens += reply.output_tokens or 0
         await self.writer.end(Ending(number, 200, reading.status, usd, stored, self.asker))

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 from dfilter.digests import json_digest
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.llm.reported import Reported
 from dfilter.turns import apply_template
 from dfilter.types import Json
 
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
+    from dfilter.types import Progress
 
 OPENING = "Score: 4"  # the digit is taken off again: some tokenizers join it to the blank, some do not
 TOPS = 20
@@ -36,12 +38,16 @@ class LocalSession:
     Args:
         server: its model is ``local:NAME``; see dfilter.models for the names.
         ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
+        progress: as for :class:`dfilter.llm.session.Session`.
     """
 
-    def __init__(self, server: Server, *, ledger: Path | None = None) -> None:
+    def __init__(
+        self, server: Server, *, ledger: Path | None = None, progress: Progress | None = None
+    ) -> None:
         from dfilter.llm.session import ledger_path
 
         self.server = server
+        self.reported = Reported(server, progress)
         self.ledger = Ledger(ledger or ledger_path())
         self.stored = self.answered = self.tokens = 0
         self._model: Any = None
@@ -66,6 +72,7 @@ class LocalSession:
             "answered": self.answered,
             "calls": self.answered,
             "input_tokens": self.tokens,
+            "reported_models": dict(self.reported.counts),
             "note": "a model in this process; small ones have not been seen to judge better than length does",
         }
 
@@ -78,6 +85,7 @@ class LocalSession:
         texts: bool = True,
     ) -> Iterator[Answer]:
         """Answer requests; see :meth:`dfilter.llm.session.Session.ask`."""
+        self.reported.begin()
         reader = reader or TextReader()
         number = self.ledger.asker(json_digest(asker), asker) if asker is not None else None
         part: list[tuple[int, Request]] = []
@@ -101,8 +109,9 @@ class LocalSession:
             for stored in self._compute(list(missing.values()), reader, asker):
                 found[stored.key] = stored
         for index, request in part:
-            yield answer_of(
-                index, found[request.key], reader, texts=texts, stored_before=request.key in before
+            stored_before = request.key in before
+            yield self.reported.noted(
+                answer_of(index, found[request.key], reader, texts=texts, stored_before=stored_before)
             )
 
     def _compute(self, requests: Sequence[Request], reader: Reader, asker: int | None) -> list[Stored]:

@@ -23,6 +23,7 @@ from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
+from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.store import home
 from dfilter.types import Json, Progress
@@ -45,6 +46,8 @@ def ledger_path() -> Path:
 
 class Asking(Protocol):
     """Whatever answers requests: a live session, a batch, a model in the process."""
+
+    reported: Reported
 
     def ask(
         self,
@@ -73,13 +76,22 @@ class Session:
         server: where to ask, and how.
         budget: shared by all sessions of a run; none for no limit.
         ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
+        progress: where it says that another model answers than before.
 
     Raises:
         SettingsError: no key, a forbidden address, or a limit in dollars without a price.
     """
 
-    def __init__(self, server: Server, *, budget: Budget | None = None, ledger: Path | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        budget: Budget | None = None,
+        ledger: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self.server = server
+        self.reported = Reported(server, progress)
         self.budget = budget or Budget()
         self.path = ledger or ledger_path()
         self.price: Price | None = price_of(server.model)
@@ -124,6 +136,7 @@ class Session:
             StoreError: the ledger cannot be written.
         """
         thread, engine, ledger = self._open()
+        self.reported.begin()
         out: Out = queue.SimpleQueue()
         over = False
 
@@ -143,7 +156,7 @@ class Session:
             while not over:
                 part = out.get()
                 if isinstance(part, list):
-                    yield from part
+                    yield from map(self.reported.noted, part)
                     continue
                 over = True
                 if part is not None:
@@ -159,7 +172,7 @@ class Session:
                 _stop(thread, engine, out)
 
     def facts(self) -> dict[str, Json]:
-        """Return what this session asked, got and spent, for a summary."""
+        """Return what this session asked, got and spent; by reported model only what was asked last."""
         out: dict[str, Json] = {"server": self.server.identity, "usd": round(self.budget.spent, 6)}
         if self.budget.uncertain:
             out["usd_uncertain"] = round(self.budget.uncertain, 6)
@@ -176,7 +189,7 @@ class Session:
             "faults": dict(stats.faults),
             "input_tokens": stats.input_tokens,
             "output_tokens": stats.output_tokens,
-            "reported_models": sorted(stats.models),
+            "reported_models": dict(self.reported.counts),
             "accepts": asdict(found) if found else None,
             "price": asdict(self.price) if self.price else None,
         }
@@ -261,14 +274,14 @@ def open_session(
         budget: what may be spent.
         ledger: the ledger's file.
         transport: ``live`` or ``batch``.
-        progress: where a batch says what it waits for.
+        progress: where it says that another model answers than before, and a batch what it waits for.
     """
     if server.local:
         from dfilter.llm.local import LocalSession
 
-        return LocalSession(server, ledger=ledger)
+        return LocalSession(server, ledger=ledger, progress=progress)
     if transport == "batch":
         from dfilter.llm.batch import BatchSession
 
         return BatchSession(server, budget=budget, ledger=ledger, progress=progress)
-    return Session(server, budget=budget, ledger=ledger)
+    return Session(server, budget=budget, ledger=ledger, progress=progress)

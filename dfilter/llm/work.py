@@ -38,7 +38,6 @@ class Stats:
     input_tokens: int = 0
     output_tokens: int = 0
     faults: dict[str, int] = field(default_factory=dict)
-    models: dict[str, int] = field(default_factory=dict)
     paused_until: float = 0.0
 
 

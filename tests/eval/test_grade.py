@@ -12,7 +12,7 @@ from dfilter.eval import grade
 from dfilter.eval.generation import Decoding
 from dfilter.eval.grade import Grade
 from dfilter.llm.server import Server
-from dfilter.testing import ScriptedServer
+from dfilter.testing import Say, ScriptedServer
 from dfilter.types import Message
 
 GREEDY = Decoding()
@@ -55,6 +55,16 @@ def test_five_samples_are_averaged(source, tmp_path):
     assert len(log) == 10
     assert found.metric == "helpfulness 1 to 6"
     assert any("[user]\nand then?" in body["messages"][-1]["content"] for body in log)
+
+
+def test_the_models_that_the_judges_server_reports_are_counted(source, tmp_path):
+    def script(request):
+        return Say(
+            "4", model="a.gguf" if "first question" in request["messages"][-1]["content"] else "b.gguf"
+        )
+
+    found, _ = graded(source, script, tmp_path, decoding=GREEDY)
+    assert found.facts["reported_models"] == {"judge": {"a.gguf": 1, "b.gguf": 1}}
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_a_fair_judge_sees_the_better_model_from_both_sides(source, tmp_path):
     assert found.facts["null"] == 0.5
     assert found.facts["against"] == "random"
     assert found.facts["health"] == {"judge": [12, 12, 24, 12, 0, 0, 0]}
+    assert found.facts["reported_models"] == {"judge": {"judge": 2 * PROMPTS}}
     assert found.facts["length_difference"] == [0] * PROMPTS
     worse, _ = run(source, fair, tmp_path, model="6", opponent="8")
     assert worse.values.tolist() == [0.0] * PROMPTS

@@ -24,7 +24,9 @@ from dfilter.llm.session import open_session
 from dfilter.llm.templates import load, names, parse, speaks_to_judge
 from dfilter.pool import Pool
 from dfilter.progress import Silent
+from dfilter.run import Request, run
 from dfilter.settings import build
+from dfilter.summary import summary
 from dfilter.testing import Say, ScriptedServer
 from dfilter.types import Example, Message
 
@@ -167,6 +169,32 @@ def test_health_is_measured_in_every_run() -> None:
     assert -1 <= facts["length_correlation"] <= 1
     assert any("flip" in line and "injections" in line for line in told.lines)
     assert any("dfilter's own wording, 'accuracy'" in line for line in told.lines)
+
+
+def test_a_judge_that_was_swapped_behind_its_address_is_named_and_counted(tmp_path: Path) -> None:
+    loaded = "a.gguf"
+
+    def script(body: dict) -> Say:
+        if PROBE in body["messages"][-1]["content"]:
+            return Say("3", tokens=[{"3": 1.0}], model=loaded)
+        return Say(f"{number(body) % 5}", model=loaded)
+
+    with ScriptedServer(script) as server:
+        first = Told()
+        facts = Judge(judge=judged(server)).score(Pool(dataset(60), progress=first)).facts["judges"][0]
+        assert facts["reported_models"] == {"a.gguf": 60}  # the pilot's answers are counted once
+        assert not any("gguf" in line for line in first.lines)
+        loaded = "b.gguf"
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text("".join(json.dumps(dict(row.fields)) + "\n" for row in dataset(100)))
+        settings = [f"judge.judge.{name}={value}" for name, value in
+                    {"model": "m", "base_url": server.url, "name": "scripted"}.items()]  # fmt: skip
+        told = Told()
+        folder = run(Request(str(rows), "alpagasus", "10", settings=settings, out=tmp_path / "out"), told)
+    (warning,) = [line for line in told.lines if "gguf" in line]
+    assert "asked for m, scripted answers as" in warning
+    assert "judge.name=..." in warning
+    assert "m answered as a.gguf 60, b.gguf 40" in summary(folder)
 
 
 def test_the_cut_says_how_many_tie_and_what_would_keep_the_published_share() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
 from dfilter.filters.kcenter import Coverage, KCenter, Traversal
+from dfilter.identity import kind_of
 from dfilter.pool import Store
 from dfilter.selection import Selection, select
 from dfilter.strategy import Step, Strategy
@@ -95,4 +96,6 @@ def test_two_budgets_below_the_clusters_and_one_above(
 
 def test_what_version_1_stored_is_not_read() -> None:
     # it lost starting rows where a smaller budget had ended among them, and stores still hold that
-    assert Traversal.version == Coverage.version == 2
+    made = Traversal(Written(), "cosine", None)
+    assert kind_of(made, "fits").version == 2
+    assert Coverage(made, 5).spec()["traversal"]["version"] == 2
