@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from dfilter import __version__
-from dfilter.cli_compare import compare, leaderboard
+from dfilter.cli_compare import code_option, compare, leaderboard
 from dfilter.errors import DFilterError
 from dfilter.llm.cli import judge
 
@@ -149,6 +149,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "-o", "--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/DATA-STRATEGY-HASH]"
 )
 @click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True)
+@code_option
 @click.option("--force", is_flag=True, help="Replace a finished run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it would cost; do nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; print the run folder alone.")
@@ -172,6 +173,7 @@ def run(
       dfilter run pool.jsonl --strategy longest --keep 1000 --set filter.unit=tokens
       dfilter run pool.jsonl --strategy my_filter.py:Mine --keep 10%
       dfilter run --strategy runs/alpaca-kcenter-1a2b3c4d/strategy.toml
+      dfilter run --strategy runs/pool-mine-5e6f7a8b/strategy.toml --allow-code my_filter.py
     """
     from dfilter.run import quote
     from dfilter.run import run as run_request
@@ -338,6 +340,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--set", "settings", multiple=True, metavar="SETTING=VALUE", help="A setting of the filter.")
+@code_option
 def check(name: str, settings: Sequence[str]) -> None:
     """Run the filter contract against a filter: built-in, installed, or file.py:Class.
 

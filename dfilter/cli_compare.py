@@ -9,6 +9,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+
+def _allow(_: click.Context, __: click.Parameter, files: tuple[str, ...]) -> None:
+    from dfilter import registry
+
+    registry.allow_code(*files)
+
+
+code_option = click.option(
+    "--allow-code",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    expose_value=False,
+    callback=_allow,
+    help="Python code that a strategy file, a comparison or a recorded run may load. Repeatable.",
+)
 STYLES = ["table", "md", "csv", "json"]
 
 
@@ -38,6 +54,7 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--no-longest", is_flag=True, help="Leave the longest rows out.")
 @click.option("--no-random", is_flag=True, help="Leave random out; there are no verdicts without it.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder. [default: runs/compare-DATA]")
+@code_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and its price, and do nothing.")
 @click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
 @click.pass_context

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfilter import __version__
+from dfilter import __version__, registry
 from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
@@ -30,7 +30,7 @@ from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
-from dfilter.record import RESULTS, manifest, sha256_of, write, write_text
+from dfilter.record import RESULTS, manifest, write, write_text
 from dfilter.selection import select
 from dfilter.selector import Budget
 from dfilter.settings import plain
@@ -193,11 +193,11 @@ def resolved(request: Request, chosen: Strategy, data: Dataset, place: str) -> d
             entry[f"{name}_hash"] = load_target(entry[name]).source.digest
             if not getattr(request, name):
                 _same(f"--{name}", entry[f"{name}_hash"], recorded.get(f"{name}_hash"), entry[name])
-    entry |= _code(chosen)
     transforms = built(request.transforms, request.settings)[0]
     tables = [{"name": n, "settings": plain(t)} for n, t in zip(request.transforms, transforms, strict=True)]
     if tables or recorded.get("transforms"):
         entry["transforms"] = tables or recorded["transforms"]
+    entry |= _code([chosen.table()["steps"], entry.get("transforms")])
     output_format = (
         request.output_format if request.output_format != "jsonl" else recorded.get("output_format")
     )
@@ -224,12 +224,10 @@ def _table_hash(table: Mapping[str, Any]) -> str:
     return hashlib.blake2b(tomli_w.dumps(table).encode(), digest_size=4).hexdigest()
 
 
-def _code(chosen: Strategy) -> dict[str, Any]:
-    """Return the hashes of filters that come from a file of the user's own, which has no version."""
-    files = sorted({step.filter.rpartition(":")[0] for step in chosen.steps if ".py:" in step.filter})
-    found = {file: sha256_of(Path(file))[:16] for file in files}
-    for file, digest in found.items():
-        _same("The filter", digest, chosen.recorded.get("code", {}).get(file), file)
+def _code(components: Any) -> dict[str, Any]:
+    """Return the hashes of components that come from a file of the user's own, which has no version."""
+    files = sorted(set(registry.code_in(components)))
+    found = {file: strategies.code_hash(file) for file in files if Path(file).is_file()}
     return {"code": found} if found else {}
 
 

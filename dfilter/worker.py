@@ -1,8 +1,9 @@
 """One cell of a comparison in a process of its own: train, then evaluate.
 
-    python -m dfilter.worker CELL
+    python -m dfilter.worker CELL [FILE.py ...]
 
-reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. What is finished is not done
+reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. Code is loaded from the named
+files alone, whatever the job says. What is finished is not done
 again: the trainer continues from its last checkpoint, an evaluation that has a result is skipped.
 """
 
@@ -51,6 +52,7 @@ if __name__ == "__main__":
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop_once)
     try:
+        registry.allow_code(*sys.argv[2:])
         work(Path(sys.argv[1]))
     except DFilterError as error:
         sys.stderr.write(f"Error: {error}\n")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfilter import registry
 from dfilter.errors import InputError, MissingPackageError, SettingsError
 from dfilter.models import fast_dtype, load_causal
 from dfilter.types import EvalResult
@@ -87,6 +88,8 @@ class LMEval:
     def _samples(self, model: Path) -> Mapping[str, list[dict[str, Any]]]:
         if self.source.endswith((".yaml", ".yml")) and not Path(self.source).is_file():
             raise InputError(f"There is no file {self.source}.")
+        if Path(self.source).is_file():
+            registry.refuse_code([self.source])  # the harness runs what a task's YAML names
         try:
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM
