@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from dfilter.plaintext import pass_on, say, shown_all, shown_json
+
 
 def _allow(_: click.Context, __: click.Parameter, files: tuple[str, ...]) -> None:
     from dfilter import registry
@@ -82,10 +84,10 @@ def compare(
     if dry_run:
         from dfilter.outlook import outlook
 
-        click.echo(outlook(plan, for_stream(sys.stderr)))
+        say(outlook(plan, for_stream(sys.stderr)))
         return
     cells = run_comparison(plan, for_stream(sys.stderr))
-    click.echo(_board(plan.out, cells, plan.margin, style))
+    _print_board(plan.out, cells, plan.margin, style)
     if any(cell.failed for cell in cells):
         raise SystemExit(1)
 
@@ -107,17 +109,21 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
 
     cells = [cell for folder in folders for cell in read_cells(folder)]
     margin = recorded_margin(folders)
-    click.echo(_board(None, only(cells, _list(strategies), _list(keep)), margin, style))
+    _print_board(None, only(cells, _list(strategies), _list(keep)), margin, style)
 
 
-def _board(out: Path | None, cells: Any, margin: float | None, style: Any) -> str:
+def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any) -> None:
+    """Print the table; with a folder, write it there in every form too, to the letter."""
     from dfilter.leaderboard import leaderboard as make
 
     board = make(cells, margin=margin)
     if out is not None:
         for suffix in ("json", "md", "csv"):
             (out / f"leaderboard.{suffix}").write_text(board.render(suffix) + "\n", encoding="utf-8")
-    return board.render(style)
+    if style == "json":
+        say(shown_json(board.render(style)))
+    else:
+        pass_on((shown_all(board) if sys.stdout.isatty() else board).render(style))
 
 
 def _list(text: str | None) -> list[str]:

@@ -313,6 +313,6 @@ def train_and_evaluate(cell: Path) -> str:
             raise
     if code == 0:
         return ""
-    lines = (cell / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+    lines = (cell / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
     return f"{said} (exit {code}; log.txt in its folder has more)"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dfilter.errors import FolderError
+from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
 
 HIDDEN = ("versions", "files")
@@ -31,7 +32,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def summary(folder: Path) -> str:
     """Return the closing lines of a run."""
     run = read_manifest(folder)
-    return "\n".join(
+    return shown_lines(
         [
             *_counts(run),
             *_facts(run),

@@ -19,6 +19,7 @@ from dfilter import registry
 from dfilter.data import load
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import RESULTS, write_result
+from dfilter.plaintext import guard_reports, say_error
 from dfilter.types import Duel, Evaluator, Trainer
 
 
@@ -52,10 +53,11 @@ if __name__ == "__main__":
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop_once)
     try:
+        guard_reports()  # a terminal shows log.txt, and its last line as the reason of a failure
         registry.allow_code(*sys.argv[2:])
         work(Path(sys.argv[1]))
     except DFilterError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        say_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
