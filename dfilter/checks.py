@@ -74,6 +74,7 @@ def run_checks(name: str, settings: Sequence[str] = (), rows: int = ROWS) -> Ite
     for text in settings:
         path, value = parse_assignment(text)
         table = merged(table, path, value)
+    registry.allow_code(*registry.code_in([name, table]))
     made = registry.create("filters", name, table)
     with tempfile.TemporaryDirectory(prefix="dfilter-check-") as folder:
         trial = Trial(made, Path(folder), rows)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dfilter import __version__
-from dfilter.cli_compare import compare, leaderboard
+from dfilter.cli_compare import code_option, compare, leaderboard
 from dfilter.errors import DFilterError
 from dfilter.llm.cli import judge
+from dfilter.plaintext import guard_reports, pass_on, say, say_error, shown, shown_json, shown_lines
 
 # Flags that set whatever step knows the setting.
 WISHES = {
@@ -36,21 +37,37 @@ class _Commands(click.Group):
     """Shows errors as sentences, with the exit codes of dfilter.errors."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        warnings.showwarning = _warn
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
         try:
             return super().main(*args, **kwargs)
         except DFilterError as error:
-            click.echo(f"Error: {error}", err=True)
+            say_error(error)
             sys.exit(error.exit_code)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _usage_errors_shown():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
+        guard_reports()
         try:
-            return super().invoke(ctx)
+            with _usage_errors_shown():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted. What was done is kept; the same command continues.", err=True)
+            say("\nInterrupted. What was done is kept; the same command continues.", err=True)
             ctx.exit(130)
+
+
+@contextlib.contextmanager
+def _usage_errors_shown() -> Iterator[None]:
+    """Click prints its own errors, and quotes arguments and paths in them as they came."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:  # a page of help
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(shown(error.format_message()), error.ctx) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -155,6 +172,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "-o", "--out", type=click.Path(path_type=Path), help="The run folder. [default: runs/DATA-STRATEGY-HASH]"
 )
 @click.option("--output-format", type=click.Choice(["jsonl", "parquet"]), default="jsonl", show_default=True)
+@code_option
 @click.option("--force", is_flag=True, help="Replace a finished run.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and what it would cost; do nothing.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress; print the run folder alone.")
@@ -178,6 +196,7 @@ def run(
       dfilter run pool.jsonl --strategy longest --keep 1000 --set filter.unit=tokens
       dfilter run pool.jsonl --strategy my_filter.py:Mine --keep 10%
       dfilter run --strategy runs/alpaca-kcenter-1a2b3c4d/strategy.toml
+      dfilter run --strategy runs/pool-mine-5e6f7a8b/strategy.toml --allow-code my_filter.py
     """
     from dfilter.run import quote
     from dfilter.run import run as run_request
@@ -185,10 +204,13 @@ def run(
 
     request = _request(data, out, output_format, force, options)
     if dry_run:
-        click.echo("\n".join(quote(request, _progress(quiet))))
+        say(shown_lines(quote(request, _progress(quiet))))
         return
     folder = run_request(request, _progress(quiet))
-    click.echo(folder if quiet else summary(folder))
+    if quiet:
+        pass_on(str(folder))
+    else:
+        say(summary(folder))
 
 
 def _request(
@@ -237,7 +259,7 @@ def show(folder: Path, which: str, number: int, as_json: bool) -> None:
     from dfilter.summary import shown_rows
 
     for row in shown_rows(folder, which, number):
-        click.echo(_as_json(row) if as_json else _card(row))
+        say(_as_json(row) if as_json else _card(row))
 
 
 @main.command()
@@ -249,12 +271,13 @@ def explain(folder: Path, row_id: str, as_json: bool) -> None:
     from dfilter.summary import explain as explained
 
     row = explained(folder, row_id)
-    click.echo(_as_json(row) if as_json else _card(row, whole=True))
+    say(_as_json(row) if as_json else _card(row, whole=True))
 
 
 def _as_json(row: dict[str, Any]) -> str:
     """Return one line of JSON, which has no NaN: an abstention is null."""
-    return json.dumps({k: None if v != v else v for k, v in row.items()}, ensure_ascii=False)  # noqa: PLR0124
+    known = {k: None if v != v else v for k, v in row.items()}  # noqa: PLR0124
+    return shown_json(json.dumps(known, ensure_ascii=False))
 
 
 def _card(row: dict[str, Any], *, whole: bool = False) -> str:
@@ -265,7 +288,7 @@ def _card(row: dict[str, Any], *, whole: bool = False) -> str:
     texts = [f"  {name}: {_clip(row[name], whole)}" for name in ("prompt", "response") if name in row]
     rank = f"  rank {row['rank']}" if row.get("rank") else ""
     key = f"  key {row['key']}" if "key" in row else ""  # runs of older versions have none
-    return "\n".join([f"{head}{rank}  {scores}{key}", f"  {row['reason']}", *texts, ""])
+    return "\n".join([shown_lines([f"{head}{rank}  {scores}{key}", f"  {row['reason']}"]), *texts, ""])
 
 
 def _number(value: Any) -> str:
@@ -273,8 +296,11 @@ def _number(value: Any) -> str:
 
 
 def _clip(text: str, whole: bool) -> str:
-    flat = text if whole else " ".join(text.split())
-    return flat if whole or len(flat) <= 160 else flat[:157] + "..."
+    """Return one line of a text, or all of them, set in so that none of them looks like ours."""
+    if whole:
+        return shown(text, lines=True).replace("\n", "\n    ")
+    flat = shown(" ".join(text.split()))
+    return flat if len(flat) <= 160 else flat[:157] + "..."
 
 
 @main.command()
@@ -334,17 +360,18 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Print a block a row on a terminal, a tab-separated line a row into a pipe."""
     for row in rows:
         if as_json:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            say(shown_json(json.dumps(row, ensure_ascii=False)))
         elif sys.stdout.isatty():
-            rest = "\n".join(f"    {k}: {v}" for k, v in row.items() if v and k not in {"name", "summary"})
-            click.echo(f"{click.style(row['name'], bold=True)}  {row['summary']}\n{rest}")
+            rest = [f"    {k}: {v}" for k, v in row.items() if v and k not in {"name", "summary"}]
+            say(shown_lines([row["summary"], *rest]), title=row["name"])
         else:
-            click.echo("\t".join(str(v) for v in row.values()))
+            say("\t".join(shown(str(v)) for v in row.values()))
 
 
 @main.command()
 @click.argument("name")
 @click.option("--set", "settings", multiple=True, metavar="SETTING=VALUE", help="A setting of the filter.")
+@code_option
 def check(name: str, settings: Sequence[str]) -> None:
     """Run the filter contract against a filter: built-in, installed, or file.py:Class.
 
@@ -356,7 +383,7 @@ def check(name: str, settings: Sequence[str]) -> None:
 
     failed = 0
     for outcome in run_checks(name, settings):
-        click.echo(f"{outcome.state:<7} {outcome.name}{': ' + outcome.detail if outcome.detail else ''}")
+        say(shown(f"{outcome.state:<7} {outcome.name}{': ' + outcome.detail if outcome.detail else ''}"))
         failed += outcome.state == "FAILED"
     if failed:
         raise SystemExit(1)
@@ -385,7 +412,7 @@ def sample(out: Path, rows: int, seed: int, heldout: int) -> None:
     from dfilter import sample as maker
 
     maker.write(out, rows=rows, seed=seed, heldout_per_family=heldout)
-    click.echo(f"{out}/pool.jsonl, heldout.jsonl and truth.jsonl are written.")
+    say(shown(f"{out}/pool.jsonl, heldout.jsonl and truth.jsonl are written."))
 
 
 @main.command()
@@ -413,11 +440,10 @@ def cache(action: str, name: str | None, older_than: str | None, dry_run: bool) 
         if action == "remove" and not dry_run:
             stored.remove(entry)
         age = (time.time() - entry.used) / 86400
-        click.echo(
-            f"{entry.bytes / 1e6:10.1f} MB  {age:6.1f} d  {entry.kind:<8} {entry.name}  {entry.settings}"
-        )
+        size = f"{entry.bytes / 1e6:10.1f} MB  {age:6.1f} d"
+        say(shown(f"{size}  {entry.kind:<8} {entry.name}  {entry.settings}"))
     verb = {"list": "stored", "remove": "would be removed" if dry_run else "removed"}[action]
-    click.echo(f"{sum(e.bytes for e in found) / 1e6:10.1f} MB {verb} in {len(found)} places")
+    say(f"{sum(e.bytes for e in found) / 1e6:10.1f} MB {verb} in {len(found)} places")
 
 
 def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
@@ -432,11 +458,6 @@ def _progress(quiet: bool = False) -> Any:
     from dfilter.progress import Silent, for_stream
 
     return Silent() if quiet or os.environ.get("DFILTER_QUIET") else for_stream(sys.stderr)
-
-
-def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning):
-        click.echo(f"Warning: {message}", err=True)
 
 
 for command in (compare, leaderboard, judge):

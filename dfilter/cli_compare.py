@@ -9,6 +9,24 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from dfilter.plaintext import pass_on, say, shown_all, shown_json
+
+
+def _allow(_: click.Context, __: click.Parameter, files: tuple[str, ...]) -> None:
+    from dfilter import registry
+
+    registry.allow_code(*files)
+
+
+code_option = click.option(
+    "--allow-code",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    expose_value=False,
+    callback=_allow,
+    help="Python code that a strategy file, a comparison or a recorded run may load. Repeatable.",
+)
 STYLES = ["table", "md", "csv", "json"]
 
 
@@ -42,6 +60,7 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--no-random", is_flag=True, help="Leave random out; there are no verdicts without it.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder. [default: runs/compare-DATA]")
 @click.option("--force", is_flag=True, help="Make anew what the folder holds of other settings.")
+@code_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and its price, and do nothing.")
 @click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
 @click.pass_context
@@ -69,10 +88,10 @@ def compare(
     if dry_run:
         from dfilter.outlook import outlook
 
-        click.echo(outlook(plan, for_stream(sys.stderr)))
+        say(outlook(plan, for_stream(sys.stderr)))
         return
     cells = run_comparison(plan, for_stream(sys.stderr))
-    click.echo(_board(plan.out, cells, plan.margin, style))
+    _print_board(plan.out, cells, plan.margin, style)
     if any(cell.failed for cell in cells):
         raise SystemExit(1)
 
@@ -94,17 +113,21 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
 
     cells = [cell for folder in folders for cell in read_cells(folder)]
     margin = recorded_margin(folders)
-    click.echo(_board(None, only(cells, _list(strategies), _list(keep)), margin, style))
+    _print_board(None, only(cells, _list(strategies), _list(keep)), margin, style)
 
 
-def _board(out: Path | None, cells: Any, margin: float | None, style: Any) -> str:
+def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any) -> None:
+    """Print the table; with a folder, write it there in every form too, to the letter."""
     from dfilter.leaderboard import leaderboard as make
 
     board = make(cells, margin=margin)
     if out is not None:
         for suffix in ("json", "md", "csv"):
             (out / f"leaderboard.{suffix}").write_text(board.render(suffix) + "\n", encoding="utf-8")
-    return board.render(style)
+    if style == "json":
+        say(shown_json(board.render(style)))
+    else:
+        pass_on((shown_all(board) if sys.stdout.isatty() else board).render(style))
 
 
 def _list(text: str | None) -> list[str]:

@@ -368,10 +368,10 @@ def _opponent(setting: Setting, place: Place, label: str) -> Path:
 
 def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
+    # -P: the folder that the user stands in is no place to import from.
+    command = [sys.executable, "-P", "-m", "dfilter.worker", str(cell), *map(str, registry.allowed_code())]
     with (cell / "log.txt").open("a", encoding="utf-8") as log:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "dfilter.worker", str(cell)], stdout=log, stderr=log
-        )
+        child = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own interpreter and module
         try:
             code = child.wait()
         except KeyboardInterrupt:
@@ -384,6 +384,6 @@ def train_and_evaluate(cell: Path) -> str:
             raise
     if code == 0:
         return ""
-    lines = (cell / "log.txt").read_text(encoding="utf-8").strip().splitlines()
+    lines = (cell / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1].removeprefix("Error: ") if lines else "it said nothing"
     return f"{said} (exit {code}; log.txt in its folder has more)"

@@ -88,6 +88,9 @@ class Comparison:
     references: Sequence[str] = REFERENCES
     force: bool = False
 
+    def __post_init__(self) -> None:
+        registry.allow_code(*_code_in(vars(self)))  # from_options has refused what only a file named
+
 
 def from_options(
     data: str | None, out: Path | None, options: Mapping[str, Any], typed: Collection[str] = ()
@@ -101,16 +104,19 @@ def from_options(
         typed: the names among them that stand on the command line; these win over the file.
 
     Raises:
-        SettingsError: all that is wrong with them.
+        SettingsError: all that is wrong with them; the file names code that the command line does not.
         InputError: the file cannot be read.
     """
     given = dict(options)
+    registry.allow_code(*_code_in({name: options[name] for name in typed}))
     if data is not None and data.endswith(".toml"):
         table = strategies.read_toml(Path(data))
         data = table.pop("data", None)
         out = out or (Path(table.pop("out")) if "out" in table else None)
         in_file = {name.replace("-", "_"): value for name, value in table.items()}
-        given |= {name: value for name, value in in_file.items() if name not in typed}
+        in_file = {name: value for name, value in in_file.items() if name not in typed}
+        registry.refuse_code(_code_in(in_file))
+        given |= in_file
     references = tuple(name for name in REFERENCES if not given.pop(f"no_{name}", False))
     entry = {
         "data": data,
@@ -124,6 +130,19 @@ def from_options(
     }
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
+
+
+def _code_in(options: Mapping[str, Any]) -> list[str]:
+    """Return the files that options name as code, in a command's words or a file's."""
+    values = []
+    for name, value in options.items():
+        if name in {"settings", "train"} and isinstance(value, list | tuple):
+            values += [parse_assignment(str(text))[1] for text in value]
+        elif name == "evals" and isinstance(value, list | tuple):
+            values += [part for text in value for part in _kind(str(text))]
+        else:
+            values.append(_words(value) if name == "strategies" and isinstance(value, str) else value)
+    return sorted(set(registry.code_in(values)))
 
 
 def _words(value: str | Sequence[str]) -> list[str]:

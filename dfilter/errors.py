@@ -43,8 +43,8 @@ class SettingsError(DFilterError):
     """
 
     def __init__(self, *findings: str) -> None:
-        self.findings: tuple[str, ...] = findings
-        super().__init__("\n".join(findings))
+        self.findings: tuple[str, ...] = tuple(dict.fromkeys(findings))
+        super().__init__("\n".join(self.findings))
 
 
 class UnknownNameError(SettingsError):

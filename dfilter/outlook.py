@@ -28,6 +28,7 @@ from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.power import TYPICAL, plans, smallest_difference
+from dfilter.plaintext import shown_lines
 from dfilter.pool import Pool
 from dfilter.progress import duration
 from dfilter.selector import Budget
@@ -62,7 +63,7 @@ def outlook(plan: Comparison, progress: Progress) -> str:
         found = groups(plan, len(rows))
         lines = [*_cells(plan, found), *_training(setting, found, rows, progress)]
         lines += [*_selection_price(plan, rows), *_judging(setting, found), *_power(setting, found)]
-    return "\n".join(lines)
+    return shown_lines(lines)
 
 
 def groups(plan: Comparison, usable: int) -> list[Group]:

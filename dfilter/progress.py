@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Self, TextIO
 
+from dfilter.plaintext import shown
 from dfilter.types import Bar
 
 LINE_SECONDS = 30.0  # a log gets one line a stage, and one every half minute of a long one
@@ -58,7 +59,7 @@ class Lines(Silent):
 
     def say(self, line: str) -> None:
         """See :class:`dfilter.types.Progress`."""
-        self.out.write(line + "\n")
+        self.out.write(shown(line) + "\n")
         self.out.flush()
 
     def _bar(self, name: str, total: float | None, unit: str) -> _Bar:
@@ -103,12 +104,12 @@ class Terminal(Silent):
     def __post_init__(self) -> None:
         from rich.console import Console
 
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False, highlight=False)  # names are no markup
         self.open = 0
 
     def say(self, line: str) -> None:
         """See :class:`dfilter.types.Progress`."""
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(shown(line))
 
     def _bar(self, name: str, total: float | None, unit: str) -> _Bar:
         return _LiveBar(self, name, total, unit)
@@ -119,11 +120,11 @@ class Terminal(Silent):
 
         if not self.open:
             self.live = rp.Progress(
-                rp.TextColumn("{task.description}"),
+                rp.TextColumn("{task.description}", markup=False),
                 rp.BarColumn(),
                 rp.TaskProgressColumn(),
                 rp.TimeElapsedColumn(),
-                rp.TextColumn("left"),
+                rp.TextColumn("left", markup=False),
                 rp.TimeRemainingColumn(),
                 rp.TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
@@ -131,7 +132,7 @@ class Terminal(Silent):
             )
             self.live.start()
         self.open += 1
-        return self.live.add_task(name, total=total, note="")
+        return self.live.add_task(shown(name), total=total, note="")
 
     def leave(self, task: Any) -> None:
         """Take a bar away; the last one closes the live display."""
@@ -151,7 +152,7 @@ class _LiveBar(_Bar):
 
     def advance(self, amount: float, note: str = "") -> None:
         super().advance(amount, note)
-        self.owner.live.update(self.task, advance=amount, note=note)
+        self.owner.live.update(self.task, advance=amount, note=shown(note))
 
     def __exit__(self, *_: object) -> None:
         self.owner.leave(self.task)

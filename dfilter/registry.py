@@ -3,6 +3,10 @@
 A plugin is a package with an entry point in one of the groups below. Nothing is decorated and
 nothing is imported before it is asked for; a plugin that cannot be imported is named in a warning
 and harms nothing else.
+
+A local file is imported only when the user has named it: on the command line, or as an argument of a
+Python call. Strategies, comparisons and recorded runs are data that may come from anybody; what they
+name is refused unless :func:`allow_code` was told of the file.
 """
 
 from __future__ import annotations
@@ -11,11 +15,14 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from dfilter.errors import SettingsError, UnknownNameError
@@ -54,6 +61,56 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "transforms": {"lima_cleaning": "dfilter.filters.cleaning:LIMACleaning"},
 }
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_allowed: set[Path] = set()
+
+
+def allow_code(*files: str | Path) -> None:
+    """Let ``file.py:Class``, or a task file that may hold code, be loaded from these files, in this process.
+
+    For what the user names himself: the words of a command, the arguments of a call. Never for what
+    was read from a file.
+    """
+    _allowed.update(Path(file).resolve() for file in files)
+
+
+def allowed_code() -> list[Path]:
+    """Return the files that code may be loaded from, sorted."""
+    return sorted(_allowed)
+
+
+def code_in(value: Any) -> Iterator[str]:
+    """Yield the file of each ``file.py:Class``, and each YAML file, in a text, table or list, however deep.
+
+    The YAML of lm-evaluation-harness names Python functions, and the harness runs them.
+    """
+    if isinstance(value, str):
+        file, named, _ = value.partition(".py:")
+        if named:
+            yield f"{file}.py"
+        elif value.endswith((".yaml", ".yml")):
+            yield value
+    elif isinstance(value, Mapping):
+        yield from code_in([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from code_in(item)
+
+
+def refuse_code(files: Iterable[str]) -> None:
+    """Refuse what a file names as code, unless the user allowed it.
+
+    Raises:
+        SettingsError: names each file and the option that would allow it.
+    """
+    findings = [
+        f"{file} is code that a strategy file, a comparison or a recorded run asks for; only the command "
+        f"line may. If you trust it, add --allow-code {shlex.quote(file)} (in Python, call "
+        "dfilter.registry.allow_code)."
+        for file in files
+        if Path(file).resolve() not in _allowed
+    ]
+    if findings:
+        raise SettingsError(*findings)
 
 
 def names(kind: str) -> list[str]:
@@ -66,7 +123,7 @@ def load(kind: str, name: str) -> type:
 
     Raises:
         UnknownNameError: nothing answers to the name.
-        SettingsError: what answers cannot be imported.
+        SettingsError: what answers cannot be imported, or is a local file that the user did not name.
     """
     if ".py:" in name:
         return _from_file(name)
@@ -128,19 +185,27 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return found
 
 
+class _Source(SourceFileLoader):
+    """Compiles the file that was allowed and hashed; what lies in a __pycache__ beside it is anybody's."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.get_filename(fullname)), self.path)
+
+
 def _from_file(place: str) -> type:
     file, _, attribute = place.rpartition(":")
     path = Path(file)
     if not path.is_file():
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
+    refuse_code([file])
     name = f"dfilter_local_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{file} is not a Python file.")
+    loader = _Source(name, str(path))
+    spec = ModuleSpec(name, loader, origin=str(path))
+    spec.has_location = True
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
         raise SettingsError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
     classes = [

@@ -22,13 +22,12 @@ from typing import Any
 
 import tomli_w
 
-from dfilter import __version__, run_folder
+from dfilter import __version__, registry, run_folder
 from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, load_target, subtask_column
-from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, digest
 from dfilter.plaintext import safe_name
@@ -229,13 +228,13 @@ def prepared(request: Request, progress: Progress) -> Prepared:
         entry[f"{option}_hash"] = rows.source.digest
         if not getattr(request, option):
             _same(f"--{option}", rows.source.digest, recorded.get(f"{option}_hash"), entry[option])
-    entry |= _code(chosen)
     transforms = built(request.transforms, request.settings)[0] or from_tables(recorded.get("transforms", ()))
     if transforms:
         names = request.transforms or [table["name"] for table in recorded["transforms"]]
         entry["transforms"] = [
             {"name": n, "settings": plain(t)} for n, t in zip(names, transforms, strict=True)
         ]
+    entry |= _code([chosen.table()["steps"], entry.get("transforms")])
     keep = str(request.keep or chosen.keep or "") or None
     strategy = run_folder.strategy_identity(chosen, keep)
     entry |= _contents(strategy, recorded)
@@ -292,12 +291,10 @@ def _contents(strategy: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[
     return {"contents": listed} if listed else {}
 
 
-def _code(chosen: Strategy) -> dict[str, Any]:
-    """Return the hashes of filters that come from a file of the user's own, which has no version."""
-    files = sorted({step.filter.rpartition(":")[0] for step in chosen.steps if ".py:" in step.filter})
-    found = {file: file_sha256(Path(file))[:16] for file in files}
-    for file, now in found.items():
-        _same("The filter", now, chosen.recorded.get("code", {}).get(file), file)
+def _code(components: Any) -> dict[str, Any]:
+    """Return the hashes of components that come from a file of the user's own, which has no version."""
+    files = sorted(set(registry.code_in(components)))
+    found = {file: strategies.code_hash(file) for file in files if Path(file).is_file()}
     return {"code": found} if found else {}
 
 

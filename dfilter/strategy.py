@@ -16,8 +16,8 @@
     quota = "task"                 # a column, or "group" for the filter's own labels
     tau = 2.0
 
-Strategies name registered filters, never import paths (a file on the command line is the user's own
-doing). Every mistake of a table is reported at once.
+Strategies name registered filters, never import paths; ``file.py:Class`` is loaded when the command line
+(or the caller) names the file. Every mistake of a table is reported at once.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dfilter import registry
+from dfilter.digests import file_sha256
 from dfilter.errors import InputError, SettingsError, UnknownNameError, suggest
 from dfilter.selector import Budget, Choice
 from dfilter.settings import build, merged, parse_assignment, plain
@@ -111,9 +112,11 @@ def load(name: str, assignments: Iterable[str] = ()) -> Strategy:
 
     Raises:
         SettingsError: all that is wrong with the table and the assignments.
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or code is not what the recorded run used.
     """
+    registry.allow_code(*registry.code_in(name))
     table = _table(name)
+    _same_code(table)
     findings: list[str] = []
     for text in assignments:
         try:
@@ -241,6 +244,23 @@ def _table(name: str) -> dict[str, Any]:
     raise UnknownNameError("strategy", name, known)
 
 
+def _same_code(table: Mapping[str, Any]) -> None:
+    """Refuse code other than the recorded run's before any of it is run."""
+    recorded = table["run"].get("code") if isinstance(table.get("run"), Mapping) else None
+    for file, digest in recorded.items() if isinstance(recorded, Mapping) else ():
+        now = code_hash(file) if Path(file).is_file() else digest
+        if now != digest:
+            raise InputError(
+                f"The code of the recorded run has hash {digest}, but {file} has hash {now} and was not "
+                "loaded. Give the same one, or remove the [run] table from the strategy file for a new run."
+            )
+
+
+def code_hash(file: str) -> str:
+    """Return 16 hex digits of a file's SHA-256."""
+    return file_sha256(Path(file))[:16]
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file's table, or say what is wrong with the file."""
     try:
@@ -254,6 +274,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def _assigned(table: dict[str, Any], text: str) -> dict[str, Any]:
     """Apply one ``--set``: ``filter.x`` for the only step, ``NAME.x`` for a step, ``select.x``."""
     path, value = parse_assignment(text)
+    registry.allow_code(*registry.code_in(value))
     head, *rest = path
     if head == "select" and rest:
         return merged(table, path, value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import FolderError
+from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
 from dfilter.run_folder import read_manifest
 
@@ -19,7 +20,7 @@ HIDDEN = ("versions", "files")
 def summary(folder: Path) -> str:
     """Return the closing lines of a run."""
     run = read_manifest(folder)
-    return "\n".join(
+    return shown_lines(
         [
             *_counts(run),
             *_facts(run),

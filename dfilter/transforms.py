@@ -53,11 +53,13 @@ def built(names: Sequence[str], assignments: Sequence[str]) -> tuple[list[Transf
     Returns:
         The transforms, and the assignments that are left for the strategy's steps.
     """
+    registry.allow_code(*registry.code_in(list(names)))
     settings: dict[str, dict[str, Any]] = {name: {} for name in names}
     left = []
     for text in assignments:
         path, value = parse_assignment(text)
         if path[0] in settings and len(path) > 1:
+            registry.allow_code(*registry.code_in(value))
             settings[path[0]] = merged(settings[path[0]], path[1:], value)
         else:
             left.append(text)
@@ -65,5 +67,5 @@ def built(names: Sequence[str], assignments: Sequence[str]) -> tuple[list[Transf
 
 
 def from_tables(tables: Sequence[Mapping[str, Any]]) -> list[Transform]:
-    """Make the transforms that a run recorded."""
+    """Make the transforms that a run recorded; code among them must have been allowed."""
     return [registry.create("transforms", t["name"], t.get("settings", {})) for t in tables]

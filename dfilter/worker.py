@@ -1,10 +1,10 @@
 """One cell of a comparison in a process of its own: train, then evaluate.
 
-    python -m dfilter.worker CELL
+    python -m dfilter.worker CELL [FILE.py ...]
 
-reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. What is finished is not done
-again: the trainer continues from its last checkpoint, an evaluation that has the result of the asked-for
-identity is skipped.
+reads CELL/job.json and leaves CELL/model and CELL/results/NAME.json. Code is loaded from the named
+files alone, whatever the job says. What is finished is not done again: the trainer continues from its
+last checkpoint, an evaluation that has the result of the asked-for identity is skipped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dfilter import registry
 from dfilter.data import load
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
+from dfilter.plaintext import guard_reports, say_error
 from dfilter.types import Duel, Evaluator, Trainer
 
 
@@ -52,9 +53,11 @@ if __name__ == "__main__":
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _stop_once)
     try:
+        guard_reports()  # a terminal shows log.txt, and its last line as the reason of a failure
+        registry.allow_code(*sys.argv[2:])
         work(Path(sys.argv[1]))
     except DFilterError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        say_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from dfilter import registry
 from dfilter.digests import path_sha256
 from dfilter.errors import InputError, MissingPackageError, SettingsError
 from dfilter.identity import ANYHOW, SHORT, settings_identity
@@ -104,6 +105,8 @@ class LMEval:
     def _samples(self, model: Path) -> Mapping[str, list[dict[str, Any]]]:
         if self.source.endswith(YAML) and not Path(self.source).is_file():
             raise InputError(f"There is no file {self.source}.")
+        if Path(self.source).is_file():
+            registry.refuse_code([self.source])  # the harness runs what a task's YAML names
         try:
             from lm_eval import simple_evaluate
             from lm_eval.models.huggingface import HFLM

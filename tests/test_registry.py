@@ -121,6 +121,7 @@ def test_broken_plugins_are_warned_of_and_all_others_are_there(installed: Path) 
 def test_a_local_file_that_fails_is_named_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("1 / 0\n")
+    registry.allow_code(file)
     with pytest.raises(SettingsError, match=r"mine.py cannot be imported: ZeroDivisionError: "):
         registry.load("filters", f"{file}:Mine")
     file.write_text("class Mine:\n    pass\nfrom fractions import Fraction\n")

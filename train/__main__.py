@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dfilter.data import load
 from dfilter.errors import DFilterError, SettingsError
+from dfilter.plaintext import guard_reports, say_error
 from dfilter.settings import build
 from dfilter.train.trainer import FineTune
 
@@ -35,9 +36,10 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
+        guard_reports()
         main(sys.argv[1:])
     except DFilterError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        say_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

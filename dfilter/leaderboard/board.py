@@ -19,6 +19,7 @@ from dfilter.leaderboard.measured import estimate
 from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
 from dfilter.llm.families import shared_family
+from dfilter.plaintext import shown_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Leaderboard:
 
         makers = {"md": table.as_markdown, "csv": table.as_csv, "json": table.as_json}
         if style == "table":
-            return table.as_text(self, width)
+            return table.as_text(shown_all(self), width)
         if style not in makers:
             raise UnknownNameError("format of a leaderboard", style, ["table", *makers])
         return makers[style](self)

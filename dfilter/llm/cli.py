@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from dfilter.plaintext import say, shown
+
 
 @click.group()
 def judge() -> None:
@@ -22,7 +24,7 @@ def list_() -> None:
     from dfilter.llm.commands import askers
 
     for asked in askers():
-        click.echo(asked.line())
+        say(shown(asked.line()))
 
 
 @judge.command()
@@ -40,7 +42,7 @@ def reparse(model: str, dry_run: bool) -> None:
 
     found = again(model, write=not dry_run)
     if not found:
-        click.echo("No stored ratings match.")
+        say("No stored ratings match.")
     for asked in found:
         changes = ", ".join(f"{count:,} {what}" for what, count in sorted(asked.changed.items()))
-        click.echo(f"{asked.line()}; {'would change' if dry_run else 'changed'}: {changes or 'none'}")
+        say(shown(f"{asked.line()}; {'would change' if dry_run else 'changed'}: {changes or 'none'}"))

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from dfilter import registry
 from dfilter.errors import MissingPackageError, SettingsError
 from dfilter.eval import lm_eval as adapter
 from dfilter.eval.lm_eval import LMEval
@@ -90,6 +91,18 @@ def test_a_task_of_ones_own_runs_offline(tmp_path):
     data = [{"question": f"{i}", "choices": ["a", "b"], "answer": i % 2} for i in range(6)]
     (tmp_path / "d.json").write_text(json.dumps(data))
     (tmp_path / "mine.yaml").write_text(TASK.format(file=tmp_path / "d.json"))
+    registry.allow_code(tmp_path / "mine.yaml")
     found = LMEval(str(tmp_path / "mine.yaml")).evaluate(resolve("tiny").path)
     assert found.prompts == tuple(f"mine/{i}" for i in range(6))
     assert set(found.values) <= {0.0, 1.0}
+
+
+def test_a_task_file_may_hold_code_and_runs_only_when_it_was_allowed(monkeypatch, tmp_path):
+    asked = stand_in(monkeypatch, {"mine": [{"doc_id": 0, "acc": 1.0}]})
+    task = tmp_path / "mine.yaml"
+    task.write_text("task: mine\nprocess_docs: !function payload.run\n")
+    with pytest.raises(SettingsError, match=r"mine\.yaml is code"):
+        LMEval(str(task)).evaluate(tmp_path)
+    assert not asked
+    registry.allow_code(task)
+    assert LMEval(str(task)).evaluate(tmp_path).values.tolist() == [1.0]
