@@ -72,7 +72,7 @@ def _entry(kind: str, place: Path) -> Entry:
     files = [f for f in place.rglob("*") if f.is_file()] if place.is_dir() else [place]
     stats = [f.stat() for f in files]
     try:
-        settings = str(read_spec(place).get("spec", "")) if (place / "spec.json").exists() else ""
+        settings = str(read_spec(place)["spec"]) if (place / "spec.json").exists() else ""
     except StoreError:
         settings = "unreadable"
     used = max((s.st_mtime for s in stats), default=place.stat().st_mtime)

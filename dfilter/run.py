@@ -39,6 +39,7 @@ from dfilter.selector import Budget
 from dfilter.settings import plain
 from dfilter.store import home
 from dfilter.store.disk import claim, disk_errors
+from dfilter.store.made import ensure
 from dfilter.strategy import Strategy
 from dfilter.transforms import built, from_tables
 from dfilter.types import Priced, Progress, Transform
@@ -335,9 +336,7 @@ def sample_pool(progress: Progress) -> Path:
     progress.say(
         f"No data given: using the sample pool of {SAMPLE_ROWS:,} rows with planted faults ({folder})."
     )
-    if not (folder / "pool.jsonl").exists():
-        with disk_errors(folder):
-            sample.write(folder, rows=SAMPLE_ROWS, seed=0)
+    ensure(folder, lambda scratch: sample.write(scratch, rows=SAMPLE_ROWS, seed=0), progress.say)
     return folder / "pool.jsonl"
 
 

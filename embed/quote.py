@@ -11,7 +11,7 @@ import numpy as np
 
 from dfilter.chat import Template, render_many, style
 from dfilter.embed.device import Placement
-from dfilter.models import count_parameters, load_tokenizer, resolve
+from dfilter.models import count_parameters, load_tokenizer, resolve, verified
 from dfilter.progress import duration
 from dfilter.types import KEY_BYTES
 
@@ -122,7 +122,7 @@ def adapter_size(model: str, rank: int) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(resolve(model).path, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(verified(model).path, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         shapes: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     targets = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -14,7 +14,7 @@ from dfilter.embed.batches import pad, token_batches
 from dfilter.embed.device import DTYPES, Placement, place
 from dfilter.errors import ModelError, SettingsError
 from dfilter.identity import ANYHOW, WEIGHTS, spec_of
-from dfilter.models import quiet_transformers, resolve
+from dfilter.models import quiet_transformers, verified
 from dfilter.types import Example, Json
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _load(model: str, placement: Placement) -> _Encoder:
     """Load once per process; two, so that comparing an encoder with another does not reload both."""
     from sentence_transformers import SentenceTransformer
 
-    folder = resolve(model).path
+    folder = verified(model).path
     try:
         with quiet_transformers():
             loaded = SentenceTransformer(

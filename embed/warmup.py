@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 
 from dfilter import registry
-from dfilter.errors import ModelError, SettingsError
+from dfilter.errors import FolderError, ModelError, SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS, bare, component_identity, spec_of
 from dfilter.types import Json, Trainer
 
@@ -65,7 +66,12 @@ class Warmup:
         chosen = drawn(pool.rows, self.share, self.seed)
         trainer: Trainer = registry.create("trainers", self.trainer, self.settings())
         with pool.progress.stage("warm-up", total=self.epochs, unit="epochs") as bar:
-            trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
+            try:
+                trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
+            except FolderError:  # what a killed run left is damaged, and it is nobody's but ours
+                pool.progress.say("What an interrupted warm-up left cannot be used; it starts anew.")
+                shutil.rmtree(folder / RESULT)
+                trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
             bar.advance(self.epochs)
 
     def settings(self) -> dict[str, Any]:

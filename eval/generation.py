@@ -1,6 +1,6 @@
 """Answers of a model to prompts, generated in batches and kept by model and prompt.
 
-    DFILTER_HOME/answers/MODEL/DECODING/BATCH.json    {prompt key: answer}
+    DFILTER_HOME/answers/MODEL/DECODING/BATCH.json    {batch, answers: {prompt key: answer}, checksum}
 
 MODEL is a hash of the weights, so a model keeps its answers wherever its folder lies. Which prompts
 share a batch depends on all prompts that are asked, never on what is stored already, because a
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +22,15 @@ from dfilter.errors import SettingsError
 from dfilter.identity import ANYHOW, SHOWN, settings_identity
 from dfilter.models import fast_dtype, load_causal, load_tokenizer, quiet_transformers, resolve
 from dfilter.store import home
+from dfilter.store.disk import disk_errors
+from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Json, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of the way answers are made; another one asks again
 CPU_TOKENS = 8_192  # prompt and answer tokens of a batch, padded
@@ -174,18 +178,24 @@ def _plan(ids: Sequence[Sequence[int]], keys: Sequence[str], new: int, budget: i
 
 
 def _stored(place: Path) -> dict[str, str] | None:
-    try:
-        data = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # absent, or cut off by a full disk: generated again
-    return data if isinstance(data, dict) else None
+    """Return a batch's answers; none when they are absent, damaged, or those of another batch."""
+    held = read_checked(place)
+    if held is not None and held.get("batch") == _named(place):
+        return dict(held["answers"])
+    if place.exists():
+        log.warning("The answers in %s are damaged; they are generated again.", place)
+    return None
 
 
 def _keep(place: Path, answers: dict[str, str]) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(answers, ensure_ascii=False), encoding="utf-8", errors="replace")
-    scratch.replace(place)
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_checked(place, {"batch": _named(place), "answers": answers})
+
+
+def _named(place: Path) -> str:
+    """Return what a batch's file says it is: of which model, decoding and prompts."""
+    return "/".join(place.parts[-3:])
 
 
 class _Writer:
@@ -232,4 +242,4 @@ class _Writer:
                 input_ids=ids.to(place), attention_mask=mask.to(place), generation_config=self.config
             )
         texts = self.tokenizer.batch_decode(out[:, width:].cpu(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [text.strip().encode(errors="replace").decode() for text in texts]

@@ -261,6 +261,18 @@ def store_with(home: Path) -> None:
         os.utime(file, (long_ago, long_ago))
 
 
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"class": "X"}', '{"spec": 1', "\udcff"])
+def test_cache_lists_and_removes_what_has_no_readable_settings(text: str) -> None:
+    home = Path(os.environ["DFILTER_HOME"])
+    store_with(home)
+    spec = home / "signals" / "tokens-bb" / "spec.json"
+    spec.write_bytes(text.encode(errors="surrogateescape"))
+    (line,) = (line for line in call("cache").stdout.splitlines() if "tokens-bb" in line)
+    assert line.endswith("tokens-bb  unreadable")
+    assert "tokens-bb" in call("cache", "remove", "tokens-bb").stdout
+    assert not spec.parent.exists()
+
+
 def test_cache_lists_what_is_stored_and_removes_by_name_or_age() -> None:
     home = Path(os.environ["DFILTER_HOME"])
     assert "0.0 MB stored in 0 places" in call("cache").stdout

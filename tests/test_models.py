@@ -255,3 +255,25 @@ def test_smollm2_knows_the_capital_of_france(smollm2: Path) -> None:
         pad_token_id=chat.special_ids(tokenizer).pad,
     )
     assert "Paris" in tokenizer.decode(out[0, len(prompt) :])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "seal.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_a_damaged_model_is_made_again_when_it_is_read(
+    caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    folder = models.resolve("tiny").path
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = before[file]
+    if damage == "delete":
+        (folder / file).unlink()
+    else:
+        flipped = whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:]
+        (folder / file).write_bytes(flipped if damage == "flip" else whole[:-20])
+    models.resolve("tiny")
+    assert not caplog.messages  # naming a model reads nothing of it
+    for named in ("tiny", str(folder)):
+        models.load_causal(named, device="cpu")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder} is damaged ({file} ")

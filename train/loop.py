@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import logging
 import math
 import shutil
 import time
@@ -25,10 +26,15 @@ from transformers import Trainer as TransformersTrainer
 
 from dfilter.chat import IGNORE
 from dfilter.errors import CheckError
+from dfilter.store.disk import beside
+from dfilter.store.seal import flaw, seal
 from dfilter.train.recipes import Recipe
+from dfilter.train.result import barrier, epoch_folder
 from dfilter.train.rows import Order, Rows, collate, parts
 
-WHOLE = "whole"  # written last into a checkpoint; a checkpoint without it was cut short
+log = logging.getLogger(__name__)
+
+WHOLE = "whole"  # the seal that is written last into a checkpoint; one without it was cut short
 
 
 def arguments(
@@ -263,15 +269,16 @@ class Keeper(TrainerCallback):
         epoch = math.ceil(state.global_step / self.steps_per_epoch)
         if whole and self.keep and self.keep[0] <= epoch <= self.keep[1]:
             refuse_nan(self.loop.model)
-            self.write_epoch(epoch, self.folder / "epochs" / f"epoch-{epoch:02d}")
+            self.write_epoch(epoch, epoch_folder(self.folder, epoch))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Mark the checkpoint whole and drop the older ones."""
+        """Seal the checkpoint and drop the older ones."""
         self.saved = time.monotonic()
+        barrier()  # every process has written its part
         if state.is_world_process_zero:
             latest = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             (latest / "training_args.bin").unlink(missing_ok=True)  # pickled, and nobody reads it
-            (latest / WHOLE).touch()
+            seal(latest, latest.name, into=WHOLE)
             for old in checkpoints(Path(args.output_dir)):
                 if old != latest:
                     shutil.rmtree(old)
@@ -280,16 +287,25 @@ class Keeper(TrainerCallback):
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, oldest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    return sorted(found, key=_steps)
 
 
-def last_whole(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end."""
-    return next((path for path in reversed(checkpoints(folder)) if (path / WHOLE).exists()), None)
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.partition("-")[2])
+
+
+def last_whole(folder: Path, most: int) -> Path | None:
+    """Return the newest checkpoint of at most so many steps that is whole."""
+    for found in reversed(checkpoints(folder)):
+        wrong = flaw(found, found.name, into=WHOLE)
+        if wrong and (found / WHOLE).exists():
+            log.warning("%s is damaged (%s); the training continues from an earlier step.", found, wrong)
+        if not wrong and _steps(found) <= most:
+            return found
+    return None
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file that is either the old one or the new one."""
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    with beside(path) as part:
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,11 +5,12 @@ checkpoints/        to resume from; gone when done
 epochs/epoch-NN/    kept models, with moments.safetensors when asked for
 *.safetensors, config.json or adapter_config.json, tokenizer files
 training.json       figures
-done                written last
+done                the seal of all this, written last
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
@@ -20,11 +21,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dfilter.digests import json_digest
 from dfilter.errors import CheckError, FolderError
+from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.train.recipes import Recipe
 from dfilter.types import Evaluator
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
 DONE = "done"
 PACKAGES = ("dfilter", "torch", "transformers", "peft", "accelerate", "safetensors")
 
@@ -93,29 +98,56 @@ def barrier() -> None:
 
 
 def claim(out: Path, plan: Plan) -> bool:
-    """Make or check the folder; return whether it is finished already.
+    """Make or check the folder; return whether it is finished already, and whole.
 
     Raises:
         FolderError: it holds a training with another plan, or files that are no training.
     """
-    from dfilter.train.loop import write_json
-
+    wrong = flaw(out, _sealed_as(plan), into=DONE)
     if not is_main():  # the main process looks, and when it refuses, the launcher ends the others
-        return (out / DONE).exists()
-    wanted = {"format": FORMAT, **_jsonable(asdict(plan))}
-    found = _read(out / "plan.json")
+        return not wrong
+    wanted = _identity(plan)
+    found = read_checked(out / "plan.json")
     if found is None:
+        if (out / "plan.json").exists():
+            raise FolderError(
+                f"{out / 'plan.json'} is damaged or of an earlier version, so what was trained there is not "
+                "known. Choose another folder, or remove it."
+            )
         if out.is_dir() and any(out.iterdir()):
             raise FolderError(f"{out} holds files that are no training. Choose another folder, or empty it.")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "plan.json", wanted)
-    elif found != wanted:
-        names = sorted(name for name in wanted if found.get(name) != wanted[name])
+        write_checked(out / "plan.json", wanted)
+    elif _counted(found) != _counted(wanted):
+        names = sorted(n for n, value in _counted(wanted).items() if found.get(n) != value)
         raise FolderError(
             f"{out} holds another training; it differs in {', '.join(names)}. "
             "Choose another folder, or remove it."
         )
-    return (out / DONE).exists()
+    if wrong and (out / DONE).exists():
+        log.warning("%s is damaged (%s); it is trained again.", out, wrong)
+        (out / DONE).unlink()
+    return not wrong
+
+
+def sound(out: Path, plan: Plan) -> int:
+    """Remove damaged kept epochs; return the steps from which a resume still writes all that are missing."""
+    most = plan.steps
+    first, last = plan.recipe.keep_epochs or (1, 0)
+    for epoch in range(last, first - 1, -1):
+        folder = epoch_folder(out, epoch)
+        wrong = flaw(folder, folder.name)
+        if wrong:
+            most = min(epoch * plan.steps_per_epoch, plan.steps) - 1
+            if is_main() and folder.is_dir():
+                log.warning("%s is damaged (%s); it is trained again.", folder, wrong)
+                shutil.rmtree(folder)
+    return most
+
+
+def epoch_folder(out: Path, epoch: int) -> Path:
+    """Return where the model of a kept epoch lies."""
+    return out / "epochs" / f"epoch-{epoch:02d}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +183,7 @@ class Keep:
             write_json(
                 scratch / "training.json", {**_identity(plan), "epoch": epoch, **_sums(part), **_rates(part)}
             )
+            seal(scratch, folder.name)
             scratch.rename(folder)
 
     def write_into(self, loop: Any, folder: Path) -> None:
@@ -215,20 +248,29 @@ def choose_epoch(out: Path, evaluator: Evaluator, seed: int) -> dict[str, Any]:
         )
     best = min(finite, key=lambda name: (-better * finite[name], name))
     for file in (out / "epochs" / best).iterdir():
-        if file.name != "training.json":
+        if file.name not in {"training.json", "seal.json"}:
             shutil.copy2(file, out / file.name)
     return {"chosen": best, "development": scores}
 
 
 def finish(out: Path, plan: Plan, summary: Mapping[str, Any]) -> None:
-    """Write ``training.json``, drop what only a resume needs, and mark the folder done."""
+    """Write ``training.json``, drop what only a resume needs, and seal the folder."""
     from dfilter.train.loop import write_json
 
     kept = [path.name for path in sorted((out / "epochs").glob("epoch-*"))]
     write_json(out / "training.json", {**_identity(plan), **summary, "kept": kept, "versions": _versions()})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "progress.json").unlink(missing_ok=True)
-    (out / DONE).touch()
+    seal(out, _sealed_as(plan), into=DONE)
+
+
+def _sealed_as(plan: Plan) -> str:
+    return json_digest(_counted(_identity(plan)))
+
+
+def _counted(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the model's name: its contents count, wherever they lie."""
+    return {name: value for name, value in identity.items() if name != "model"}
 
 
 def _identity(plan: Plan) -> dict[str, Any]:

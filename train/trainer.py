@@ -250,7 +250,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
                 write_epoch=lambda epoch, folder: keep.write(running, folder, plan, epoch),
             )
         )
-        latest = loop.last_whole(out / "checkpoints")
+        latest = loop.last_whole(out / "checkpoints", result.sound(out, plan))
         running.train(resume_from_checkpoint=str(latest) if latest else None)
         loop.refuse_nan(running.model)
         keep.write_into(running, out)

@@ -70,10 +70,12 @@ def test_stored_answers_are_read_without_the_model(talker, monkeypatch):
 def test_a_half_finished_or_damaged_store_is_completed(tiny, monkeypatch):
     small = g.Decoding(max_new_tokens=6, batch_tokens=1)  # one prompt a batch
     said = g.generate(tiny, ASKED, small)
-    files = sorted((home() / "answers").rglob("*.json"))
-    assert len(files) == len(ASKED)
-    files[0].unlink()
-    files[1].write_text('{"')
+    (mine,) = (home() / "answers").glob("*/*")
+    files = sorted(mine.iterdir())
+    g.generate(tiny, ASKED, g.Decoding(max_new_tokens=5, batch_tokens=1))
+    (other,) = set(mine.parent.iterdir()) - {mine}
+    before = [file.read_bytes() for file in files]
+    assert len(files) == len(ASKED) == 4
     asked = []
     write = g._Writer.write
 
@@ -82,8 +84,21 @@ def test_a_half_finished_or_damaged_store_is_completed(tiny, monkeypatch):
         return write(self, batch, seed=seed)
 
     monkeypatch.setattr(g._Writer, "write", counted)
-    assert g.generate(tiny, ASKED, small) == said
-    assert asked == [1, 1]
+    at = before[2].index(b'"checksum"') - 12  # in the answer's text
+    flipped = before[2][:at] + bytes([before[2][at] ^ 1]) + before[2][at + 1 :]
+    for damage in (
+        lambda: files[0].unlink(),
+        lambda: files[1].write_text('{"'),
+        lambda: files[2].write_bytes(flipped),
+        lambda: files[3].write_bytes(before[0]),
+        lambda: files[3].write_bytes((other / files[3].name).read_bytes()),
+        lambda: files[3].write_text("[]"),
+    ):
+        damage()
+        asked.clear()
+        assert g.generate(tiny, ASKED, small) == said
+        assert asked == [1]
+        assert [file.read_bytes() for file in files] == before
 
 
 def test_equal_prompts_are_answered_once_and_order_does_not_matter(talker):

@@ -38,6 +38,6 @@ def conversations(count: int, seed: int = 0, turns: int = 1) -> list[Example]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> list[Example]:
     return conversations(24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from dfilter.errors import FolderError
 from dfilter.train import loop, result
 from dfilter.train.trainer import FineTune
 from dfilter.types import Example
@@ -85,7 +87,14 @@ def in_kept_epoch() -> None:
 
 def before_done() -> None:
     """Die when everything is written but the mark."""
-    Path.touch = lambda path, **_: die() if path.name == result.DONE else None  # type: ignore[method-assign]
+    real = result.seal
+
+    def seal(*args: Any, **settings: Any) -> None:
+        if settings.get("into") == result.DONE:
+            die()
+        real(*args, **settings)
+
+    result.seal = seal
 
 
 MOMENTS: dict[str, list[Callable[[], None]]] = {
@@ -101,9 +110,21 @@ MOMENTS: dict[str, list[Callable[[], None]]] = {
 FEW = ["inside the second epoch, then at its end", "between a kept epoch and its checkpoint"]
 
 
+@pytest.fixture(scope="module")
+def trained(rows: list[Example], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that nothing disturbed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFILTER_HOME", str(tmp_path_factory.mktemp("home")))
+        out = JOB.train(rows, tmp_path_factory.mktemp("trained") / "out", seed=0)
+    torch.set_num_threads(threads)
+    return out
+
+
 @pytest.fixture
-def undisturbed(rows: list[Example], tmp_path: Path) -> tuple[Any, dict[str, bytes]]:
-    return outcome(JOB.train(rows, tmp_path / "undisturbed", seed=0))
+def undisturbed(trained: Path) -> tuple[Any, dict[str, bytes]]:
+    return outcome(trained)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +163,91 @@ def test_only_the_newest_checkpoint_stays_and_nothing_pickled_by_us(
     assert kept.name == "checkpoint-6"
     assert not (kept / "training_args.bin").exists()
     assert json.loads((tmp_path / "a" / "progress.json").read_text())["step"] == 7
+
+
+def flip(file: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+
+
+def killed_with_all_checkpoints(rows: list[Example], out: Path) -> None:
+    def work() -> None:
+        at_step(9)()
+        loop.shutil.rmtree = lambda *_, **__: None  # type: ignore[assignment]
+        JOB.train(rows, out, seed=0)
+
+    assert in_a_child(work) == -signal.SIGKILL
+    assert [path.name for path in loop.checkpoints(out / "checkpoints")] == [
+        f"checkpoint-{step}" for step in (2, 4, 5, 6, 8)
+    ]
+
+
+def resumed_from(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    found: list[str | None] = []
+    real = loop.last_whole
+
+    def last_whole(folder: Path, most: int) -> Path | None:
+        path = real(folder, most)
+        found.append(path and path.name)
+        return path
+
+    monkeypatch.setattr(loop, "last_whole", last_whole)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("damaged", "continues"),
+    [
+        (["checkpoints/checkpoint-8/whole", "checkpoints/checkpoint-6/optimizer.pt"], "checkpoint-5"),
+        (["epochs/epoch-01/moments.safetensors"], "checkpoint-4"),
+        ([f"checkpoints/checkpoint-{step}/trainer_state.json" for step in (2, 4, 5, 6, 8)], None),
+    ],
+)
+def test_what_is_damaged_is_passed_over_with_a_line(
+    undisturbed: tuple[Any, dict[str, bytes]],
+    rows: list[Example],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    damaged: list[str],
+    continues: str | None,
+) -> None:
+    out = tmp_path / "killed"
+    killed_with_all_checkpoints(rows, out)
+    for name in damaged:
+        flip(out / name)
+    found = resumed_from(monkeypatch)
+    assert outcome(JOB.train(rows, out, seed=0)) == undisturbed
+    assert found == [continues]
+    assert len([line for line in caplog.messages if "is damaged" in line]) == len(damaged)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_model.safetensors", "epochs/epoch-02/adapter_model.safetensors", "training.json", "done"],
+)
+def test_a_damaged_result_is_trained_again_with_a_line(
+    trained: Path, rows: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    out = shutil.copytree(trained, tmp_path / "damaged")
+    flip(out / name)
+    assert outcome(JOB.train(rows, out, seed=0)) == outcome(trained)
+    lines = [line for line in caplog.messages if "it is trained again" in line]
+    assert lines[0].startswith(f"{out} is damaged ({name} ")
+    assert len(lines) == 1 + name.startswith("epochs/")
+    caplog.clear()
+    assert JOB.train(rows, out, seed=0) == out
+    assert not caplog.messages
+
+
+def test_a_plan_that_cannot_be_read_is_a_sentence(rows: list[Example], tmp_path: Path) -> None:
+    job = FineTune(model="tiny", recipe="lima", dtype="float32", steps=1)
+    out = job.train(rows, tmp_path / "a", seed=0)
+    for damage in (flip, lambda file: file.write_bytes(b'{"form')):
+        damage(out / "plan.json")
+        with pytest.raises(FolderError, match=r"plan\.json is damaged or of an earlier version"):
+            job.train(rows, out, seed=0)
 
 
 def test_a_full_training_resumes_too(rows: list[Example], tmp_path: Path) -> None:
