@@ -186,6 +186,8 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
         FolderError: the folder holds a comparison of another protocol.
         DFilterError: the data, the model, the trainer or an evaluation cannot be used.
     """
+    for source in plan.strategies:  # a mistake in one is said before a model is looked for
+        strategies.load(source)
     trainer = component_identity("trainers", plan.trainer, trainer_of(plan))
     model = registry.create("signals", "tokens", {"tokenizer": plan.model}).spec()  # it must be there
     place = plan.data or str(sample_pool(progress))

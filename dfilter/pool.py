@@ -118,6 +118,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     """Return kind, version and settings that a stored signal or fit was made with."""
     try:
         loaded = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-        return {"class": loaded["class"], "spec": loaded["spec"]}
+        kind = loaded.get("kind") or loaded["class"]  # an earlier version named the class
+        return {"kind": kind, "version": loaded.get("version"), "spec": loaded["spec"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{folder} holds no readable spec.json; the next run writes it anew.") from error
