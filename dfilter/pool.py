@@ -120,5 +120,5 @@ def read_spec(folder: Path) -> dict[str, Any]:
         loaded = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         kind = loaded.get("kind") or loaded["class"]  # an earlier version named the class
         return {"kind": kind, "version": loaded.get("version"), "spec": loaded["spec"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{folder} holds no readable spec.json; the next run writes it anew.") from error
