@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+COUNT ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -14,7 +15,7 @@ DEMO := runs/demo
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-slow lint bench soak
+.PHONY: help setup demo test test-slow lint bench soak steady
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make test       set up and run the tests (a few minutes)"
 	@echo "make test-slow  run the slow tests too (MINUTES=15 starts no slow test after 15 minutes)"
 	@echo "make soak       run the full kill and fuzz counts (long)"
+	@echo "make steady     repeat the kill and clock tests on busy cores (COUNT=200 times)"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      the measurements, one table each"
 
@@ -67,6 +69,15 @@ test-slow: $(READY)
 
 soak: $(READY)
 	$(call tests,--soak -m soak)
+
+# A test that counts on luck fails here sooner or later. The busy loops end with the shell that started them.
+steady: $(READY)
+	@for core in $$(seq $$(getconf _NPROCESSORS_ONLN)); do \
+		(while kill -0 $$$$ 2>/dev/null; do :; done) & \
+	done; \
+	for time in $$(seq $(COUNT)); do \
+		$(BIN)/python -m pytest --quiet --phase serial $(ARGS) || { echo "Failed at time $$time."; exit 1; }; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff check .

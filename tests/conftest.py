@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import multiprocessing
 import os
+import random
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -27,6 +34,7 @@ settings.load_profile("shared machine")
 
 # Both phases and all workers of one `make` count from the same moment.
 STARTED = float(os.environ.setdefault("DFILTER_TESTS_STARTED", str(time.time())))
+DYING = Path(__file__).with_name("dying")
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -113,3 +121,63 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
             return models.resolve("smollm2").path
         except MissingPackageError as error:
             pytest.skip(str(error))
+
+
+@dataclass(frozen=True)
+class Dying:
+    """Runs work that dies at its n-th change of a folder, however fast or slow the machine is."""
+
+    folder: Path
+    count: Path
+    draw: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def whole(self, work: list[str] | Callable[[], object]) -> int:
+        """Run a command or a function to its end; return how many changes it made."""
+        code = self._run(work, 0)
+        assert code == 0
+        return self.count.stat().st_size
+
+    def killed(self, work: list[str] | Callable[[], object], changes: int, times: int) -> None:
+        """Kill work of so many changes so many times; each time it goes on for a while.
+
+        All deaths together come before the last change, so every one of them strikes.
+        """
+        assert changes > times
+        for _ in range(times):
+            assert self._run(work, self.draw.randint(1, changes // (times + 1))) == -signal.SIGKILL
+
+    def _run(self, work: list[str] | Callable[[], object], at: int) -> int:
+        self.count.unlink(missing_ok=True)
+        if callable(work):
+            return self._fork(work, at)
+        armed = os.pathsep.join([str(self.folder), str(self.count), str(at)])
+        python = os.pathsep.join([str(DYING), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            work,
+            env={**os.environ, "DYING": armed, "PYTHONPATH": python},
+            start_new_session=True,
+            capture_output=True,
+            check=False,
+        )
+        sys.stderr.write(done.stderr.decode())
+        return done.returncode
+
+    def _fork(self, work: Callable[[], object], at: int) -> int:
+        def child() -> None:
+            spec = importlib.util.spec_from_file_location("dying", DYING / "sitecustomize.py")
+            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+            spec.loader.exec_module(module)  # type: ignore[union-attr]
+            os.setsid()
+            module.arm(str(self.folder), str(self.count), at)
+            work()
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        return process.exitcode
+
+
+@pytest.fixture
+def dying(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Dying:
+    return Dying(tmp_path, tmp_path_factory.mktemp("dying") / "changes")

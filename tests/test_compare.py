@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,18 +265,13 @@ def command(plan: Comparison) -> list[str]:
 
 @pytest.mark.serial
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
-def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, kills) -> None:
-    whole = subprocess.run(command(replace(plan, out=tmp_path / "whole")), capture_output=True, check=True)
-    rng = random.Random(kills)
-    for _ in range(kills):
-        child = subprocess.Popen(
-            command(plan), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(0.3, 4.0))
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, dying, kills) -> None:
+    whole = replace(plan, out=tmp_path / "whole")
+    changes = dying.whole(command(whole))
+    dying.killed(command(plan), changes, kills)
     ended = subprocess.run(command(plan), capture_output=True, check=True)
-    assert table(ended.stdout) == table(whole.stdout)
+    again = subprocess.run(command(whole), capture_output=True, check=True)
+    assert table(ended.stdout) == table(again.stdout)
 
 
 def table(printed: bytes) -> object:

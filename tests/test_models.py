@@ -95,6 +95,8 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
 @pytest.mark.serial
 @pytest.mark.parametrize("name", ["someone/no-such-model", "no-such-model", "someone/model@abc123"])
 def test_an_uncached_hub_id_fails_at_once_when_offline(name: str) -> None:
+    import huggingface_hub  # noqa: F401 - its import is not what is timed
+
     began = time.perf_counter()
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
         models.resolve(name)
@@ -110,7 +112,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(
         "import socket, time\n"
         "silent = socket.create_server(('127.0.0.1', 0))\n"
         "import os; os.environ['HF_ENDPOINT'] = f'http://127.0.0.1:{silent.getsockname()[1]}'\n"
-        "from dfilter import models\nmodels.HUB_SECONDS = 1.0\nbegan = time.perf_counter()\n"
+        "from dfilter import models\nmodels.HUB_SECONDS = 0.5\nbegan = time.perf_counter()\n"
         "try: models.resolve('someone/no-such-model')\n"
         "except models.ModelError as error: print(f'{time.perf_counter() - began:.1f} {error}')\n"
     )
@@ -120,7 +122,7 @@ def test_a_hub_that_does_not_answer_is_not_waited_for(
     ).stdout
     seconds, _, sentence = said.partition(" ")
     assert float(seconds) < 10
-    assert "did not answer within 1 s" in sentence
+    assert "did not answer within 0.5 s" in sentence
 
 
 def test_a_cached_hub_model_is_used_without_a_network(

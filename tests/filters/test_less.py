@@ -1,11 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -408,63 +403,26 @@ def test_an_adapters_size_is_told_from_shapes_alone() -> None:
     assert adapter_size("tiny", 3) == 2 * 3 * (128 + 128 + 96 + 96)
 
 
-KILLED = """
-import sys, json
-from pathlib import Path
-from dfilter.data.dataset import Dataset
-from dfilter.filters.less import LESS
-from dfilter.pool import Pool, Store
-from dfilter.store.arrays import read_arrays
-from dfilter.types import Example, Message
-rows, target, folders = json.loads(Path(sys.argv[1]).read_text())
-def examples(pairs):
-    turns = [(Message("user", p), Message("assistant", r)) for p, r in pairs]
-    return Dataset.from_rows([Example(str(i), said, {}) for i, said in enumerate(turns)])
-store = Store(Path(sys.argv[2]))
-pool = Pool(examples(rows), target=Pool(examples(target), store=store), store=store)
-print("ready", flush=True)
-scores = LESS(model="tiny", checkpoints=tuple(folders), dtype="float32", device="cpu").score(pool)
-Path(sys.argv[3]).write_bytes(scores.values.tobytes())
-"""
-
-
 @pytest.mark.serial
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_and_continued_gives_the_same_bytes(
-    checkpoints: tuple[str, ...], tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
+    checkpoints: tuple[str, ...], tmp_path: Path, times: int, dying: Any
 ) -> None:
-    rows = [(row.prompt, row.response) for row in sentences(600, 12)]
-    target = [(row.prompt, row.response) for row in sentences(4, 13)]
-    work = tmp_path / "work.json"
-    work.write_text(json.dumps([rows, target, checkpoints]), encoding="utf-8")
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    rows, targets = sentences(300, 12), sentences(4, 13)
 
-    def start(store: str, out: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", KILLED, str(work), str(tmp_path / store), str(tmp_path / out)]
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
+    def scored(store: Path, out: Path) -> None:
+        torch.set_num_threads(1)  # the threads of the parent are not in a forked process
+        shared = Store(store)
+        pool = Pool(
+            Dataset.from_rows(rows), target=Pool(Dataset.from_rows(targets), store=shared), store=shared
+        )
+        scores = LESS(model="tiny", checkpoints=checkpoints, dtype="float32", device="cpu").score(pool)
+        out.write_bytes(scores.values.tobytes())
 
-    with start("calm", "calm.bin") as calm:
-        working = seconds_of_work(calm)
-        assert calm.returncode == 0
-    rng = np.random.default_rng(times)
-    kills = 0
-    for _ in range(times):
-        with start("killed", "killed.bin") as process:
-            try:
-                seconds_of_work(process, timeout=float(rng.uniform(0.1, 0.7) * working))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-    assert kills
-    with start("killed", "killed.bin") as finished:
-        assert finished.wait() == 0
+    def killed() -> None:
+        scored(tmp_path / "killed", tmp_path / "killed.bin")
+
+    changes = dying.whole(lambda: scored(tmp_path / "calm", tmp_path / "calm.bin"))
+    dying.killed(killed, changes, times)
+    dying.whole(killed)
     assert (tmp_path / "killed.bin").read_bytes() == (tmp_path / "calm.bin").read_bytes()
-
-
-def seconds_of_work(process: subprocess.Popen[bytes], timeout: float | None = None) -> float:
-    """Wait until the imports are done, then for the work, and return how long that took."""
-    assert process.stdout is not None
-    process.stdout.readline()
-    began = time.monotonic()
-    process.wait(timeout)
-    return time.monotonic() - began

@@ -69,7 +69,7 @@ def test_mixed_faults_end_in_names_and_cost_nothing_the_second_time(
     caplog.set_level(logging.DEBUG)
     script = faulty(0.3, list(FAULTS.values()))
     with ScriptedServer(script, latency=0.002) as server:
-        settings = quick(server.url, concurrency=32, attempt_seconds=0.25, longest_pause=0.02, attempts=12)
+        settings = quick(server.url, concurrency=32, attempt_seconds=0.5, longest_pause=0.02, attempts=40)
         answers = list(ask(requests(600), settings, reader=TextScore()))
         assert Counter(a.status for a in answers) == {"ok": 600}
         assert {a.value for a in answers} == {4.5}
@@ -199,20 +199,23 @@ def test_retry_after_pauses_everybody(requests: Callable, quick: Callable) -> No
         answers = list(ask(requests(40), quick(server.url, concurrency=4, longest_pause=60.0)))
         assert {a.status for a in answers} == {"ok"}
         (rejected,) = (e.at for e in server.log if e.status == 429)
-        # What was in flight still arrives; after that, silence until the pause is over.
-        quiet = [e.at for e in server.log if rejected + 0.1 < e.at < rejected + 0.55]
-        assert not quiet
+        # What the other three had in flight still arrives, and at most one more of each that was sent before
+        # the client had read the rejection; then there is silence until the pause is over.
+        late = [e.at for e in server.log if rejected < e.at < rejected + 0.6]
+        assert len(late) <= 2 * 3
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("limits", [{"requests_per_minute": 40}, {"tokens_per_minute": 2000}])
+@pytest.mark.parametrize(
+    ("limits", "rows"), [({"requests_per_minute": 40}, 60), ({"tokens_per_minute": 2000}, 100)]
+)
 def test_configured_rates_hold_in_every_window(
-    limits: dict, requests: Callable, quick: Callable, monkeypatch: pytest.MonkeyPatch
+    limits: dict, rows: int, requests: Callable, quick: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfilter.llm.limits.Rates.seconds", 1.0)
-    monkeypatch.setattr("dfilter.llm.limits.Rates.__init__.__defaults__", (1.0,))
-    with ScriptedServer("4.5", latency=0.02, window=1.0) as server:
-        assert {a.status for a in ask(requests(100), quick(server.url, **limits))} == {"ok"}
+    monkeypatch.setattr("dfilter.llm.limits.Rates.seconds", 2.0)
+    monkeypatch.setattr("dfilter.llm.limits.Rates.__init__.__defaults__", (2.0,))
+    with ScriptedServer("4.5", latency=0.02, window=2.0) as server:
+        assert {a.status for a in ask(requests(rows), quick(server.url, **limits))} == {"ok"}
         most, tokens = server.most_in_any_window()
     if "requests_per_minute" in limits:
         assert 30 <= most <= 40
@@ -240,7 +243,7 @@ def test_max_usd_is_never_passed(limit: float, requests: Callable, quick: Callab
     ]
     script = faulty(0.2, [*faults, Say("4.5", usage=False)], "4.5")
     with ScriptedServer(script, latency=0.005, price=(10.0, 30.0)) as server:
-        settings = quick(server.url, concurrency=16, attempt_seconds=0.2)
+        settings = quick(server.url, concurrency=16, attempt_seconds=0.5)
         budget = Budget(limit)
         with pytest.raises(CheckError, match="--max-usd") as caught:
             list(ask(requests(400), settings, budget=budget))
@@ -413,13 +416,14 @@ def test_a_broken_generator_gets_its_own_error(quick: Callable) -> None:
 
 @pytest.mark.serial
 def test_leaving_early_keeps_what_was_in_flight(requests: Callable, quick: Callable) -> None:
-    with ScriptedServer("4.5", latency=0.05) as server:
+    with ScriptedServer("4.5", latency=0.2) as server:
         with Session(quick(server.url, concurrency=8)) as session:
             for answer in session.ask(requests(200)):
                 assert answer.status == "ok"
                 break
         asked = rows_asked(server)
         assert asked < 100
+        server.latency = 0.0
         list(ask(requests(200), quick(server.url)))
         assert rows_asked(server) == 200
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -205,18 +205,16 @@ def test_a_second_process_waits_for_the_first(
 
 @pytest.mark.serial
 def test_a_killed_fit_continues_from_its_scratch_and_ends_with_the_same_bytes(
-    counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    counting: ModuleType, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:
+    def command(log: Path) -> list[str]:
+        return [sys.executable, counting.__file__, "fit", "20", "0", str(log), "12"]
+
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "calm"))
-    assert start("fit", 20, 0, tmp_path / "calm.log", 12).wait() == 0
+    changes = dying.whole(command(tmp_path / "calm.log"))
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "killed"))
     log = tmp_path / "log"
-    for steps in (3, 7):
-        process = start("fit", 20, 0.2, log, 12)
-        while len(counting.noted(log)) < steps:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-    assert start("fit", 20, 0, log, 12).wait() == 0
+    dying.killed(command(log), changes, 2)
+    dying.whole(command(log))
     assert digest(tmp_path / "killed") == digest(tmp_path / "calm")
     assert len(counting.noted(log)) <= 12 + 2  # a kill costs one step

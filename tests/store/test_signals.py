@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -442,39 +443,25 @@ def test_two_processes_at_once_share_the_work(
     assert first.tolist() == second.tolist() == expected(counting.dataset(480))
 
 
-def killed_at_random(start: Any, times: int, rng: np.random.Generator, *args: object) -> int:
-    """Start, kill after a random moment, and so on; then let it finish. Return how many kills struck."""
-    struck = 0
-    for _ in range(times):
-        process: subprocess.Popen[bytes] = start(*args)
-        try:
-            process.wait(rng.uniform(0.2, 1.2))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            struck += 1
-    finish = start(*args)
-    _, errors = finish.communicate()
-    assert finish.returncode == 0, errors.decode()
-    return struck
-
-
 @pytest.mark.serial
-@pytest.mark.parametrize("times", [5, pytest.param(30, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_the_same_bytes_and_nothing_computed_twice(
-    counting: ModuleType, start: Any, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    counting: ModuleType, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any, times: int
 ) -> None:
+    def command(log: Path) -> list[str]:
+        return [sys.executable, counting.__file__, "signal", "800", "0", str(log)]
+
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "calm"))
-    assert start("signal", 800, 0, tmp_path / "calm.log").wait() == 0
+    changes = dying.whole(command(tmp_path / "calm.log"))
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "killed"))
     log = tmp_path / "killed.log"
-    struck = killed_at_random(start, times, np.random.default_rng(times), "signal", 800, 0.04, log)
-    assert struck > times // 2
+    dying.killed(command(log), changes, times)
+    dying.whole(command(log))
     assert digest(tmp_path / "killed") == digest(tmp_path / "calm")
     begun = [tuple(shard) for shard in counting.noted(log)]
     assert set(begun) == {tuple(shard) for shard in counting.noted(tmp_path / "calm.log")}
     # A kill costs the shard that was being computed and no other.
-    assert len(begun) - len(set(begun)) <= struck
+    assert len(begun) - len(set(begun)) <= times
     assert not list((tmp_path / "killed").rglob(".claims/*"))
 
 

@@ -7,12 +7,10 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -268,22 +266,15 @@ def test_a_full_training_resumes_too(rows: list[Example], tmp_path: Path) -> Non
 @pytest.mark.serial
 @pytest.mark.soak
 def test_killed_at_random_moments_again_and_again(
-    undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path
+    undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path, dying: Any
 ) -> None:
-    draw = np.random.default_rng(0)
-    kills = 0
+    changes = dying.whole(lambda: JOB.train(rows, tmp_path / "whole", seed=0))
     for attempt in range(20):
         out = tmp_path / f"attempt{attempt}"
-        while not (out / result.DONE).exists():
-            child = multiprocessing.get_context("fork").Process(
-                target=JOB.train, args=(rows, out), kwargs={"seed": 0}
-            )
-            child.start()
-            child.join(float(draw.uniform(0.1, 3)))
-            if child.is_alive():
-                os.kill(child.pid or 0, signal.SIGKILL)
-                kills += 1
-            child.join()
-            time.sleep(0)
+
+        def work(out: Path = out) -> None:
+            JOB.train(rows, out, seed=0)
+
+        dying.killed(work, changes, 1 + attempt % 5)
+        dying.whole(work)
         assert outcome(out) == undisturbed
-    assert kills >= 20
