@@ -109,8 +109,9 @@ def claim(out: Path, plan: Plan) -> bool:
             raise FolderError(f"{out} holds files that are no training. Choose another folder, or empty it.")
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "plan.json", wanted)
-    elif found != wanted:
-        names = sorted(name for name in wanted if found.get(name) != wanted[name])
+    elif names := sorted(
+        n for n in wanted if n != "model" and found.get(n) != wanted[n]
+    ):  # known by model_sha
         raise FolderError(
             f"{out} holds another training; it differs in {', '.join(names)}. "
             "Choose another folder, or remove it."

@@ -378,7 +378,7 @@ def test_a_warm_up_is_trained_once_a_seed(tmp_path: Path) -> None:
     values = less.score(pool).values
     assert np.isfinite(values).all()
     assert len(less.warmed_up(pool)) == 2
-    fits = [entry for entry in pool.store.log if entry["name"] == "Warmup"]
+    fits = [entry for entry in pool.store.log if entry["name"] == "warmup"]
     assert [entry["stored"] for entry in fits] == [0, 20]
     np.testing.assert_array_equal(less.score(pool).values, values)
     other = less.score(replace(pool, seed=1)).values
