@@ -17,6 +17,7 @@ Each training runs in a process of its own; one that fails is reported and the o
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ from dfilter.comparison import (
 )
 from dfilter.data import load
 from dfilter.digests import file_sha256
-from dfilter.errors import FolderError, SettingsError
+from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import RESULTS, Cell, chance_overlap, read_cell, result_identity, write_cell
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
@@ -53,13 +54,22 @@ from dfilter.plaintext import safe_name
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, prepared, run_prepared
-from dfilter.run_folder import IDENTITY, holds_other, other_identity, read_manifest, recorded_identity
+from dfilter.run_folder import (
+    IDENTITY,
+    STRATEGY,
+    holds_other,
+    other_identity,
+    read_manifest,
+    recorded_identity,
+)
 from dfilter.selector import Budget
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.store.seal import write_checked
 from dfilter.strategy import Strategy
 from dfilter.textmatch import contaminated
-from dfilter.types import Asking, Progress
+from dfilter.types import Asking, Duel, Progress
+
+Named: TypeAlias = tuple[str, str, Strategy]  # its name in the table, what was asked for, and what that is
 
 
 @dataclass(frozen=True)
@@ -153,6 +163,8 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
     if twice:
         raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")
     _refuse_idle_settings(setting, asked)
+    references = [_named(setting, name) for name in REFERENCES if name in plan.references]
+    _refuse_mixed(setting, [*asked, *references], progress)
     places, sizes = [], list(dict.fromkeys(k for k in plan.keep if k != OWN))
     for label, source, made in asked:
         for budget in plan.keep:
@@ -163,12 +175,9 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
                 sizes += [size] * (size not in sizes)
                 cells = [replace(cell, against=size) for cell in cells]
             places += cells
-    for name in (r for r in ("random", "longest") if r in plan.references):
-        label, source, made = _named(setting, name)
-        places += [Place(label, source, made, size, seed) for size in sizes for seed in range(plan.seeds)]
-    if "full" in plan.references:
-        label, source, made = _named(setting, "full")
-        places += [Place(label, source, made, "full", seed) for seed in range(plan.seeds)]
+    for label, source, made in references:
+        budgets = ["full"] if label == "full" else sizes
+        places += [Place(label, source, made, size, seed) for size in budgets for seed in range(plan.seeds)]
     for place in places:
         _select(setting, place, progress)
     # Opponents of pairwise judging must be trained before those who are judged against them.
@@ -177,27 +186,31 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
 
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
     """Make the run folder of a cell, unless it is there, and return its manifest."""
-    request = Request(
+    ready = prepared(_request(setting, place), progress)
+    run_prepared(ready, progress, force=setting.plan.force and holds_other(ready.folder, ready.identity))
+    return read_manifest(ready.folder)
+
+
+def _request(setting: Setting, place: Place) -> Request:
+    """Return the run that selects a cell's rows."""
+    return Request(
         data=setting.data,
         strategy=place.source,
         keep=place.keep,
         seed=place.selection_seed,
         settings=settings_for(setting.plan, place.strategy),
-        target=setting.plan.target,
+        target=None if place.label in REFERENCES else setting.plan.target,  # they look at none
         out=selection_folder(setting, place),
     )
-    ready = prepared(request, progress)
-    run_prepared(ready, progress, force=setting.plan.force and holds_other(ready.folder, ready.identity))
-    return read_manifest(ready.folder)
 
 
-def _named(setting: Setting, source: str) -> tuple[str, str, Strategy]:
+def _named(setting: Setting, source: str) -> Named:
     made = strategies.load(source)
     made = strategies.load(source, settings_for(setting.plan, made))
     return made.name, source, made
 
 
-def _refuse_idle_settings(setting: Setting, asked: Sequence[tuple[str, str, Strategy]]) -> None:
+def _refuse_idle_settings(setting: Setting, asked: Sequence[Named]) -> None:
     """A setting that no strategy takes is a mistake, not a wish."""
     used = {text for _, _, made in asked for text in settings_for(setting.plan, made)}
     idle = [text for text in setting.plan.settings if text not in used]
@@ -206,6 +219,47 @@ def _refuse_idle_settings(setting: Setting, asked: Sequence[tuple[str, str, Stra
         raise SettingsError(
             *[f"--set {text} fits no strategy; steps here: {', '.join(steps)}." for text in idle]
         )
+
+
+def _refuse_mixed(setting: Setting, asked: Sequence[Named], progress: Progress) -> None:
+    """Refuse, or with ``force`` remove, what the folder holds of a strategy with other settings.
+
+    At the budgets and seeds of this call the run folders see to it; but a table of the whole folder would
+    show those of earlier calls under the same name.
+
+    Raises:
+        FolderError: with the difference.
+    """
+    old = sorted((setting.plan.out / "selections").glob("*/"))
+    held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
+    for label, source, made in asked if held else ():
+        place = Place(label, source, made, setting.plan.keep[0], 0)
+        here = _lasting(prepared(_request(setting, place), progress).identity)
+        for folder, theirs, found in held:
+            there = None if found is None else _lasting(found)
+            if theirs != label or there is None or bare(there) == bare(here):
+                continue
+            if not setting.plan.force:
+                raise other_identity(folder, f"'{label}'", there, here)
+            progress.say(f"{folder} and its cells are removed: they are of other settings.")
+            name = glob.escape(folder.name.rpartition("-seed")[0])
+            for cell in (setting.plan.out / "cells").glob(f"{name}-seed*"):
+                shutil.rmtree(cell)
+            shutil.rmtree(folder)
+
+
+def _label(selection: Path) -> str:
+    """Return the strategy's name in a run folder, or an empty text."""
+    try:
+        return str(strategies.read_toml(selection / STRATEGY).get("name", ""))
+    except DFilterError:  # absent or damaged
+        return ""
+
+
+def _lasting(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what budgets and seeds of one strategy share of their identities."""
+    select = {name: value for name, value in identity["select"].items() if name != "tokens"}
+    return {n: v for n, v in identity.items() if n not in {"keep", "seed"}} | {"select": select}
 
 
 class _Figures:
@@ -343,7 +397,8 @@ def _job(setting: Setting, place: Place, training: Mapping[str, Any]) -> dict[st
     evaluations = {}
     for entry in setting.evaluations:
         told = setting.protocol["evaluations"][entry.name]
-        against = opponents.get(str(told.get("against", "")))
+        made = registry.create("evaluators", entry.kind, entry.settings)
+        against = opponents.get(made.needs) if isinstance(made, Duel) else None
         theirs = None if against is None else recorded_identity(against.parent)
         identity = digest([training, told, theirs], 16)
         evaluations[entry.name] = asdict(entry) | {"identity": identity}

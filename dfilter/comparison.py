@@ -19,7 +19,7 @@ from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
-from dfilter.identity import SHORT, component_identity, content, difference, digest
+from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
 from dfilter.plaintext import safe_name
 from dfilter.run import sample_pool, stem
@@ -189,7 +189,9 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     for source in plan.strategies:  # a mistake in one is said before a model is looked for
         strategies.load(source)
     trainer = component_identity("trainers", plan.trainer, trainer_of(plan))
-    model = registry.create("signals", "tokens", {"tokenizer": plan.model}).spec()  # it must be there
+    model = identity(registry.create("signals", "tokens", {"tokenizer": plan.model}))  # it must be there
+    if trainer["settings"].get("model") == plan.model:  # a trainer of the user's own may not mark it
+        trainer["settings"]["model"] = model["tokenizer"]
     place = plan.data or str(sample_pool(progress))
     rows = load(place, progress=progress)
     given = tuple(plan.evals) or _usual_evaluations(plan, place)
@@ -200,7 +202,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     split = {"share": share.partition(":")[2], "version": SPLIT} if share else None
     protocol: dict[str, Any] = {
         "data": data,
-        "model": {**model, "named": plan.model},
+        "model": model["tokenizer"],
         "trainer": trainer,
         "evaluations": {
             made.name: _evaluation_identity(made, split if spec == share else None)

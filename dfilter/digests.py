@@ -4,37 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from dfilter.errors import InputError
 
+# A file that changed within this time may change again within the same tick of its clock, and its state
+# would not show it.
+SETTLED_NS = 2_000_000_000
+
 
 def file_sha256(path: Path) -> str:
     """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
     stat = path.stat()
-    return _file_sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
+        return _remembered(str(path.absolute()), *state)
+    return _read(path)
 
 
 @lru_cache(maxsize=4096)
-def _file_sha256(path: str, _size: int, _changed: int, _touched: int, _inode: int) -> str:
-    with Path(path).open("rb") as file:
+def _remembered(path: str, *_state: int) -> str:
+    return _read(Path(path))
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_sha256(folder: Path, counts: Callable[[Path], bool] = lambda _: True) -> str:
-    """Return a SHA-256 over the names and contents of a folder's files, those in its folders too.
+    """Return a SHA-256 over the names and contents of a folder's files, those in its folders and links too.
 
     Args:
         folder: files and folders in it that begin with a dot are left out.
         counts: tells of a path relative to ``folder`` whether the file is one of them.
     """
-    inside = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    inside = sorted(path.relative_to(folder) for path in _files(folder))
     names = [p for p in inside if not any(part.startswith(".") for part in p.parts) and counts(p)]
     listed = [(name.as_posix(), file_sha256(folder / name)) for name in names]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield a folder's files to the bottom; a link to a folder that holds it is not followed."""
+    above |= {os.path.realpath(folder)}
+    for path in folder.iterdir():
+        if path.is_file():
+            yield path
+        elif path.is_dir() and os.path.realpath(path) not in above:
+            yield from _files(path, above)
 
 
 def path_sha256(path: Path) -> str:

@@ -19,11 +19,12 @@ orphaned when it is renamed.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import inspect
 import math
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -73,10 +74,10 @@ def identity(component: Any) -> Any:
         ModelError: a model that it names cannot be found.
         InputError: a file that it names cannot be read.
     """
+    if isinstance(component, Signal):  # or a fit, which has the same methods
+        return _stored_identity(component)
     if isinstance(component, Identified):
         return dict(component.identify())
-    if isinstance(component, Signal):  # or a fit: one that another one is made of
-        return _stored_identity(component)
     if dataclasses.is_dataclass(component) and not isinstance(component, type):
         return settings_identity(component)
     return _plain(component)
@@ -93,23 +94,35 @@ def _plain(value: Any) -> Any:
     return value if finite or isinstance(value, bool | int | str | None) else str(value)
 
 
-def _stored_identity(component: Any) -> dict[str, Any]:
-    kind = kind_of(component, "signals")
-    marked = dataclasses.is_dataclass(component) and any(marks(type(component)).values())
-    spec = settings_identity(component) if marked else dict(component.spec())
-    return spec | {"kind": kind.name, "version": kind.version}
+def settings_identity(component: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """Return the identity of a dataclass's settings by their marks, without asking ``identify()``.
 
-
-def settings_identity(component: Any) -> dict[str, Any]:
-    """Return the identity of a dataclass's settings by their marks, without asking ``identify()``."""
+    Args:
+        component: the dataclass.
+        but: settings that do not count here.
+    """
     found = {}
     for name, mark in marks(type(component)).items():
+        if name in but:
+            continue
         value = getattr(component, name)
         if mark is None:
             found[name] = identity(value)
         elif mark.counts != "not":
             found[name] = _marked(mark, value, component)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _stored_identity(component: Any) -> dict[str, Any]:
+    """Return the identity of a signal or fit that another component is made of: its spec and its kind."""
+    named: Mapping[str, Any] = {}
+    if isinstance(component, Identified):
+        named = component.identify()
+    elif dataclasses.is_dataclass(component):
+        named = settings_identity(component)
+    spec = {n: named[n] if bare(named.get(n)) == v else v for n, v in component.spec().items()}
+    kind = kind_of(component, "signals")
+    return spec | {"kind": kind.name, "version": kind.version}
 
 
 def marks(kind: type) -> dict[str, Mark | None]:
@@ -134,13 +147,18 @@ def _marked(mark: Mark, value: Any, component: Any) -> Any:
         device = getattr(component, "device", "auto")
         return fast_dtype(None if device == "auto" else device) if value == "auto" else value
     if mark.counts == "template":
-        named = os.environ.get("DFILTER_DATE")
-        return f"{value}, on {chat.template_date().isoformat()}" if named else value
+        return shown(value)
     return content(str(value))
 
 
+def shown(template: str) -> str:
+    """Return a template's name with the date that chat templates write, where the user set one."""
+    named = os.environ.get("DFILTER_DATE", "").strip()
+    return f"{template}, on {chat.template_date().isoformat()}" if named else template
+
+
 def content(text: str) -> Any:
-    """Return what a text names by its contents: a file, a folder, ``KIND:PATH``, or ``A+B`` of these.
+    """Return what a text names by its contents: a file, a folder, a glob, ``KIND:PATH``, or ``A+B`` of these.
 
     A text that names nothing here (a hub id, a published prompt set) stands for itself.
     """
@@ -150,6 +168,10 @@ def content(text: str) -> Any:
     kind, colon, rest = text.partition(":")
     if colon and rest and os.path.exists(os.path.expanduser(rest)):  # noqa: PTH110, PTH111 - as above
         return content(rest) | {"kind": kind, "named": text}
+    matches = glob.glob(path, recursive=True) if glob.has_magic(path) else []  # noqa: PTH207 - as above
+    if matches:  # in the order in which they are read
+        found = [path_sha256(Path(match)) for match in sorted(matches)]
+        return {"content": json_digest(found, 8), "named": text}
     parts = [part for part in text.split("+") if part]
     return [content(part) for part in parts] if len(parts) > 1 else text
 
@@ -241,9 +263,9 @@ class Kind:
 def kind_of(component: Any, group: str) -> Kind:
     """Return the name and the version under which what a component makes is stored.
 
-    The name is the component's own ``kind``, else the one that its class is registered under, with the
-    release of the package that registered it; a class of a file of the user's own is known by that
-    file's contents.
+    The name is the class's own ``kind`` (not an inherited one: a class computes something of its own),
+    else the one that it is registered under, with the release of the package that registered it; a class
+    of a file of the user's own is known by that file's contents.
 
     Args:
         component: a signal, a fit, a filter, a trainer, ...
@@ -253,7 +275,7 @@ def kind_of(component: Any, group: str) -> Kind:
         SettingsError: it has none of these, so nothing could tell it from another one.
     """
     found = type(component)
-    named = str(getattr(found, "kind", "") or registry.name_of(group, found))
+    named = str(vars(found).get("kind") or registry.name_of(group, found))
     version: Json = getattr(found, "version", None)
     if named:
         return Kind(named, version if version is not None else registry.release_of(group, named) or 1)

@@ -18,6 +18,7 @@ from dfilter.embed.adapters import Adapted, load_adapted
 from dfilter.embed.device import Placement, place
 from dfilter.embed.moments import moments_file, read_moments
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
+from dfilter.models import resolve
 from dfilter.types import Example, Json
 
 
@@ -67,9 +68,9 @@ class Checkpoint:
 
     def adam(self, mode: EpsMode) -> AdamForm:
         """Return the Adam form of this checkpoint's gradients."""
-        return _adam(self, self.moments_sha(), mode)
+        return _adam(self, resolve(self.folder).sha, self.moments_sha(), mode)
 
 
 @lru_cache(maxsize=1)
-def _adam(checkpoint: Checkpoint, _sha: str, mode: EpsMode) -> AdamForm:
+def _adam(checkpoint: Checkpoint, _sha: str, _moments: str, mode: EpsMode) -> AdamForm:
     return adam_form(read_moments(Path(checkpoint.folder), checkpoint.load()), mode)

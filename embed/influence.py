@@ -106,7 +106,10 @@ class GradientSketch:
         """Return (len(rows),) of ``code`` (width,) int8, ``scale`` and ``length`` float32."""
         adapted = self.checkpoint.load()
         encoded, usable = self.checkpoint.encode(rows)
-        sketch = _sketch(self, tuple(part.size for part in adapted.parts), adapted.placement.device)
+        own = int(json_digest(self.checkpoint.spec()), 16)
+        seed = int(mix(np.array([own], dtype=np.uint64), self.seed)[0])
+        sizes = tuple(part.size for part in adapted.parts)
+        sketch = _sketch(sizes, self.width, seed, adapted.placement.device)
         sink = Sketches(sketch, len(encoded), _adam(self.checkpoint, self.eps_mode))
         stream(adapted, encoded, sink)
         out = _empty(len(rows), [("code", np.int8, (self.width,)), ("scale", np.float32)])
@@ -160,10 +163,8 @@ def _adam(checkpoint: Checkpoint, mode: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _sketch(signal: GradientSketch, sizes: tuple[int, ...], device: str) -> CountSketch:
-    own = int(json_digest(signal.checkpoint.spec()), 16)
-    seed = int(mix(np.array([own], dtype=np.uint64), signal.seed)[0])
-    return CountSketch(sizes, signal.width, seed, device)
+def _sketch(sizes: tuple[int, ...], width: int, seed: int, device: str) -> CountSketch:
+    return CountSketch(sizes, width, seed, device)
 
 
 def _empty(count: int, fields: list[Any]) -> NDArray[np.void]:

@@ -14,7 +14,7 @@ from dfilter.embed.batches import pad, token_batches
 from dfilter.embed.device import DTYPES, Placement, place
 from dfilter.errors import ModelError, SettingsError
 from dfilter.identity import ANYHOW, WEIGHTS, spec_of
-from dfilter.models import quiet_transformers, verified
+from dfilter.models import quiet_transformers, resolve, verified
 from dfilter.types import Example, Json
 
 if TYPE_CHECKING:
@@ -95,16 +95,24 @@ class Embedding:
             ModelError: the weights cannot be found, or are not the published ones.
         """
         texts = [row.text if self.text == "row" else row.prompt for row in rows]
-        encoder = _load(self.model, self.placement())
+        encoder = _load(self.model, resolve(self.model).sha, self.placement())
         return encoder.encode(texts, self.pooling, self.max_tokens, normalize=self.normalize)
 
 
 @lru_cache(maxsize=2)
-def _load(model: str, placement: Placement) -> _Encoder:
+def _load(model: str, _sha: str, placement: Placement) -> _Encoder:
     """Load once per process; two, so that comparing an encoder with another does not reload both."""
     from sentence_transformers import SentenceTransformer
 
     folder = verified(model).path
+    pickled = [
+        f for f in folder.glob("*/pytorch_model.bin") if not f.with_name("model.safetensors").is_file()
+    ]
+    if pickled:  # sentence-transformers would read them, and a model is known by its safetensors
+        raise ModelError(
+            f"The layer {pickled[0].parent.name} of '{model}' is pickled ({pickled[0].name}), which is never "
+            "read; convert it to model.safetensors first."
+        )
     try:
         with quiet_transformers():
             loaded = SentenceTransformer(

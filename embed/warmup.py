@@ -53,7 +53,7 @@ class Warmup:
     trainer: str = "dfilter"
 
     kind: ClassVar[str] = "warmup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 trained in the order in which the rows stood
 
     def spec(self) -> Mapping[str, Json]:
         """All settings, the base by its contents, and the trainer with the settings that it gets."""
@@ -88,11 +88,11 @@ class Warmup:
 
 
 def drawn(rows: Dataset, share: float, seed: int) -> NDArray[np.int64]:
-    """Return the places of a random share of the rows, the same rows wherever they stand."""
+    """Return the places of a random share of the rows: the same ones in one order, wherever they stand."""
     words = np.ascontiguousarray(rows.keys).view(">u8").reshape(len(rows), 2)
     order = np.lexsort((words[:, 1], words[:, 0]))
     count = max(1, int(share * len(rows)))
-    return np.sort(order[np.random.default_rng(seed).permutation(len(rows))[:count]]).astype(np.int64)
+    return order[np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])].astype(np.int64)
 
 
 def epoch_folders(fit: Path) -> list[Path]:

@@ -20,14 +20,16 @@ import numpy as np
 from dfilter import registry
 from dfilter.digests import path_sha256
 from dfilter.errors import InputError, MissingPackageError, SettingsError
-from dfilter.identity import ANYHOW, SHORT, settings_identity
+from dfilter.identity import ANYHOW, SHORT, settings_identity, shown
 from dfilter.models import fast_dtype, load_causal
 from dfilter.turns import with_constant_date
 from dfilter.types import EvalResult, Json
 
 YAML = (".yaml", ".yml")
 _WORDS = re.compile(r"[^\s\"'\[\]{},]+")
+_VALUES = re.compile(r":\s*[\"']?(.*?)[\"']?\s*$")  # a whole value: a file's name may hold blanks
 _FUNCTIONS = re.compile(r"!function\s+([\w.]+)\.\w+")
+_FOLDERS = re.compile(r"(?m)^\s*(?:dataset_path|data_dir|data_files)\s*:\s*[\"']?(.*?)[\"']?\s*$")
 METRICS = (
     "acc_norm",
     "acc",
@@ -67,8 +69,12 @@ class LMEval:
         files = named_files(Path(self.source)) if self.source.endswith(YAML) else ()
         found = [{"content": path_sha256(file)[:SHORT], "named": str(file)} for file in files]
         release = _version() if find_spec("lm_eval") else "absent"
-        behind = {"source": found} if found else {}
-        return settings_identity(self) | behind | {"harness": release, "dtype": fast_dtype()}
+        told: dict[str, Json] = {"harness": release, "dtype": fast_dtype()}
+        if found:
+            told["source"] = found
+        if self.chat:
+            told["chat"] = shown("the model's template")
+        return settings_identity(self) | told
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - few-shot examples are fixed
         """Return the metric of every question.
@@ -155,7 +161,7 @@ class LMEval:
 
 
 def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
-    """Return a task's file and every file that it names: data, tasks that it includes, and functions.
+    """Return a task's file and every file that it names: data (or its folder), included tasks, functions.
 
     Names are looked for beside the file and in the working folder. That a text is meant as a name is not
     known, only that a file answers to it; one too many would do no harm.
@@ -164,7 +170,8 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
         return []
     found = [file]
     text = file.read_text(encoding="utf-8", errors="replace")
-    words = {word for line in text.splitlines() for word in _WORDS.findall(line.partition(" #")[0])}
+    lines = [line.partition(" #")[0] for line in text.splitlines()]
+    words = {word for line in lines for word in [*_WORDS.findall(line), *_VALUES.findall(line)]}
     words |= {f"{module}.py" for module in _FUNCTIONS.findall(text)}
     for word in sorted(words):
         for folder in (file.parent, Path()):
@@ -174,6 +181,8 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
                         found += named_files(other, known | {file.resolve()})
                     elif other.is_file():
                         found.append(other)
+    named = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
+    found += [folder for folder in named if folder.is_dir()]
     return list(dict.fromkeys(found))
 
 

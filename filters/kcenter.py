@@ -151,7 +151,7 @@ class KCenter:
 
     paper: ClassVar[str] = "arXiv:2305.09246"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[int] = VERSION
+    version: ClassVar[Json] = [VERSION, Clusters.version]
 
     @property
     def deterministic(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.identity import WEIGHTS, spec_of
+from dfilter.identity import WEIGHTS, bare, identity, settings_identity
 from dfilter.types import Example, Json, Scores
 
 if TYPE_CHECKING:
@@ -41,11 +41,16 @@ class Tokens:
 
     def spec(self) -> Mapping[str, Json]:
         """The model by its contents, or the release of NLTK."""
+        found: Mapping[str, Json] = bare(self.identify())
+        return found
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the spec with the model's name."""
         if self.tokenizer == "words":
             from importlib.metadata import version
 
             return {"tokenizer": "words", "nltk": version("nltk")}
-        return spec_of(self)
+        return settings_identity(self)
 
     def compute(self, rows: Sequence[Example]) -> NDArray[np.int64]:
         """Return the number of tokens of each response, special tokens left out.
@@ -94,7 +99,7 @@ class Longest:
         """Return the unit, and what counts it where that is a matter of choice."""
         if self.unit == "characters":
             return {"unit": self.unit}
-        return {"unit": self.unit, "tokens": dict(self._tokens.spec())}
+        return {"unit": self.unit, "tokens": identity(self._tokens)}
 
     @property
     def _tokens(self) -> Tokens:

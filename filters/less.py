@@ -25,7 +25,8 @@ from dfilter.embed.matching import divided, mean_directions, normalised, unusabl
 from dfilter.embed.quote import influence_quote
 from dfilter.embed.warmup import Warmup, epoch_folders, learning_rates
 from dfilter.errors import InputError, SettingsError
-from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN, WEIGHTS, settings_identity
+from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHORT, SHOWN, WEIGHTS, identity, settings_identity
+from dfilter.models import resolve
 from dfilter.types import Json, Quote, Scores
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 CHUNK_ROWS = 4_096
+OF_WARMUP = ("model", "warmup", "epochs", "recipe", "overrides", "trainer")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class LESS:
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS)"
     deterministic: ClassVar[bool] = False
     reads: ClassVar[str] = "prompt and response, through a language model's gradients; the target's rows"
+    version: ClassVar[Json] = [
+        1,
+        *(k.version for k in (Directions, Affinity, GradientSketch, ProjectedGradient)),
+    ]
 
     def __post_init__(self) -> None:
         findings = []
@@ -142,9 +148,12 @@ class LESS:
         return epoch_folders(pool.fit(self.training(pool.seed)))
 
     def identify(self) -> Mapping[str, Json]:
-        """Return the settings by their marks, with what the warm-up is where one is trained."""
-        warmup = {} if self.checkpoints else {"warmup": dict(self.training(0).spec())}
-        return settings_identity(self) | warmup
+        """Return the settings by their marks, with the warm-up that is trained, or what stands in for one."""
+        if not self.checkpoints:
+            return settings_identity(self) | {"warm-up": identity(self.training(0))}
+        models = [{"content": resolve(folder).sha[:SHORT], "named": folder} for folder in self.checkpoints]
+        # With the models' own identity, because an adapter's folder does not hold its base.
+        return settings_identity(self, but=OF_WARMUP) | {"models": models}
 
     def training(self, seed: int) -> Warmup:
         """The warm-up that these settings ask for."""

@@ -188,7 +188,7 @@ class FineTune:
             model_sha=files.sha,
             recipe_name=self.recipe,
             recipe=made,
-            settings=bare(settings_identity(self)),
+            settings=bare(settings_identity(self)) | {"version": self.version},
             template=template,
             eot=eot,
             dtype=models.fast_dtype() if self.dtype == "auto" else self.dtype,

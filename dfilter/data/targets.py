@@ -16,10 +16,12 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfilter.data.loading import load
+from dfilter.digests import json_digest
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +52,9 @@ def load_target(rows: Any, **options: Any) -> Dataset:
     found = list(READERS[kind](path))
     if not found:
         raise InputError(f"{path} holds no examples of {kind}.")
-    return load(found)
+    made = load(found)  # its digest is of what the rows say; here they stand for tasks too
+    made.source = replace(made.source, path=str(rows), digest=json_digest(found, 32))
+    return made
 
 
 def absolute(place: str) -> str:

@@ -96,12 +96,13 @@ class Judge(Server):
             raise SettingsError(*findings)
 
     def identify(self) -> Mapping[str, Json]:
-        """Return what makes its ratings, with the template by its words."""
+        """Return what makes its ratings, with the template by its words, and how its answers are read."""
         if not self.model:
             return settings_identity(self)  # nobody is named yet
         own = {n: v for n, v in settings_identity(self).items() if n not in self.spec}
         words = {"content": json_digest(self.spec["template"], 16)[:SHORT], "named": self.template}
-        return own | {n: v for n, v in self.spec.items() if n != "kind"} | {"template": words}
+        told = {n: v for n, v in self.spec.items() if n != "kind"}
+        return own | told | {"template": words, "reader": self.reader.name}
 
     @property
     def server(self) -> Server:

@@ -16,7 +16,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from dfilter.errors import ServerError, SettingsError
-from dfilter.identity import ANYHOW, PLACE, settings_identity
+from dfilter.identity import ANYHOW, PLACE, settings_identity, shown
 from dfilter.types import Json
 
 SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
@@ -116,7 +116,8 @@ class Server:
 
             # Ratings of the format that most machines compute in keep the name that they always had.
             other = "" if fast_dtype() == "bfloat16" else f", {fast_dtype()}"
-            return f"in process, weights {resolve(self.local).sha[:16]}{other}"
+            day = shown("")  # its chat template may write a date
+            return f"in process, weights {resolve(self.local).sha[:16]}{other}{day}"
         return self.name or self.url
 
 
