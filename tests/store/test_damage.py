@@ -1,0 +1,231 @@
+"""Whatever file of the store is damaged, the same command gives the same selection and mends the store."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import dfilter
+from dfilter import pool, run
+from dfilter.data import load
+from dfilter.embed import adapters, checkpoints, directions, sentences
+from dfilter.embed.sentences import Embedding
+from dfilter.pool import Pool
+from dfilter.progress import Silent
+from dfilter.store import home
+
+# Figures that a repeated training cannot repeat, and what seals them.
+TIMED = {"training.json", "done"}
+LESS = ["less.model=tiny", "less.dtype=float32", "less.warmup=0.2", "less.epochs=2", "less.max_tokens=128"]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file, and what becomes of it; the other file of a swap."""
+
+    what: str
+    file: str
+    other: str
+    seed: int
+
+    def do(self, store: Path) -> None:
+        rng = np.random.default_rng(self.seed)
+        file, other = store / self.file, store / self.other
+        whole = bytearray(file.read_bytes())
+        at = int(rng.integers(len(whole))) if whole else 0
+        if self.what == "flip" and whole:
+            whole[at] ^= 1 << int(rng.integers(8))
+        elif self.what == "cut":
+            del whole[at:]
+        elif self.what == "zero":
+            whole[at : at + 512] = bytes(len(whole[at : at + 512]))
+        elif self.what == "swap":
+            theirs = other.read_bytes()
+            other.write_bytes(whole)
+            whole = bytearray(theirs)
+        if self.what == "delete":
+            file.unlink()
+        else:
+            file.write_bytes(whole)
+
+
+def drawn(store: Path, number: int) -> Damage:
+    """Draw by file, not by byte: a small file is as likely as a large one."""
+    rng = np.random.default_rng(number)
+    files = sorted(str(file.relative_to(store)) for file in store.rglob("*") if file.is_file())
+    files = [file for file in files if not file.startswith("ledger.sqlite")]
+    file, other = rng.choice(files, 2, replace=False).tolist()
+    return Damage(str(rng.choice(["flip", "cut", "zero", "delete", "swap"])), file, other, number)
+
+
+def forget() -> None:
+    """Forget what this process has loaded, as the next command would."""
+    for loaded in (sentences._load, adapters._load, checkpoints._adam, directions._read):
+        loaded.cache_clear()
+
+
+def chosen(strategy: str, keep: str, settings: list[str], target: Path | None) -> bytes:
+    """Run a strategy over the sample pool; return everything that was decided."""
+    said = Silent()
+    rows = run.sample_pool(said)
+    found = dfilter.select(
+        rows, strategy=strategy, keep=keep, settings=settings, target=target, progress=said
+    )
+    out = io.BytesIO(repr(([int(row) for row in found.kept], found.ids, found.facts)).encode())
+    out.seek(0, io.SEEK_END)
+    pq.write_table(pa.table(found.decisions()), out)
+    return out.getvalue()
+
+
+def cheap() -> list[bytes]:
+    """Strategies whose signals and fits cost little: a random model of 0.2 M weights embeds."""
+    forget()
+    kcenter = ["embedding.model=tiny", "embedding.dtype=float32", "clusters=4"]
+    vectors = Pool(load(run.sample_pool(Silent()))).signal(Embedding(model="tiny", dtype="float32"))
+    return [
+        vectors.tobytes(),  # where the fits are whole, k-center does not ask for them
+        chosen("kcenter", "12", [f"kcenter.{setting}" for setting in kcenter], None),
+        chosen("lima", "20", [], None),
+        chosen("longest", "20", ["longest.unit=tokens", "longest.tokenizer=tiny"], None),
+    ]
+
+
+def stored(store: Path) -> dict[str, bytes]:
+    """Return the signals, fits and opened data, by path; without what tells the time."""
+    found = {}
+    for kind in ("signals", "fits", "data", "sample"):
+        for file in sorted((store / kind).rglob("*")):
+            path = file.relative_to(store)
+            timed = file.name in TIMED or (path.parts[1].startswith("warmup-") and file.name == "seal.json")
+            if file.is_file() and "hashes" not in path.parts and not timed and not file.name.startswith("."):
+                found[str(path)] = file.read_bytes()
+    return found
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A store that nothing damaged, and what was chosen with it."""
+
+    folder: Path
+    chosen: list[bytes]
+    stored: dict[str, bytes]
+
+    def copied(self) -> Path:
+        """Put a copy in the place of the store."""
+        shutil.rmtree(home(), ignore_errors=True)
+        return Path(shutil.copytree(self.folder, home()))
+
+
+def made(folder: Path, work: Callable[[], list[bytes]]) -> Fresh:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFILTER_HOME", str(folder))
+        found = work()
+        return Fresh(folder, found, stored(folder))
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SAMPLE_ROWS", 80)
+    monkeypatch.setattr(pool, "SHARD_ROWS", 32)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "SAMPLE_ROWS", 80)
+        patch.setattr(pool, "SHARD_ROWS", 32)
+        return made(tmp_path_factory.mktemp("fresh"), cheap)
+
+
+def survives(numbers: range, work: Callable[[], list[bytes]], fresh: Fresh) -> None:
+    for number in numbers:
+        store = fresh.copied()
+        damage = drawn(store, number)
+        damage.do(store)
+        try:
+            assert work() == fresh.chosen, damage
+            now = stored(store)
+            assert {path: now.get(path) for path in fresh.stored} == fresh.stored, damage
+        except Exception as error:
+            raise AssertionError(damage) from error
+
+
+def flip(file: Path, _: Path) -> None:
+    whole = bytearray(file.read_bytes())
+    for at in range(len(whole) // 2, min(len(whole) // 2 + 4, len(whole))):
+        whole[at] ^= 255
+    file.write_bytes(whole)
+
+
+def zero(file: Path, _: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
+def not_a_number(file: Path, _: Path) -> None:
+    with file.open("r+b") as out:
+        out.seek(-64, io.SEEK_END)
+        out.write(np.full(16, np.nan, np.float32).tobytes())
+
+
+def cut(file: Path, _: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def swap(file: Path, other: Path) -> None:
+    ours = file.read_bytes()
+    file.write_bytes(other.read_bytes())
+    other.write_bytes(ours)
+
+
+@pytest.mark.parametrize(
+    ("where", "damage"),
+    [
+        ("signals/embedding-*/**/*", flip),
+        ("signals/embedding-*/**/*", zero),
+        ("signals/embedding-*/**/*", not_a_number),
+        ("signals/embedding-*/**/*", cut),
+        ("signals/embedding-*/**/*", swap),
+        ("fits/*/**/*", flip),
+        ("fits/*/**/*", cut),
+        ("data/*/rows.arrow", flip),
+        ("data/*/ids.arrow", flip),
+        ("sample/*/*", flip),
+    ],
+)
+def test_each_file_of_a_kind_may_be_damaged(
+    fresh: Fresh, where: str, damage: Callable[[Path, Path], None]
+) -> None:
+    files = sorted(file for file in fresh.copied().glob(where) if file.is_file() and file.stat().st_size > 64)
+    assert files
+    for file, other in zip(files, [*files[1:], files[0]], strict=True):
+        damage(file, other)
+        assert cheap() == fresh.chosen, file
+        assert stored(home()) == fresh.stored, file
+
+
+@pytest.mark.parametrize("numbers", [range(30), pytest.param(range(30, 330), marks=pytest.mark.soak)])
+def test_any_damage_is_noticed_and_mended(fresh: Fresh, numbers: range) -> None:
+    survives(numbers, cheap, fresh)
+
+
+@pytest.mark.soak
+def test_any_damage_to_what_less_keeps_is_noticed_and_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SAMPLE_ROWS", 40)
+
+    def work() -> list[bytes]:
+        forget()
+        target = run.sample_pool(Silent()).with_name("heldout.jsonl")
+        return [chosen("less", "10", LESS, target)]
+
+    survives(range(100), work, made(tmp_path / "fresh", work))
