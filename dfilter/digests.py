@@ -6,35 +6,56 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dfilter.errors import InputError
 
+T = TypeVar("T")
 # A file that changed within this time may change again within the same tick of its clock, and its state
 # would not show it.
 SETTLED_NS = 2_000_000_000
 
 
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
+def state_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does: size, times in ns, inode and device."""
     stat = path.stat()
-    state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
-    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
-        return _remembered(str(path.absolute()), *state)
-    return _read(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev
 
 
-@lru_cache(maxsize=4096)
-def _remembered(path: str, *_state: int) -> str:
-    return _read(Path(path))
+def is_settled(state: Sequence[int], taken: int) -> bool:
+    """Return whether a file whose state was taken then, in ns since 1970, shows every later change."""
+    return taken - max(state[1], state[2]) > SETTLED_NS
 
 
-def _read(path: Path) -> str:
+def by_state(read: Callable[[Path], T], most: int = 65_536) -> Callable[[Path], T]:
+    """Return ``read`` with a memory: a file that did not change since is not read again."""
+
+    @lru_cache(maxsize=most)
+    def remembered(path: str, *_state: int) -> T:
+        return read(Path(path))
+
+    def looked(path: Path) -> T:
+        state = state_of(path)
+        known = is_settled(state, time.time_ns())
+        return remembered(str(path.absolute()), *state) if known else read(path)
+
+    return looked
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_seen_sha256 = by_state(_sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex; a file that did not change since is not read again."""
+    return _seen_sha256(path)
 
 
 def folder_sha256(folder: Path, counts: Callable[[Path], bool] = lambda _: True) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -93,10 +94,20 @@ def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], secon
         "files": {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(WRITTEN)},
         "timings": {
             "seconds": seconds,
+            "device": _device(),
             "stages": dict(selection.timings),
             "store": [dict(entry) for entry in selection.store],
         },
     }
+
+
+def _device() -> str:
+    """Return where models ran unless a setting says otherwise; nothing where no model was needed."""
+    if "torch" not in sys.modules:
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def _faults(selection: Selection, place: str) -> list[dict[str, Any]]:

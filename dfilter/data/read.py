@@ -32,6 +32,7 @@ from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, se
 from dfilter.data.rejects import Rejection, Rejections, as_line
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
+from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, disk_errors, sweep, write_json
 from dfilter.store.disk import settle as put_in_place
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LAYOUT = 2
-# A file that changed within this time before it was hashed may change again within the same tick of
-# its clock, and its state would not show it.
-SETTLED_NS = 2_000_000_000
 
 
 def open_dataset(
@@ -128,10 +126,10 @@ def _digest(hashes: Sequence[str]) -> str:
 def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
     """Return a file's BLAKE2b; remembered as long as the file's state shows no change."""
     known = cache / "hashes" / f"{hashlib.blake2b(os.fsencode(file.path.absolute())).hexdigest()[:32]}.json"
-    state = _state(file.path)
+    state = list(state_of(file.path))
     entry = read_checked(known) or {}
     same = (entry.get("path"), entry.get("state")) == (str(file.path.absolute()), state)
-    if same and entry["taken"] - max(state[1], state[2]) > SETTLED_NS:
+    if same and is_settled(state, entry["taken"]):
         return str(entry["hash"])
     taken = time.time_ns()
     digest = hashlib.blake2b(digest_size=32)
@@ -143,11 +141,6 @@ def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
     entry = {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
     write_checked(known, entry)
     return digest.hexdigest()
-
-
-def _state(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
 
 
 def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
@@ -192,9 +185,9 @@ class _Reading:
         scratch = place.with_name(f".{place.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
-            before = [_state(file.path) for file in self.files]
+            before = [state_of(file.path) for file in self.files]
             about = self._fill(scratch)
-            if [_state(file.path) for file in self.files] != before:
+            if [state_of(file.path) for file in self.files] != before:
                 raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
             write_json(scratch / "source.json", about)
             seal(scratch, place.name)

@@ -6,19 +6,16 @@
 from __future__ import annotations
 
 import json
-import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dfilter.digests import by_state
 from dfilter.store.disk import beside, sync
 
 FORMAT = 1
 BLOCK = 1 << 20
-# A file that changed within this time may change again within the same tick of its clock, unseen.
-SETTLED_NS = 2_000_000_000
 
 
 def seal(folder: Path, name: str, into: str = "seal.json", but: Collection[str] = ()) -> None:
@@ -107,24 +104,14 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _checksum(file: Path) -> tuple[int, int]:
-    """Return a file's size and CRC-32; one that did not change since is not read again."""
-    stat = file.stat()
-    state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
-    if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED_NS:
-        return _remembered(str(file), *state)
-    return _read(file)
-
-
-@lru_cache(maxsize=65536)
-def _remembered(file: str, *_state: int) -> tuple[int, int]:
-    return _read(Path(file))
-
-
 def _read(file: Path) -> tuple[int, int]:
+    """Return a file's size and CRC-32."""
     size = checksum = 0
     with file.open("rb") as raw:
         while block := raw.read(BLOCK):
             size += len(block)
             checksum = zlib.crc32(block, checksum)
     return size, checksum
+
+
+_checksum = by_state(_read)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dfilter import digests
 from dfilter.data import containers, open_dataset
 from dfilter.errors import InputError, SettingsError
 from dfilter.progress import Silent
@@ -339,7 +340,7 @@ def test_a_file_written_twice_within_one_tick_is_hashed_twice(tmp_path, cache, m
     from dfilter.data import read
 
     state = [path.stat().st_size, time.time_ns(), time.time_ns(), 1, 1]
-    monkeypatch.setattr(read, "_state", lambda _: state)
+    monkeypatch.setattr(read, "state_of", lambda _: state)
     assert open_dataset(path, cache=cache)[0].response == "A"
     path.write_bytes(to_lines([{"prompt": "Q", "answer": "B"}]))
     assert open_dataset(path, cache=cache)[0].response == "B"
@@ -350,7 +351,7 @@ def test_a_settled_file_is_not_hashed_again(tmp_path, cache, monkeypatch):
     path.write_bytes(to_lines(SHAPES["alpaca"]))
     from dfilter.data import read
 
-    monkeypatch.setattr(read, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
     open_dataset(path, cache=cache)
     monkeypatch.setattr(read.hashlib, "blake2b", _only_small(hashlib.blake2b))
     assert len(open_dataset(path, cache=cache)) == 7
@@ -419,7 +420,7 @@ def test_stored_rows_that_changed_places_are_read_again(tmp_path, cache):
 def test_a_remembered_hash_leads_to_no_other_file(tmp_path, cache, monkeypatch):
     from dfilter.data import read
 
-    monkeypatch.setattr(read, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
     mine, theirs = tmp_path / "mine.jsonl", tmp_path / "theirs.jsonl"
     for path in (mine, theirs):
         path.write_bytes(to_lines([{"prompt": "Q", "answer": path.name}]))
@@ -441,7 +442,7 @@ def test_a_remembered_hash_leads_to_no_other_file(tmp_path, cache, monkeypatch):
         assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
         assert json.loads(known.read_text())["hash"] == digest
     known.write_text(another)  # whole in itself, and of a file that looks the same
-    monkeypatch.setattr(read, "_state", lambda _: json.loads(another)["state"])
+    monkeypatch.setattr(read, "state_of", lambda _: json.loads(another)["state"])
     assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dfilter.store import seal as module
+from dfilter import digests
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
 
 
@@ -76,28 +76,13 @@ def test_a_seal_may_have_another_name_and_is_no_part_of_itself(folder: Path) -> 
     assert "seal.json" in (read_checked(folder / "done") or {})["files"]
 
 
-def test_settled_files_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, reads = module._read, []
-
-    def counted(file: Path) -> tuple[int, int]:
-        reads.append(file.name)
-        return read(file)
-
-    monkeypatch.setattr(module, "_read", counted)
-    monkeypatch.setattr(module, "SETTLED_NS", -(10**12))
-    assert flaw(folder, "ours") == flaw(folder, "ours") == ""
-    assert sorted(reads) == ["a", "b", "c", "empty"]
-    (folder / "a").write_text("two")
-    assert flaw(folder, "ours") == "a has another content"
-
-
 def test_a_file_that_was_just_written_is_read_every_time(folder: Path) -> None:
     assert flaw(folder, "ours") == ""
     stat = (folder / "a").stat()
     with (folder / "a").open("r+") as file:
         file.write("owe")
     os.utime(folder / "a", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert time.time_ns() - stat.st_mtime_ns < module.SETTLED_NS
+    assert time.time_ns() - stat.st_mtime_ns < digests.SETTLED_NS
     assert flaw(folder, "ours") == "a has another content"
 
 
