@@ -29,6 +29,7 @@ from dfilter.filters.less import LESS, members
 from dfilter.models import load_causal
 from dfilter.pool import Pool, Store
 from dfilter.store.arrays import read_arrays
+from dfilter.tolerance import disagreement
 from dfilter.types import KEY_BYTES, Example, Message
 
 RATES = (3e-4, 1e-4)
@@ -415,6 +416,7 @@ from dfilter.data.dataset import Dataset
 from dfilter.filters.less import LESS
 from dfilter.pool import Pool, Store
 from dfilter.store.arrays import read_arrays
+from dfilter.tolerance import disagreement
 from dfilter.types import Example, Message
 rows, target, folders = json.loads(Path(sys.argv[1]).read_text())
 def examples(pairs):
@@ -468,3 +470,44 @@ def seconds_of_work(process: subprocess.Popen[bytes], timeout: float | None = No
     began = time.monotonic()
     process.wait(timeout)
     return time.monotonic() - began
+
+
+@pytest.fixture
+def gradient_signals(checkpoints: tuple[str, ...], tmp_path: Path) -> Any:
+    """Both kinds of gradient signal of one checkpoint, by number format; the target has two subtasks."""
+    target = pool_of(sentences(1, 0), ["a", "a", "b"], tmp_path).target
+    assert target is not None
+
+    def made_of(dtype: str) -> list[Any]:
+        checkpoint = made(checkpoints, dtype=dtype).checkpoint(Path(checkpoints[0]))
+        directions = target.fit(Directions(checkpoint, "task", members(target, "task")))
+        return [Affinity(checkpoint, str(directions)), GradientSketch(checkpoint, "raw", width=256)]
+
+    return made_of
+
+
+def apart(one: Any, rows: list[Example]) -> Any:
+    return np.concatenate([one.compute([row]) for row in rows])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_batch_stays_within_the_tolerance(gradient_signals: Any, dtype: str) -> None:
+    rows = sentences(5, 3)
+    for one in gradient_signals(dtype):
+        assert disagreement(one, one.compute(rows), apart(one, rows)) is None, one
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_padding_that_counts_exceeds_the_tolerance(
+    gradient_signals: Any, dtype: str, request: pytest.FixtureRequest
+) -> None:
+    rows, signals = sentences(5, 3), gradient_signals(dtype)
+    request.getfixturevalue("padding_counts")
+    for one in signals:
+        assert disagreement(one, one.compute(rows), apart(one, rows)) is not None, one
+
+
+def test_another_number_format_exceeds_float32s_tolerance(gradient_signals: Any) -> None:
+    rows = sentences(5, 3)
+    for exact, fast in zip(gradient_signals("float32"), gradient_signals("bfloat16"), strict=True):
+        assert disagreement(exact, exact.compute(rows), fast.compute(rows)) is not None, exact
