@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 # Length of the difference of unit vectors, in multiples of the format's rounding; a mean over positions
 # rounds less than one of them. Batches of one against batches of many, SmolLM2, 64 Alpaca rows: at most
-# 0.0046 weighted and 0.034 last in bf16 (0.016 and 0.094 are allowed); 2.9e-7 and 1.2e-6 in float32
-# (3.8e-6 and 2.3e-5; 20 rows).
-VECTOR_ROUNDING = {"weighted": 4.0, "last": 24.0}
+# 0.0046 weighted and 0.034 last in bf16 (0.031 and 0.094 are allowed); 2.9e-7 and 1.2e-6 in float32
+# (7.6e-6 and 2.3e-5; 20 rows). bf16 weights computed with in float32 are 0.013 and 0.024 away; two engines
+# may be twice that.
+VECTOR_ROUNDING = {"weighted": 8.0, "last": 24.0}
 
 
 @dataclass(frozen=True)
