@@ -26,10 +26,11 @@ from dfilter.scoring import checked
 from dfilter.settings import merged, parse_assignment
 from dfilter.store.executors import Local
 from dfilter.store.shards import Shards
+from dfilter.tolerance import disagreement
 from dfilter.types import Bar, Filter, Scores, Signal
 
 ROWS = 48
-TOLERANCE = 1e-5  # of a signal that states none
+PERMUTED = 1e-5  # a filter may add up its rows in another order
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def _order_of_rows(trial: Trial) -> None:
     straight = trial.score(trial.pool()).values
     shuffled = trial.score(trial.pool(trial.data.take(order))).values
     worst = _distance(straight[order], shuffled)
-    if worst > TOLERANCE:
+    if worst > PERMUTED:
         raise _Broken(f"permuting the rows did not permute the scores (largest difference {worst:.2g})")
 
 
@@ -190,20 +191,16 @@ def _batch_size(trial: Trial) -> None:
     for signal in _signals(trial):
         together = signal.compute(some)
         single = np.concatenate([signal.compute(some.take(np.array([i]))) for i in range(len(some))])
-        allowed = getattr(signal, "tolerance", TOLERANCE)
-        for part in together.dtype.names or [...]:
-            worst = _distance(together[part], single[part])
-            if worst > allowed:
-                raise _Broken(
-                    f"{type(signal).__name__}: batches change a value by {worst:.2g}, stated {allowed:.2g}"
-                )
+        found = disagreement(signal, together, single)
+        if found is not None:
+            raise _Broken(
+                f"{type(signal).__name__}: batches change {found.field or 'the value'} of row {found.row} by "
+                f"{found.found:.2g}, and its tolerance is {found.allowed:.2g}"
+            )
 
 
-def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the largest difference, infinite where a number stands against none or texts differ."""
-    if one.dtype.kind not in "biuf":
-        return 0.0 if np.array_equal(one, other) else float("inf")
-    one, other = one.astype(np.float64), other.astype(np.float64)
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the largest difference of scores, infinite where one abstains and the other does not."""
     if not np.array_equal(np.isnan(one), np.isnan(other)):
         return float("inf")
     return float(np.max(np.abs(one - other)[~np.isnan(one)], initial=0.0))

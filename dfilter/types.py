@@ -121,8 +121,15 @@ class Scores:
 class Signal(Protocol):
     """A pure function of one row's messages and context, given its own settings.
 
-    A signal may set ``shard_rows`` (rows that are computed and stored as one unit; 1,024 unless
-    said) and ``tolerance`` (largest difference that another batch, thread count or device may make).
+    A signal may set ``shard_rows`` (rows that are computed and stored as one unit; 1,024 unless said).
+
+    A signal may have a method ``tolerance(values)``. It returns how far another batch size, thread count,
+    device or engine may move each of its ``values``, as the Euclidean length of a row's difference:
+    (n,) numbers, or a mapping from fields to them. What it allows follows from the row's values, from the
+    number format that the signal runs in, and from what is rounded on the way; a fault such as padding
+    that counts must exceed it. Without the method, and in fields that the mapping leaves out, floating-point
+    numbers may move by 1e-5 or by that share of what is longer than 1, and all else must be equal.
+    :func:`dfilter.tolerance.disagreement` compares.
     """
 
     def spec(self) -> Mapping[str, Json]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Relative error that one step of a network leaves in a number. The short formats are summed in float32, so
+# theirs is that of keeping the sum; a float32 sum over hundreds of terms loses some bits of its own.
+ROUNDING = {"float32": 2.0**-20, "bfloat16": 2.0**-8, "float16": 2.0**-11}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class Placement:
 
         formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         return formats[self.dtype]
+
+    @property
+    def rounding(self) -> float:
+        """Relative error that a step of a network leaves in a number; tolerances are multiples of it."""
+        return ROUNDING[self.dtype]
 
     @property
     def on_cpu(self) -> bool:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,22 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "DFILTER_DATE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant a fault: what fills up a batch is masked as if it were said, and labelled as if learnt."""
+    from dfilter.chat import IGNORE
+    from dfilter.embed import batches
+
+    right = batches.pad
+
+    def wrong(sequences: Sequence[Sequence[int]], value: int, side: str = "right") -> object:
+        mask = all(set(sequence) == {1} for sequence in sequences)
+        return right(sequences, 1 if mask else 0 if value == IGNORE else value, side)
+
+    for module in ("causal", "hidden", "sentences"):
+        monkeypatch.setattr(f"dfilter.embed.{module}.pad", wrong)
 
 
 @pytest.fixture(autouse=True)

@@ -14,18 +14,31 @@ import pytest
 from dfilter import Example, Pool, Scores, checks, registry
 from dfilter.checks import Outcome, run_checks
 from dfilter.data.dataset import Dataset
+from dfilter.settings import merged, parse_assignment
 
 # What a built-in needs to run without a network: settings, or the reason why it cannot.
 OFFLINE: Mapping[str, tuple[str, ...] | str] = {
     "blend": ('parts=[{filter="random"}, {filter="lima"}]',),
     "given": ('ids=["0", "1"]',),
     "judge": "asks a language-model server",
+    "ifd": ('dtype="bfloat16"',),
+    "less": ('dtype="bfloat16"',),
+    "rds": ('dtype="bfloat16"',),
+    "rds_plus": ('dtype="bfloat16"',),
 }
 MODELS = {"ifd", "kcenter", "duplicates", "less", "rds", "rds_plus"}
+BATCHES = "batch size changes no signal beyond its tolerance"
 
 
 def outcomes(name: str, settings: Sequence[str] = ()) -> dict[str, Outcome]:
     return {outcome.name: outcome for outcome in run_checks(name, settings)}
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for text in OFFLINE.get(name, ()):
+        table = merged(table, *parse_assignment(text))
+    return table
 
 
 def failed(found: Mapping[str, Outcome]) -> list[str]:
@@ -40,13 +53,32 @@ def test_every_builtin_filter_keeps_the_contract(name: str) -> None:
     assert not failed(outcomes(name, settings))
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture
+def _models_unpacked_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DFILTER_HOME", str(home))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_models_unpacked_once")
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_builtin_filter_that_runs_a_model_keeps_the_contract(name: str) -> None:
     settings = OFFLINE.get(name, ())
-    if isinstance(settings, str):
-        pytest.skip(settings)
     assert not failed(outcomes(name, settings))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_models_unpacked_once", "padding_counts")
+@pytest.mark.parametrize("name", ["ifd", "kcenter", "less", "rds_plus"])  # every kind of signal once
+def test_padding_that_counts_exceeds_the_tolerance_of_real_models(name: str, tmp_path: Path) -> None:
+    made = registry.create("filters", name, settings_of(name))
+    found = checks._outcome(BATCHES, checks.CHECKS[BATCHES], checks.Trial(made, tmp_path, 8))
+    assert found.state == "FAILED"
+    assert "its tolerance is" in found.detail
 
 
 # Filters that break the contract, each in one way
@@ -170,7 +202,10 @@ class BySignal:
 
 @dataclass(frozen=True)
 class Tolerant(Length):
-    tolerance: ClassVar[float] = 0.1
+    allows: float = 0.1
+
+    def tolerance(self, values: np.ndarray) -> np.ndarray:
+        return np.full(len(values), self.allows)
 
 
 BROKEN = {
@@ -196,7 +231,7 @@ def test_a_good_filter_passes_or_is_skipped_with_a_reason(tmp_path: Path) -> Non
     found = tried(Good(), tmp_path)
     assert not failed(found)
     assert {o.name: o.detail for o in found.values() if o.state == "skipped"} == {
-        "batch size changes no signal beyond its tolerance": "the filter uses no signal",
+        BATCHES: "the filter uses no signal",
         "a signal's spec names its settings": "the filter uses no signal",
     }
 
@@ -228,14 +263,15 @@ def test_a_filter_that_changes_rows_is_caught(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("fault", ["batch", "nan", "text"])
 def test_values_that_depend_on_the_batch_are_caught(fault: Any, tmp_path: Path) -> None:
-    title = "batch size changes no signal beyond its tolerance"
+    title = BATCHES
     assert tried(BySignal(Length()), tmp_path / "good")[title].state == "passed"
     assert tried(BySignal(Length(fault)), tmp_path)[title].state == "FAILED"
 
 
 def test_a_stated_tolerance_is_allowed(tmp_path: Path) -> None:
-    title = "batch size changes no signal beyond its tolerance"
+    title = BATCHES
     assert tried(BySignal(Tolerant("batch")), tmp_path)[title].state == "passed"
+    assert tried(BySignal(Tolerant("batch", allows=0.001)), tmp_path / "less")[title].state == "FAILED"
 
 
 def test_a_setting_that_the_spec_leaves_out_is_caught(tmp_path: Path) -> None:

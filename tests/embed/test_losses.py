@@ -10,6 +10,7 @@ from dfilter.embed.causal import load
 from dfilter.embed.device import place
 from dfilter.embed.losses import ResponseLoss, mean_losses, opening
 from dfilter.embed.prefix import read_prefix, shared_tokens
+from dfilter.tolerance import disagreement
 from dfilter.types import Example, Message
 
 WORDS = ["list", "the", "answer", "is", "two", "small", "house", "man", "write", "a", "word"]
@@ -81,12 +82,20 @@ def test_a_value_does_not_depend_on_company() -> None:
         np.testing.assert_allclose(apart, together[name], atol=1e-5)
 
 
-def test_bf16_stays_within_the_stated_tolerance_of_another_batch() -> None:
-    pool = rows(24, system=True)
-    fast = signal(dtype="bfloat16")
-    together = fast.compute(pool)
-    apart = np.concatenate([fast.compute(pool[i : i + 5])["prompted"] for i in range(0, len(pool), 5)])
-    assert np.abs(apart - together["prompted"]).max() <= ResponseLoss.tolerance
+def test_a_response_of_more_tokens_is_allowed_less() -> None:
+    values = signal(dtype="bfloat16").compute(rows(4))
+    values["tokens"] = [0, 1, 4, 100]
+    allowed = signal(dtype="bfloat16").tolerance(values)
+    np.testing.assert_allclose(allowed["prompted"], [np.inf, 0.5, 0.25, 0.05])
+    assert signal().tolerance(values)["alone"][1] < 2e-4
+    assert "tokens" not in allowed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_shared_prefix_stays_within_the_tolerance(dtype: str) -> None:
+    pool, fast = rows(24, system=True), signal(dtype=dtype)
+    apart = np.concatenate([fast.compute(pool[i : i + 5]) for i in range(0, len(pool), 5)])
+    assert disagreement(fast, fast.compute(pool), apart) is None
 
 
 def test_a_response_beyond_the_limit_is_not_measured() -> None:
