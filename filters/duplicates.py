@@ -17,7 +17,7 @@ from dfilter.errors import SettingsError
 from dfilter.filters.clusters import CLUSTERS, Clusters
 from dfilter.filters.order import content_order, content_places
 from dfilter.store.arrays import read_arrays
-from dfilter.types import Json, Scores
+from dfilter.types import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class Duplicates:
 
     paper: ClassVar[str] = "arXiv:2303.09540"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[Json] = [1, Clusters.version]
+    version: ClassVar[tuple[int, ...]] = (1, Clusters.version)
 
     @property
     def equivariant(self) -> bool:

@@ -14,7 +14,7 @@ from dfilter.chat import Template
 from dfilter.embed.losses import ResponseLoss
 from dfilter.errors import SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
-from dfilter.types import Json, Scores
+from dfilter.types import Scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class IFD:
     paper: ClassVar[str] = "arXiv 2308.12032 (Cherry), arXiv 2402.00530 (Superfiltering)"
     deterministic: ClassVar[bool] = True
     reads: ClassVar[str] = "prompt and response, through a language model"
-    version: ClassVar[Json] = [1, ResponseLoss.version]
+    version: ClassVar[tuple[int, ...]] = (1, ResponseLoss.version)
 
     def __post_init__(self) -> None:
         findings = []

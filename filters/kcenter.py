@@ -151,7 +151,7 @@ class KCenter:
 
     paper: ClassVar[str] = "arXiv:2305.09246"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[Json] = [VERSION, Clusters.version]
+    version: ClassVar[tuple[int, ...]] = (VERSION, Clusters.version)
 
     @property
     def deterministic(self) -> bool:

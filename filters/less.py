@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 CHUNK_ROWS = 4_096
+MADE_OF = (Directions, Affinity, GradientSketch, ProjectedGradient)
 OF_WARMUP = ("model", "warmup", "epochs", "recipe", "overrides", "trainer")
 
 

@@ -16,7 +16,7 @@ from dfilter.embed.hidden import HiddenState
 from dfilter.errors import InputError, SettingsError
 from dfilter.filters.order import content_places
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
-from dfilter.types import Json, Scores
+from dfilter.types import Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class RDS:
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS), section 5: RDS"
     deterministic: ClassVar[bool] = True
     reads: ClassVar[str] = "prompt and response, through a language model; the target's rows"
-    version: ClassVar[Json] = [1, HiddenState.version]
+    version: ClassVar[tuple[int, ...]] = (1, HiddenState.version)
 
     def __post_init__(self) -> None:
         _check("rds", self.max_tokens)
@@ -97,7 +97,7 @@ class RDSPlus:
     paper: ClassVar[str] = "arXiv 2503.01807 (RDS+)"
     deterministic: ClassVar[bool] = True
     reads: ClassVar[str] = "prompt and response, through a language model; the target's rows"
-    version: ClassVar[Json] = [1, HiddenState.version]
+    version: ClassVar[tuple[int, ...]] = (1, HiddenState.version)
 
     def __post_init__(self) -> None:
         _check("rds_plus", self.max_tokens)
