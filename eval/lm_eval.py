@@ -26,7 +26,7 @@ from dfilter.types import EvalResult, Json
 
 YAML = (".yaml", ".yml")
 _WORDS = re.compile(r"[^\s\"'\[\]{},]+")
-_VALUES = re.compile(r":\s*[\"']?(.*?)[\"']?\s*$")  # a whole value: a file's name may hold blanks
+_BLANKS = (re.compile(r"[\"'](.+?)[\"']"), re.compile(r":\s*(.+?)\s*$"))  # names that may hold blanks
 _FUNCTIONS = re.compile(r"!function\s+([\w.]+)\.\w+")
 _FOLDERS = re.compile(r"(?m)^\s*(?:dataset_path|data_dir|data_files)\s*:\s*[\"']?(.*?)[\"']?\s*$")
 METRICS = (
@@ -168,7 +168,7 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     found = [file]
     text = file.read_text(encoding="utf-8", errors="replace")
     lines = [line.partition(" #")[0] for line in text.splitlines()]
-    words = {word for line in lines for word in [*_WORDS.findall(line), *_VALUES.findall(line)]}
+    words = {name for line in lines for form in (_WORDS, *_BLANKS) for name in form.findall(line)}
     words |= {f"{module}.py" for module in _FUNCTIONS.findall(text)}
     for word in sorted(words):
         for folder in (file.parent, Path()):

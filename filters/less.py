@@ -91,7 +91,7 @@ class LESS:
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS)"
     deterministic: ClassVar[bool] = False
     reads: ClassVar[str] = "prompt and response, through a language model's gradients; the target's rows"
-    version: ClassVar[Json] = [
+    version: ClassVar[tuple[int, ...]] = (1, *(kind.version for kind in MADE_OF))
         1,
         *(k.version for k in (Directions, Affinity, GradientSketch, ProjectedGradient)),
     ]
