@@ -7,6 +7,7 @@ the results apart. Its own standard errors are not used, for they know of no tra
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import re
 from collections.abc import Mapping
@@ -173,13 +174,14 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     for word in sorted(words):
         for folder in (file.parent, Path()):
             with contextlib.suppress(OSError, ValueError):  # no name of a file, or one too long
-                for other in sorted(folder.glob(word)) if "*" in word else [folder / word]:
+                named = str(folder / word)  # a pattern may be absolute
+                for other in map(Path, sorted(glob.glob(named)) if "*" in word else [named]):  # noqa: PTH207
                     if other.is_file() and other.suffix in YAML:
                         found += named_files(other, known | {file.resolve()})
                     elif other.is_file():
                         found.append(other)
-    named = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
-    found += [folder for folder in named if folder.is_dir()]
+    folders = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
+    found += [folder for folder in folders if folder.is_dir()]
     return list(dict.fromkeys(found))
 
 

@@ -92,9 +92,6 @@ class LESS:
     deterministic: ClassVar[bool] = False
     reads: ClassVar[str] = "prompt and response, through a language model's gradients; the target's rows"
     version: ClassVar[tuple[int, ...]] = (1, *(kind.version for kind in MADE_OF))
-        1,
-        *(k.version for k in (Directions, Affinity, GradientSketch, ProjectedGradient)),
-    ]
 
     def __post_init__(self) -> None:
         findings = []
