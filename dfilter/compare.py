@@ -39,6 +39,7 @@ from dfilter.comparison import (
     Comparison,
     Evaluation,
     Setting,
+    changed,
     prepare,
     settings_for,
     trainer_of,
@@ -323,6 +324,13 @@ def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progres
     write_checked(cell / IDENTITY, {"identity": training})
     write_json(cell / "job.json", job)
     failed = train_and_evaluate(cell)
+    clauses = changed(setting)
+    if clauses:  # of this cell nobody knows what it was made with
+        shutil.rmtree(cell)
+        raise FolderError(
+            f"What the cells are made with was changed while {place.name} was made: {'; '.join(clauses)}. "
+            "The cells before it are as they should be; with the old state the comparison continues."
+        )
     told = cell / "model" / "training.json"
     trained = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     found = Cell(

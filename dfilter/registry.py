@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from dfilter.digests import json_digest
 from dfilter.errors import SettingsError, UnknownNameError
 from dfilter.settings import build
 
@@ -133,7 +134,7 @@ def _from_file(place: str) -> type:
     path = Path(file)
     if not path.is_file():
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
-    name = f"dfilter_local_{path.stem}"
+    name = f"dfilter_local_{path.stem}_{json_digest(str(path.absolute()))}"  # two files may have one name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise SettingsError(f"{file} is not a Python file.")

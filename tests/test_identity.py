@@ -555,6 +555,13 @@ def test_a_fit_of_a_signal_of_ones_own_follows_its_file() -> None:
     assert places[0] == places[2] != places[1]
 
 
+def test_two_files_of_one_name_are_two_kinds() -> None:
+    folder(".", {"one/own.py": "class Mine: ...\n", "two/own.py": "class Mine: ...\n\n"})
+    one, two = (registry.create("filters", f"{place}/own.py:Mine") for place in ("one", "two"))
+    assert kind_of(one, "filters").name == f"mine@{file_sha256(Path('one/own.py'))[:16]}"
+    assert kind_of(two, "filters") != kind_of(one, "filters")
+
+
 def test_a_fit_goes_by_what_it_is_made_of() -> None:
     def of(**settings: Any) -> str:
         clusters = Clusters(**{**made, **settings})

@@ -347,6 +347,58 @@ def test_what_is_learnt_from_code_of_ones_own_follows_the_code(
     assert Path("two/decisions.parquet").read_bytes() == Path("three/decisions.parquet").read_bytes()
 
 
+EDITS = """
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
+from dfilter import Scores
+from dfilter.filters.given import Given
+
+@dataclass(frozen=True)
+class Late(Given):
+    def score(self, pool):
+        Path("ids.json").write_text('["x"]')
+        return Scores(np.zeros(len(pool.rows)))
+"""
+
+
+def test_a_file_that_is_edited_while_the_run_goes_spoils_it(pool: Path) -> None:
+    Path("local.py").write_text(EDITS)
+    Path("ids.json").write_text('["a"]')
+    words = ["run", pool, "-s", "local.py:Late", "--set", "filter.file=ids.json", "--keep", "5", "-o", "out"]
+    result = dfilter(*words)
+    assert (result.exit_code, "Late.settings.file was ids.json with" in result.output) == (2, True), (
+        result.output
+    )
+    assert not Path("out").exists()
+    done(*words)  # the file says now what it will say
+
+
+def test_a_file_that_is_edited_while_cells_are_made_ends_the_comparison(
+    pool: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dfilter import compare as module
+
+    made = module.train_and_evaluate
+
+    def edits(cell: Path) -> str:
+        if len(trained) == 1:
+            Path("eval.jsonl").write_text('{"prompt": "Say b.", "answer": "b"}\n')
+        return made(cell)
+
+    monkeypatch.setattr(module, "train_and_evaluate", edits)
+    Path("eval.jsonl").write_text('{"prompt": "Say a.", "answer": "a"}\n')
+    words = compare(pool, *LIMA, "--eval", "exact:eval.jsonl")
+    words[words.index("--seeds") + 1] = "2"
+    result = dfilter(*words)
+    assert result.exit_code == 2
+    assert "exact.source was eval.jsonl with" in result.output
+    assert [cell.name for cell in Path("out/cells").iterdir()] == ["lima-10-seed0"]
+    Path("eval.jsonl").write_text('{"prompt": "Say a.", "answer": "a"}\n')
+    done(*words)
+    assert trained == ["lima-10-seed0", "lima-10-seed1", "lima-10-seed1"]
+
+
 # An encoder's folder
 
 
