@@ -40,6 +40,7 @@ from dfilter.comparison import (
     Comparison,
     Evaluation,
     Setting,
+    changed,
     prepare,
     settings_for,
     trainer_of,
@@ -164,7 +165,7 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
         raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")
     _refuse_idle_settings(setting, asked)
     references = [_named(setting, name) for name in REFERENCES if name in plan.references]
-    _refuse_mixed(setting, [*asked, *references], progress)
+    others = _of_other_settings(setting, [*asked, *references], progress)
     places, sizes = [], list(dict.fromkeys(k for k in plan.keep if k != OWN))
     for label, source, made in asked:
         for budget in plan.keep:
@@ -180,6 +181,10 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
         places += [Place(label, source, made, size, seed) for size in budgets for seed in range(plan.seeds)]
     for place in places:
         _select(setting, place, progress)
+    mine = {selection_folder(setting, place) for place in places}  # what differed there was made anew
+    for folder in others:
+        if folder not in mine:
+            _remove(folder, progress)
     # Opponents of pairwise judging must be trained before those who are judged against them.
     return sorted(places, key=lambda place: place.label not in REFERENCES)
 
@@ -221,31 +226,38 @@ def _refuse_idle_settings(setting: Setting, asked: Sequence[Named]) -> None:
         )
 
 
-def _refuse_mixed(setting: Setting, asked: Sequence[Named], progress: Progress) -> None:
-    """Refuse, or with ``force`` remove, what the folder holds of a strategy with other settings.
+def _of_other_settings(setting: Setting, asked: Sequence[Named], progress: Progress) -> list[Path]:
+    """Return the run folders of the comparison's strategies that were made with other settings.
 
-    At the budgets and seeds of this call the run folders see to it; but a table of the whole folder would
-    show those of earlier calls under the same name.
+    At the budgets and seeds of this call the run folders themselves see to it; but a table of the whole
+    folder would show those of earlier calls under the same name.
 
     Raises:
-        FolderError: with the difference.
+        FolderError: there are some and ``force`` is not given, with the difference.
     """
+    found = []
     old = sorted((setting.plan.out / "selections").glob("*/"))
     held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
     for label, source, made in asked if held else ():
         place = Place(label, source, made, setting.plan.keep[0], 0)
         here = _lasting(prepared(_request(setting, place), progress).identity)
-        for folder, theirs, found in held:
-            there = None if found is None else _lasting(found)
+        for folder, theirs, identity in held:
+            there = None if identity is None else _lasting(identity)
             if theirs != label or there is None or bare(there) == bare(here):
                 continue
             if not setting.plan.force:
                 raise other_identity(folder, f"'{label}'", there, here)
-            progress.say(f"{folder} and its cells are removed: they are of other settings.")
-            name = glob.escape(folder.name.rpartition("-seed")[0])
-            for cell in (setting.plan.out / "cells").glob(f"{name}-seed*"):
-                shutil.rmtree(cell)
-            shutil.rmtree(folder)
+            found.append(folder)
+    return found
+
+
+def _remove(selection: Path, progress: Progress) -> None:
+    """Remove a run folder and the cells that were trained on its rows."""
+    progress.say(f"{selection} and its cells are removed: they are of other settings.")
+    name = glob.escape(selection.name.rpartition("-seed")[0])
+    for cell in selection.parent.with_name("cells").glob(f"{name}-seed*"):
+        shutil.rmtree(cell)
+    shutil.rmtree(selection)
 
 
 def _label(selection: Path) -> str:
@@ -329,6 +341,13 @@ def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progres
     write_checked(cell / IDENTITY, {"identity": training})
     write_json(cell / "job.json", job)
     failed = train_and_evaluate(cell)
+    clauses = changed(setting)
+    if clauses:  # of this cell nobody knows what it was made with
+        shutil.rmtree(cell)
+        raise FolderError(
+            f"What the cells are made with was changed while {place.name} was made: {'; '.join(clauses)}. "
+            "The cells before it are as they should be; with the old state the comparison continues."
+        )
     told = cell / "model" / "training.json"
     trained = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     found = Cell(

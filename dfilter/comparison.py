@@ -171,12 +171,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Setting:
-    """A comparison with its data and evaluations in place."""
+    """A comparison with its data and evaluations in place.
+
+    Attributes:
+        plan: what is compared.
+        data: where the rows are that strategies select from.
+        evaluations: of every cell.
+        protocol: what every cell shares.
+        splits: by evaluation the share of the data that it is on, or none.
+    """
 
     plan: Comparison
     data: str
     evaluations: Sequence[Evaluation]
     protocol: Mapping[str, Any]
+    splits: Mapping[str, Mapping[str, Any] | None]
 
 
 def prepare(plan: Comparison, progress: Progress) -> Setting:
@@ -188,10 +197,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     """
     for source in plan.strategies:  # a mistake in one is said before a model is looked for
         strategies.load(source)
-    trainer = component_identity("trainers", plan.trainer, trainer_of(plan))
-    model = identity(registry.create("signals", "tokens", {"tokenizer": plan.model}))  # it must be there
-    if trainer["settings"].get("model") == plan.model:  # a trainer of the user's own may not mark it
-        trainer["settings"]["model"] = model["tokenizer"]
+    made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
     rows = load(place, progress=progress)
     given = tuple(plan.evals) or _usual_evaluations(plan, place)
@@ -200,20 +206,35 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     evaluations = parse_evaluations(specs, plan)
     data = {"content": rows.source.digest[:SHORT], "named": place, "rows": as_read(rows)}
     split = {"share": share.partition(":")[2], "version": SPLIT} if share else None
-    protocol: dict[str, Any] = {
-        "data": data,
-        "model": model["tokenizer"],
-        "trainer": trainer,
-        "evaluations": {
-            made.name: _evaluation_identity(made, split if spec == share else None)
-            for made, spec in zip(evaluations, given, strict=True)
-        },
-    }
-    protocol = json.loads(json.dumps(protocol))  # as it will be read back
+    on_share = {made.name for made, spec in zip(evaluations, given, strict=True) if spec == share}
+    splits = {made.name: split if made.name in on_share else None for made in evaluations}
+    measured_by = _measured_by(evaluations, splits)
+    protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
     if split is not None:
         place = _set_aside(plan, rows, split, digest([data, split]), progress)
-    return Setting(plan, place, evaluations, protocol)
+    return Setting(plan, place, evaluations, protocol, splits)
+
+
+def changed(setting: Setting) -> list[str]:
+    """Return what has changed since of all that trains and evaluates the cells, a clause each."""
+    now = _made_by(setting.plan) | _measured_by(setting.evaluations, setting.splits)
+    now = json.loads(json.dumps(now))
+    return difference({name: setting.protocol[name] for name in now}, now)
+
+
+def _made_by(plan: Comparison) -> dict[str, Any]:
+    """Return what a cell's model depends on beside its rows."""
+    trainer = component_identity("trainers", plan.trainer, trainer_of(plan))
+    model = identity(registry.create("signals", "tokens", {"tokenizer": plan.model}))  # it must be there
+    if trainer["settings"].get("model") == plan.model:  # a trainer of the user's own may not mark it
+        trainer["settings"]["model"] = model["tokenizer"]
+    return {"model": model["tokenizer"], "trainer": trainer}
+
+
+def _measured_by(evaluations: Sequence[Evaluation], splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a cell's results depend on beside its model."""
+    return {"evaluations": {made.name: _evaluation_identity(made, splits[made.name]) for made in evaluations}}
 
 
 def _share(given: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from dfilter.digests import json_digest
 from dfilter.errors import SettingsError, UnknownNameError
 from dfilter.settings import build
 
@@ -198,7 +199,7 @@ def _from_file(place: str) -> type:
     if not path.is_file():
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
     refuse_code([file])
-    name = f"dfilter_local_{path.stem}"
+    name = f"dfilter_local_{path.stem}_{json_digest(str(path.absolute()))}"  # two files may have one name
     loader = _Source(name, str(path))
     spec = ModuleSpec(name, loader, origin=str(path))
     spec.has_location = True

@@ -29,7 +29,7 @@ from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
-from dfilter.identity import contents, digest
+from dfilter.identity import contents, difference, digest
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
@@ -324,6 +324,10 @@ def _fill(ready: Prepared, progress: Progress) -> None:
     )
     with progress.stage("writing"):
         write(selection, folder, parquet=entry.get("output_format") == "parquet")
+    now = run_folder.strategy_identity(ready.chosen, ready.table.get("keep"))
+    changed = difference({name: ready.identity[name] for name in now}, now)
+    if changed:
+        raise InputError(f"An input was changed while the run was made: {'; '.join(changed)}. Run it again.")
     seconds = round(time.monotonic() - started, 3)
     run_folder.finish(folder, manifest(selection, folder, ready.table, seconds))
 

@@ -7,6 +7,7 @@ the results apart. Its own standard errors are not used, for they know of no tra
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import re
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from dfilter.types import EvalResult, Json
 
 YAML = (".yaml", ".yml")
 _WORDS = re.compile(r"[^\s\"'\[\]{},]+")
-_VALUES = re.compile(r":\s*[\"']?(.*?)[\"']?\s*$")  # a whole value: a file's name may hold blanks
+_BLANKS = (re.compile(r"[\"'](.+?)[\"']"), re.compile(r":\s*(.+?)\s*$"))  # names that may hold blanks
 _FUNCTIONS = re.compile(r"!function\s+([\w.]+)\.\w+")
 _FOLDERS = re.compile(r"(?m)^\s*(?:dataset_path|data_dir|data_files)\s*:\s*[\"']?(.*?)[\"']?\s*$")
 METRICS = (
@@ -171,18 +172,19 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     found = [file]
     text = file.read_text(encoding="utf-8", errors="replace")
     lines = [line.partition(" #")[0] for line in text.splitlines()]
-    words = {word for line in lines for word in [*_WORDS.findall(line), *_VALUES.findall(line)]}
+    words = {name for line in lines for form in (_WORDS, *_BLANKS) for name in form.findall(line)}
     words |= {f"{module}.py" for module in _FUNCTIONS.findall(text)}
     for word in sorted(words):
         for folder in (file.parent, Path()):
             with contextlib.suppress(OSError, ValueError):  # no name of a file, or one too long
-                for other in sorted(folder.glob(word)) if "*" in word else [folder / word]:
+                named = str(folder / word)  # a pattern may be absolute
+                for other in map(Path, sorted(glob.glob(named)) if "*" in word else [named]):  # noqa: PTH207
                     if other.is_file() and other.suffix in YAML:
                         found += named_files(other, known | {file.resolve()})
                     elif other.is_file():
                         found.append(other)
-    named = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
-    found += [folder for folder in named if folder.is_dir()]
+    folders = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
+    found += [folder for folder in folders if folder.is_dir()]
     return list(dict.fromkeys(found))
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 CHUNK_ROWS = 4_096
+MADE_OF = (Directions, Affinity, GradientSketch, ProjectedGradient)
 OF_WARMUP = ("model", "warmup", "epochs", "recipe", "overrides", "trainer")
 
 
@@ -90,10 +91,7 @@ class LESS:
     paper: ClassVar[str] = "arXiv 2402.04333 (LESS)"
     deterministic: ClassVar[bool] = False
     reads: ClassVar[str] = "prompt and response, through a language model's gradients; the target's rows"
-    version: ClassVar[tuple[int, ...]] = (
-        1,
-        *(k.version for k in (Directions, Affinity, GradientSketch, ProjectedGradient)),
-    )
+    version: ClassVar[tuple[int, ...]] = (1, *(kind.version for kind in MADE_OF))
 
     def __post_init__(self) -> None:
         findings = []
