@@ -136,7 +136,9 @@ def test_random_is_drawn_anew_for_each_seed_and_a_deterministic_strategy_is_not(
 def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path) -> None:
     chosen = [json.loads(line)["id"] for line in Path(plan.data).read_text().splitlines()[:7]]
     (tmp_path / "ids.json").write_text(json.dumps(chosen))
-    cells = compare(replace(plan, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",)))
+    cells = compare(
+        replace(plan, seeds=1, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",))
+    )
     mine = [c for c in cells if c.strategy == "given"]
     assert all(c.short and c.rows == 7 and c.against == "7" for c in mine)
     assert {c.rows for c in cells if c.strategy == "random" and c.budget == "7"} == {7}
@@ -146,7 +148,7 @@ def test_test_prompts_that_were_selected_are_counted(plan, tmp_path) -> None:
     first = [json.loads(line) for line in Path(plan.data).read_text().splitlines()[:5]]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in first))
-    cells = compare(replace(plan, evals=(f"{NEAR}:{prompts}",)))
+    cells = compare(replace(plan, seeds=1, evals=(f"{NEAR}:{prompts}",)))
     full = next(c for c in cells if c.strategy == "full")
     drawn = next(c for c in cells if c.strategy == "random")
     assert full.contaminated == {"near": 5}
@@ -154,7 +156,7 @@ def test_test_prompts_that_were_selected_are_counted(plan, tmp_path) -> None:
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(plan) -> None:
-    cells = compare(replace(plan, train={"refuse_below": 50}))
+    cells = compare(replace(plan, seeds=1, train={"refuse_below": 50}))
     failed = {c.strategy for c in cells if c.failed}
     assert failed == {"random"}
     assert all("too few" in c.failed for c in cells if c.failed)
