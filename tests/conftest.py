@@ -130,9 +130,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dfilter.errors import MissingPackageError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "DFILTER_HOME", os.environ.get("DFILTER_TEST_HOME") or str(tmp_path_factory.mktemp("models"))
-        )
+        if "PYTEST_XDIST_WORKER" in os.environ:  # one folder for all workers
+            place = tmp_path_factory.getbasetemp().parent / "models"
+        else:
+            place = tmp_path_factory.mktemp("models")
+        patch.setenv("DFILTER_HOME", os.environ.get("DFILTER_TEST_HOME") or str(place))
         try:
             return models.resolve("smollm2").path
         except MissingPackageError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
-from dfilter.leaderboard.cells import read_cells
+from dfilter.leaderboard.cells import Cell, read_cells
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
 from dfilter.store import home
@@ -60,38 +61,71 @@ def calls(tmp_path: Path):
     return read
 
 
-def test_every_strategy_budget_and_seed_is_trained_once_with_its_references(plan, calls) -> None:
-    plan = replace(plan, strategies=("lima",), settings=("lima.min_characters=10",), keep=("10", "20"))
-    cells = compare(plan)
+@dataclass(frozen=True)
+class Finished:
+    """A comparison that is over: a strategy and its references, two budgets, two seeds."""
+
+    plan: Comparison
+    cells: list[Cell]
+    calls: list[str]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """For tests that look at a comparison or are refused; what adds to it takes a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    sample.write(folder / "data", rows=120, seed=3)
+    plan = Comparison(
+        out=folder / "out",
+        data=str(folder / "data" / "pool.jsonl"),
+        strategies=("lima",),
+        keep=("10", "20"),
+        seeds=2,
+        model="words",
+        recipe="none",
+        trainer=TRAINER,
+        evals=(NEAR,),
+        settings=("lima.min_characters=10",),
+        margin=0.1,
+        references=("random", "full"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFILTER_HOME", str(folder / "home"))
+        patch.setenv("CALLS", str(folder / "calls"))
+        return Finished(plan, compare(plan), (folder / "calls").read_text().split())
+
+
+def test_every_strategy_budget_and_seed_is_trained_once_with_its_references(finished) -> None:
+    cells = finished.cells
     assert {(c.strategy, c.budget, c.seed) for c in cells} == {
         (s, b, k)
         for s, b in [("lima", "10"), ("lima", "20"), ("random", "10"), ("random", "20"), ("full", "full")]
         for k in (0, 1)
     }
-    assert len(calls()) == len(cells) == len(set(calls()))
+    assert len(finished.calls) == len(cells) == len(set(finished.calls))
     assert {c.rows for c in cells if c.budget == "20"} == {20}
     assert all(c.overlap is not None for c in cells if c.strategy == "lima")
 
 
-def test_a_second_run_trains_nothing_and_gives_the_same_table(plan, calls) -> None:
-    first = leaderboard(compare(plan)).render("json")
-    before = calls()
-    assert leaderboard(compare(plan)).render("json") == first
-    assert calls() == before
+def test_a_second_run_trains_nothing_and_gives_the_same_table(finished, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "none"))
+    first = leaderboard(finished.cells).render("json")
+    assert leaderboard(compare(finished.plan)).render("json") == first
+    assert not (tmp_path / "none").exists()
 
 
-def test_a_strategy_that_is_added_costs_only_itself(plan, calls) -> None:
-    plan = replace(plan, strategies=("lima",), settings=("lima.min_characters=10",))
-    compare(plan)
-    before = set(calls())
+def test_a_strategy_that_is_added_costs_only_itself(finished, monkeypatch, tmp_path, calls) -> None:
+    shutil.copytree(finished.plan.out, tmp_path / "out")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    plan = replace(finished.plan, out=tmp_path / "out", keep=("10",))
     source = plan.out.parent / "other.toml"
     source.write_text('name = "other"\n[[steps]]\nfilter = "longest"\nsettings = { unit = "characters" }\n')
     compare(replace(plan, strategies=("lima", str(source))))
-    assert set(calls()) - before == {"other-10-seed0", "other-10-seed1"}
+    assert sorted(calls()) == ["other-10-seed0", "other-10-seed1"]
 
 
-def test_random_is_drawn_anew_for_each_seed_and_a_deterministic_strategy_is_not(plan) -> None:
-    compare(replace(plan, strategies=("longest", "lima"), settings=("lima.min_characters=10",)))
+def test_random_is_drawn_anew_for_each_seed_and_a_deterministic_strategy_is_not(finished) -> None:
+    plan = finished.plan
     names = {p.name for p in (plan.out / "selections").iterdir()}
     assert {"random-10-seed0", "random-10-seed1", "lima-10-seed0", "full-full-seed0"} <= names
     assert "lima-10-seed1" not in names
@@ -140,7 +174,9 @@ def test_cells_that_were_judged_by_two_models_under_one_name_are_said(plan, monk
 def test_a_short_strategy_is_marked_and_compared_at_its_real_size(plan, tmp_path) -> None:
     chosen = [json.loads(line)["id"] for line in Path(plan.data).read_text().splitlines()[:7]]
     (tmp_path / "ids.json").write_text(json.dumps(chosen))
-    cells = compare(replace(plan, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",)))
+    cells = compare(
+        replace(plan, seeds=1, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",))
+    )
     mine = [c for c in cells if c.strategy == "given"]
     assert all(c.short and c.rows == 7 and c.against == "7" for c in mine)
     assert {c.rows for c in cells if c.strategy == "random" and c.budget == "7"} == {7}
@@ -150,7 +186,7 @@ def test_test_prompts_that_were_selected_are_counted(plan, tmp_path) -> None:
     first = [json.loads(line) for line in Path(plan.data).read_text().splitlines()[:5]]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(row) + "\n" for row in first))
-    cells = compare(replace(plan, evals=(f"{NEAR}:{prompts}",)))
+    cells = compare(replace(plan, seeds=1, evals=(f"{NEAR}:{prompts}",)))
     full = next(c for c in cells if c.strategy == "full")
     drawn = next(c for c in cells if c.strategy == "random")
     assert full.contaminated == {"near": 5}
@@ -158,23 +194,21 @@ def test_test_prompts_that_were_selected_are_counted(plan, tmp_path) -> None:
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(plan) -> None:
-    cells = compare(replace(plan, train={"refuse_below": 50}))
+    cells = compare(replace(plan, seeds=1, train={"refuse_below": 50}))
     failed = {c.strategy for c in cells if c.failed}
     assert failed == {"random"}
     assert all("too few" in c.failed for c in cells if c.failed)
     assert all(c.results for c in cells if c.strategy == "full")
 
 
-def test_another_protocol_is_refused_with_the_difference(plan) -> None:
-    compare(plan)
+def test_another_protocol_is_refused_with_the_difference(finished) -> None:
     with pytest.raises(FolderError, match="recipe was none and is other"):
-        compare(replace(plan, recipe="other"))
+        compare(replace(finished.plan, recipe="other"))
 
 
-def test_a_margin_cannot_be_chosen_after_the_results(plan) -> None:
-    compare(replace(plan, margin=0.1))
+def test_a_margin_cannot_be_chosen_after_the_results(finished) -> None:
     with pytest.raises(FolderError, match="margin"):
-        compare(replace(plan, margin=0.5))
+        compare(replace(finished.plan, margin=0.5))
 
 
 def test_a_setting_that_fits_no_strategy_is_refused(plan) -> None:
@@ -218,11 +252,8 @@ def test_a_file_of_options_gives_way_to_what_was_typed(tmp_path) -> None:
     assert "full" not in made.references
 
 
-def test_a_table_is_filtered_with_the_references_of_its_sizes(plan) -> None:
-    cells = compare(
-        replace(plan, strategies=("longest", "lima"), keep=("10", "20"), settings=("lima.min_characters=10",))
-    )
-    kept = only(cells, ["lima"], ["10"])
+def test_a_table_is_filtered_with_the_references_of_its_sizes(finished) -> None:
+    kept = only(finished.cells, ["lima"], ["10"])
     assert {(c.strategy, c.budget) for c in kept} == {("lima", "10"), ("random", "10"), ("full", "full")}
 
 
@@ -329,7 +360,7 @@ def test_a_judge_that_selects_and_one_of_its_family_that_compares(pool: Path, tm
     assert any("the GPT family evaluates the models and selects" in note for note in leaderboard(cells).notes)
 
 
-def test_cells_can_be_read_back_from_the_folder(plan) -> None:
-    cells = compare(plan)
-    again = read_cells(plan.out)
+def test_cells_can_be_read_back_from_the_folder(finished) -> None:
+    cells = finished.cells
+    again = read_cells(finished.plan.out)
     assert sorted((c.strategy, c.seed) for c in again) == sorted((c.strategy, c.seed) for c in cells)

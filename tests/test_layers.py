@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import re
@@ -46,6 +47,11 @@ def sources() -> Iterator[tuple[str, Path]]:
 def module_name(room: str, file: Path) -> str:
     inside = file.relative_to(ROOT / "dfilter" if room == "core" else ROOT).with_suffix("").parts
     return ".".join(("dfilter", *inside)).removesuffix(".__init__")
+
+
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -99,7 +105,7 @@ def test_links_are_committed_as_links() -> None:
 def test_rooms_import_only_what_they_may() -> None:
     wrong = []
     for room, file in sources():
-        for module, line in imports(ast.parse(file.read_text())):
+        for module, line in imports(parsed(file)):
             theirs = room_of(module)
             if theirs is not None and theirs != room and theirs not in MAY_IMPORT[room]:
                 wrong.append(f"{file.relative_to(ROOT)}:{line} ({room}) imports {module}")
@@ -110,7 +116,7 @@ def test_core_has_contracts_at_the_bottom_and_the_command_line_at_the_top() -> N
     wrong = []
     for room, file in sources():
         name = module_name(room, file)
-        tree = ast.parse(file.read_text())
+        tree = parsed(file)
         typing_only = for_type_checkers(tree)
         for module, line in imports(tree):
             if room_of(module) is None or line in typing_only:
@@ -134,7 +140,7 @@ def test_rooms_are_never_imported_by_their_bare_name() -> None:
     wrong = [
         f"{file.relative_to(ROOT)}:{line} imports {module}"
         for file in files
-        for module, line in imports(ast.parse(file.read_text()))
+        for module, line in imports(parsed(file))
         if module.split(".")[0] in ROOMS
     ]
     assert not wrong
@@ -143,7 +149,7 @@ def test_rooms_are_never_imported_by_their_bare_name() -> None:
 def test_nothing_of_ours_unpickles_or_runs_foreign_code() -> None:
     wrong = []
     for _, file in sources():
-        tree = ast.parse(file.read_text())
+        tree = parsed(file)
         found = [name for name, _ in imports(tree) if name.split(".")[0] in {"pickle", "dill", "joblib"}]
         for node in ast.walk(tree):
             if isinstance(node, ast.keyword) and node.arg in {"allow_pickle", "trust_remote_code"}:
@@ -167,7 +173,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     }
     wrong = set()
     for _, file in sources():
-        for module, line in imports(ast.parse(file.read_text())):
+        for module, line in imports(parsed(file)):
             first = module.split(".")[0]
             if first in sys.stdlib_module_names or first in {"dfilter", "__future__"}:
                 continue

@@ -134,7 +134,7 @@ def test_clusters_hide_what_stands_apart_and_neighbours_show_it():
 
 
 def test_real_rows_equal_brute_force(test_data):
-    X = np.load(test_data / "embeddings" / "instructions_52k_minilm_f16.npy", mmap_mode="r")[:20000]
+    X = np.load(test_data / "embeddings" / "instructions_52k_minilm_f16.npy", mmap_mode="r")[:8000]
     X = X.astype(np.float32)
     of = near_duplicates(X, threshold=0.9).of
     unit = torch.from_numpy(X / np.linalg.norm(X, axis=1, keepdims=True))
@@ -150,7 +150,7 @@ def test_real_rows_equal_brute_force(test_data):
             else:
                 assert of[row] == -1
                 kept[row] = True
-    assert 16_000 < int(kept.sum()) < 18_000
+    assert 6_600 < int(kept.sum()) < 7_400
 
 
 def test_progress_counts_every_row():

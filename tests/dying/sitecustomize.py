@@ -1,13 +1,15 @@
 """Kills a process, with those it started, at its n-th change of a folder: a kill that strikes under any load.
 
-A timer may strike before the work, after it, or never; the n-th change is reached on every machine. What lies
-between two changes leaves nothing on the disk, so these are the moments that differ. Python imports this file
-when it starts with this folder in PYTHONPATH (``Dying`` in ``tests/conftest.py``), so the processes that a
-command starts are counted too; a forked one calls :func:`arm`.
+A timer may strike before the work, after it, or never; the n-th change is reached on every machine. A file
+that was opened for writing is there and empty, as it is where a kill comes before the first byte; any other
+change has not happened. Python imports this file when it starts with this folder in PYTHONPATH (``Dying`` in
+``tests/conftest.py``), so the processes that a command starts are counted too; a forked one calls
+:func:`arm`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,11 +19,12 @@ STEP = "dying.step"  # a test may raise this audit event where something writes 
 
 
 def arm(folder: str, count: str, at: int) -> None:
-    """Add a byte to the file ``count`` before each change under ``folder``; die before change ``at``, if any.
+    """Add a byte to the file ``count`` for each change under ``folder``; die at change ``at``; 0 is never.
 
     All processes of the session die, so it must be one of its own (``os.setsid``).
     """
     counted = os.open(count, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    dying = False
     root = os.path.abspath(folder) + os.sep  # noqa: PTH100 - pathlib would be imported into every process
 
     def within(path: object) -> bool:
@@ -30,6 +33,9 @@ def arm(folder: str, count: str, at: int) -> None:
         return os.path.abspath(os.fsdecode(path)).startswith(root)  # noqa: PTH100
 
     def watch(event: str, args: tuple) -> None:
+        nonlocal dying
+        if dying:
+            return
         if event == "open":
             changes = bool(args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) and within(args[0])
         else:
@@ -37,6 +43,10 @@ def arm(folder: str, count: str, at: int) -> None:
         if changes:
             os.write(counted, b".")
             if 0 < at <= os.fstat(counted).st_size:
+                dying = True
+                if event == "open":
+                    with contextlib.suppress(OSError):
+                        os.open(args[0], args[2], 0o666)
                 os.killpg(0, signal.SIGKILL)
 
     sys.addaudithook(watch)
