@@ -540,6 +540,7 @@ def test_a_filter_is_of_its_signals_and_fits_versions(made: Any, parts: list[Any
 def test_a_class_that_inherits_a_kind_is_not_stored_as_it() -> None:
     source = "from dataclasses import dataclass\nfrom dfilter.embed.sentences import Embedding\n"
     Path("own.py").write_text(source + "@dataclass(frozen=True)\nclass Mine(Embedding): ...\n")
+    registry.allow_code("own.py")
     mine = registry.create("signals", "own.py:Mine", {"model": "model"})
     assert mine.spec() == Embedding("model").spec()
     assert place(mine) != place(Embedding("model"))
@@ -550,6 +551,7 @@ def test_a_fit_of_a_signal_of_ones_own_follows_its_file() -> None:
     for text in ("return {}", "return {} or {}", "return {}"):
         method = f"    def spec(self): {text}\n    def compute(self, rows): ...\n"
         Path("own.py").write_text(f"class Mine:\n{method}")
+        registry.allow_code("own.py")
         fit = Clusters(registry.create("signals", "own.py:Mine"), "kmeans", 3, "cosine", 0)
         places.append(kind_of(fit, "fits").place(fit.spec()))
     assert places[0] == places[2] != places[1]
@@ -557,6 +559,7 @@ def test_a_fit_of_a_signal_of_ones_own_follows_its_file() -> None:
 
 def test_two_files_of_one_name_are_two_kinds() -> None:
     folder(".", {"one/own.py": "class Mine: ...\n", "two/own.py": "class Mine: ...\n\n"})
+    registry.allow_code("one/own.py", "two/own.py")
     one, two = (registry.create("filters", f"{place}/own.py:Mine") for place in ("one", "two"))
     assert kind_of(one, "filters").name == f"mine@{file_sha256(Path('one/own.py'))[:16]}"
     assert kind_of(two, "filters") != kind_of(one, "filters")
