@@ -27,6 +27,7 @@ from dfilter.strategy import Strategy
 from dfilter.types import Progress
 
 DONE, IDENTITY, STRATEGY, MANIFEST = "done", "identity.json", "strategy.toml", "manifest.json"
+OURS = (".claim", f".{IDENTITY}", f".{STRATEGY}")
 SEALED_AS = "run"
 
 
@@ -118,7 +119,8 @@ def refuse_foreign(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{folder} is a file; choose another -o.")
-    there = {p.name for p in folder.iterdir()} - {".claim"} if folder.exists() else set()
+    found = {p.name for p in folder.iterdir()} if folder.exists() else set()
+    there = {name for name in found if not name.startswith(OURS)}  # a killed run leaves scratch files
     if there and not there & {STRATEGY, IDENTITY}:
         raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
 
