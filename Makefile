@@ -51,7 +51,7 @@ demo: $(READY)
 	$(BIN)/dfilter compare $(DEMO)/data/pool.jsonl --strategies kcenter,ifd --keep 40 --seeds 2 --no-full \
 		--eval heldout:$(DEMO)/data/heldout.jsonl -o $(DEMO)/compare
 
-# Most tests share the cores; those that kill processes or read a clock come afterwards, one by one. pytest
+# Most tests share the cores; those that read a clock come afterwards, one by one. pytest
 # ends with 5 where nothing was selected, which is a mistake only if it is so for both.
 define tests
 	@export DFILTER_TESTS_STARTED=$$(date +%s); \
@@ -76,7 +76,7 @@ steady: $(READY)
 		(while kill -0 $$$$ 2>/dev/null; do :; done) & \
 	done; \
 	for time in $$(seq $(COUNT)); do \
-		$(BIN)/python -m pytest --quiet --phase serial $(ARGS) || { echo "Failed at time $$time."; exit 1; }; \
+		$(BIN)/python -m pytest --quiet --phase steady $(ARGS) || { echo "Failed at time $$time."; exit 1; }; \
 	done
 
 lint: $(READY)

@@ -35,6 +35,13 @@ settings.load_profile("shared machine")
 # Both phases and all workers of one `make` count from the same moment.
 STARTED = float(os.environ.setdefault("DFILTER_TESTS_STARTED", str(time.time())))
 DYING = Path(__file__).with_name("dying")
+# Tests that read a clock run by themselves; `make steady` repeats them, and those that kill processes.
+PHASES: dict[str | None, Callable[[set[str]], object]] = {
+    "parallel": lambda marks: "serial" not in marks,
+    "serial": lambda marks: "serial" in marks,
+    "steady": lambda marks: marks & {"serial", "kills"},
+}
+MARKS = {"serial": ("mark.serial",), "steady": ("mark.serial", "mark.kills")}
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -42,7 +49,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
     parser.addoption("--soak", action="store_true", help="run the full kill and fuzz counts too")
     parser.addoption("--slow-minutes", type=float, help="start no slow test after so many minutes")
-    parser.addoption("--phase", choices=["parallel", "serial"], help="leave the other phase's tests out")
+    parser.addoption("--phase", choices=list(PHASES), help="run one phase's tests only")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare the imports of files that have nothing for the phase."""
+    marks = MARKS.get(config.getoption("--phase"))
+    if marks is None or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if not any(mark in text for mark in marks) else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -53,9 +69,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    phase = config.getoption("--phase")
-    if phase:
-        others = [item for item in items if ("serial" in item.keywords) != (phase == "serial")]
+    wanted = PHASES.get(config.getoption("--phase"))
+    if wanted:
+        others = [item for item in items if not wanted(set(item.keywords))]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
     for mark in ("slow", "soak"):

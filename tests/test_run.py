@@ -436,7 +436,7 @@ def same_but_for_the_log(folder: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.parametrize("times", [5, pytest.param(30, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_the_folder_is_the_undisturbed_one(
     pool_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any, times: int
@@ -481,7 +481,7 @@ def test_ctrl_c_exits_130_and_the_same_command_continues(
     assert read_manifest(out)["counts"]["kept"] == 16
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.soak
 def test_killed_thirty_times_while_rows_are_embedded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any

@@ -583,12 +583,12 @@ def kill_and_reopen(tmp_path, dying, times):
     assert ingested(cache) == [name for name in ingested(cache) if not name.startswith(".")]
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 def test_killed_while_reading_leaves_nothing_that_looks_whole(tmp_path, dying):
     kill_and_reopen(tmp_path, dying, times=2)
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.soak
 def test_killed_thirty_times_while_reading(tmp_path, dying):
     kill_and_reopen(tmp_path, dying, times=30)

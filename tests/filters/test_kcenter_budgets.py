@@ -69,7 +69,7 @@ def told(selection: Selection) -> tuple[list[int], str, object]:
 @given(
     method=st.sampled_from(METHODS),
     metric=st.sampled_from(METRICS),
-    budgets=st.lists(st.integers(1, ROWS), min_size=2, max_size=5),
+    budgets=st.lists(st.integers(1, ROWS), min_size=2, max_size=4),
 )
 def test_a_sequence_of_budgets_gives_each_the_selection_of_a_fresh_store(
     tmp_path_factory: pytest.TempPathFactory,

@@ -403,7 +403,7 @@ def test_an_adapters_size_is_told_from_shapes_alone() -> None:
     assert adapter_size("tiny", 3) == 2 * 3 * (128 + 128 + 96 + 96)
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_and_continued_gives_the_same_bytes(
     checkpoints: tuple[str, ...], tmp_path: Path, times: int, dying: Any

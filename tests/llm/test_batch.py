@@ -111,7 +111,7 @@ with BatchSession(Server(model="m", base_url=sys.argv[1], poll_seconds=0.02), mo
 """
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 def test_killed_while_waiting_a_run_takes_its_batches_up_again(quick: Callable) -> None:
     with ScriptedServer("4.5") as server:
         server.batches.polls = 10**9

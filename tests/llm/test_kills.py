@@ -128,12 +128,12 @@ def _expected(i: int) -> str:
     return _answer({"messages": judge.request(row).messages}).splitlines()[0]
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 def test_five_kills(tmp_path: Path, faulty: Callable) -> None:
     _kill_often(600, 5, tmp_path, faulty)
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.soak
 def test_two_hundred_kills(tmp_path: Path, faulty: Callable) -> None:
     _kill_often(20_000, 200, tmp_path, faulty)

@@ -203,7 +203,7 @@ def test_a_second_process_waits_for_the_first(
     assert squares(Path(out[0][0].decode())) == [n**2 for n in range(10)]
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 def test_a_killed_fit_continues_from_its_scratch_and_ends_with_the_same_bytes(
     counting: ModuleType, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any
 ) -> None:

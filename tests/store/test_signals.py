@@ -443,7 +443,7 @@ def test_two_processes_at_once_share_the_work(
     assert first.tolist() == second.tolist() == expected(counting.dataset(480))
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.parametrize("times", [5, pytest.param(50, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_the_same_bytes_and_nothing_computed_twice(
     counting: ModuleType, digest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dying: Any, times: int

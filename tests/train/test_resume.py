@@ -198,8 +198,12 @@ def resumed_from(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     ("damaged", "continues"),
     [
         (["checkpoints/checkpoint-8/whole", "checkpoints/checkpoint-6/optimizer.pt"], "checkpoint-5"),
-        (["epochs/epoch-01/moments.safetensors"], "checkpoint-4"),
-        ([f"checkpoints/checkpoint-{step}/trainer_state.json" for step in (2, 4, 5, 6, 8)], None),
+        pytest.param(["epochs/epoch-01/moments.safetensors"], "checkpoint-4", marks=pytest.mark.slow),
+        pytest.param(
+            [f"checkpoints/checkpoint-{step}/trainer_state.json" for step in (2, 4, 5, 6, 8)],
+            None,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_damaged_is_passed_over_with_a_line(
@@ -223,7 +227,12 @@ def test_what_is_damaged_is_passed_over_with_a_line(
 
 @pytest.mark.parametrize(
     "name",
-    ["adapter_model.safetensors", "epochs/epoch-02/adapter_model.safetensors", "training.json", "done"],
+    [
+        "adapter_model.safetensors",
+        "done",
+        pytest.param("epochs/epoch-02/adapter_model.safetensors", marks=pytest.mark.slow),
+        pytest.param("training.json", marks=pytest.mark.slow),
+    ],
 )
 def test_a_damaged_result_is_trained_again_with_a_line(
     trained: Path, rows: list[Example], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
@@ -263,7 +272,7 @@ def test_a_full_training_resumes_too(rows: list[Example], tmp_path: Path) -> Non
     assert outcome(job.train(rows, tmp_path / "killed", seed=0)) == whole
 
 
-@pytest.mark.serial
+@pytest.mark.kills
 @pytest.mark.soak
 def test_killed_at_random_moments_again_and_again(
     undisturbed: tuple[Any, dict[str, bytes]], rows: list[Example], tmp_path: Path, dying: Any
