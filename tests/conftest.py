@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -87,6 +88,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = item.config.getoption("--slow-minutes")
     if minutes is not None and "slow" in item.keywords and time.time() - STARTED > 60 * minutes:
         pytest.skip(f"the {minutes:g} minutes for slow tests are over")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_for_good() -> None:
+    """Keep what is imported out of garbage collections, of which every training makes several."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
