@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -217,6 +218,18 @@ class Dying:
         process.join()
         assert process.exitcode is not None
         return process.exitcode
+
+
+@pytest.fixture(scope="session")
+def damages() -> ModuleType:
+    """What may become of a file between two commands."""
+    spec = importlib.util.spec_from_file_location("damages", Path(__file__).with_name("damages.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["damages"] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -25,45 +26,6 @@ from dfilter.store import home
 # Figures that a repeated training cannot repeat, and what seals them.
 TIMED = {"training.json", "done"}
 LESS = ["less.model=tiny", "less.dtype=float32", "less.warmup=0.2", "less.epochs=2", "less.max_tokens=128"]
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One file, and what becomes of it; the other file of a swap."""
-
-    what: str
-    file: str
-    other: str
-    seed: int
-
-    def do(self, store: Path) -> None:
-        rng = np.random.default_rng(self.seed)
-        file, other = store / self.file, store / self.other
-        whole = bytearray(file.read_bytes())
-        at = int(rng.integers(len(whole))) if whole else 0
-        if self.what == "flip" and whole:
-            whole[at] ^= 1 << int(rng.integers(8))
-        elif self.what == "cut":
-            del whole[at:]
-        elif self.what == "zero":
-            whole[at : at + 512] = bytes(len(whole[at : at + 512]))
-        elif self.what == "swap":
-            theirs = other.read_bytes()
-            other.write_bytes(whole)
-            whole = bytearray(theirs)
-        if self.what == "delete":
-            file.unlink()
-        else:
-            file.write_bytes(whole)
-
-
-def drawn(store: Path, number: int) -> Damage:
-    """Draw by file, not by byte: a small file is as likely as a large one."""
-    rng = np.random.default_rng(number)
-    files = sorted(str(file.relative_to(store)) for file in store.rglob("*") if file.is_file())
-    files = [file for file in files if not file.startswith("ledger.sqlite")]
-    file, other = rng.choice(files, 2, replace=False).tolist()
-    return Damage(str(rng.choice(["flip", "cut", "zero", "delete", "swap"])), file, other, number)
 
 
 def forget() -> None:
@@ -145,10 +107,10 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
         return made(tmp_path_factory.mktemp("fresh"), cheap)
 
 
-def survives(numbers: range, work: Callable[[], list[bytes]], fresh: Fresh) -> None:
+def survives(damages: ModuleType, numbers: range, work: Callable[[], list[bytes]], fresh: Fresh) -> None:
     for number in numbers:
         store = fresh.copied()
-        damage = drawn(store, number)
+        damage = damages.drawn(store, number)
         damage.do(store)
         try:
             assert work() == fresh.chosen, damage
@@ -213,13 +175,13 @@ def test_each_file_of_a_kind_may_be_damaged(
 
 
 @pytest.mark.parametrize("numbers", [range(30), pytest.param(range(30, 330), marks=pytest.mark.soak)])
-def test_any_damage_is_noticed_and_mended(fresh: Fresh, numbers: range) -> None:
-    survives(numbers, cheap, fresh)
+def test_any_damage_is_noticed_and_mended(damages: ModuleType, fresh: Fresh, numbers: range) -> None:
+    survives(damages, numbers, cheap, fresh)
 
 
 @pytest.mark.soak
 def test_any_damage_to_what_less_keeps_is_noticed_and_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "SAMPLE_ROWS", 40)
 
@@ -228,4 +190,4 @@ def test_any_damage_to_what_less_keeps_is_noticed_and_mended(
         target = run.sample_pool(Silent()).with_name("heldout.jsonl")
         return [chosen("less", "10", LESS, target)]
 
-    survives(range(100), work, made(tmp_path / "fresh", work))
+    survives(damages, range(100), work, made(tmp_path / "fresh", work))
