@@ -51,6 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
     parser.addoption("--soak", action="store_true", help="run the full kill and fuzz counts too")
     parser.addoption("--slow-minutes", type=float, help="start no slow test after so many minutes")
+    parser.addoption("--repeat", type=int, default=1, help="run every test so many times")
     parser.addoption("--phase", choices=list(PHASES), help="run one phase's tests only")
 
 
@@ -68,6 +69,20 @@ def pytest_xdist_auto_num_workers() -> int:
     """Count the cores that are ours; each worker holds a copy of torch, so there are never many."""
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(ours, 8)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    times = metafunc.config.getoption("--repeat")
+    if times > 1:
+        metafunc.fixturenames.append("_time")
+        metafunc.parametrize("_time", range(times), indirect=True)
+
+
+@pytest.fixture
+def _time(request: pytest.FixtureRequest) -> int:
+    """Tell the repetitions of a test apart."""
+    time_: int = getattr(request, "param", 0)
+    return time_
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
