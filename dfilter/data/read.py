@@ -34,7 +34,7 @@ from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
-from dfilter.store.disk import claim, disk_errors, sweep, write_json
+from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
 from dfilter.store.disk import settle as put_in_place
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.types import Bar, Progress
@@ -192,7 +192,7 @@ class _Reading:
             write_json(scratch / "source.json", about)
             seal(scratch, place.name)
             if place.exists():  # damaged, or it would have been opened
-                shutil.rmtree(place)
+                discard(place)
             put_in_place(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

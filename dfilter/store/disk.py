@@ -14,6 +14,9 @@ from typing import Any
 
 from dfilter.errors import StoreError
 
+# A folder where a file belongs, a file where a folder belongs, a link that leads nowhere.
+MISPLACED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
+
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
@@ -30,7 +33,20 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise StoreError(
                 f"{place} cannot be written: {error.strerror}. Set DFILTER_HOME elsewhere."
             ) from error
+        if error.errno in MISPLACED:
+            raise StoreError(
+                f"{error.filename or place} is no file or folder of ours ({error.strerror}). Move it away; "
+                "the same command then continues."
+            ) from error
         raise
+
+
+def discard(path: Path) -> None:
+    """Remove whatever answers to a path: a folder with what is in it, a file, or a link and not its end."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -74,7 +90,7 @@ def keep_json(path: Path, value: Mapping[str, Any]) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         whole = path.read_bytes() == text.encode()
-    except FileNotFoundError:
+    except OSError:  # absent, or no file at all
         whole = False
     if not whole:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +103,8 @@ def beside(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield part
+        if path.is_dir():  # somebody put a folder there
+            discard(path)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfilter.identity import kind_of
-from dfilter.store.disk import claim, disk_errors, keep_json, settle, sweep
+from dfilter.store.disk import claim, discard, disk_errors, keep_json, settle, sweep
 from dfilter.store.notices import say_older
 from dfilter.store.seal import flaw, seal
 from dfilter.types import Fit
@@ -77,7 +77,7 @@ def _clear(place: Path, pool: Pool) -> None:
         found = flaw(folder, _name(folder))
         if found:
             pool.progress.say(f"The stored fit {_name(folder)} is damaged ({found}); it is computed again.")
-            shutil.rmtree(folder)
+            discard(folder)
     say_older(pool.progress, place, "Fits")
 
 
@@ -97,4 +97,5 @@ def _name(folder: Path) -> str:
 
 
 def _lengths(place: Path) -> list[int]:
-    return [int(p.name.removeprefix(PREFIX)) for p in place.glob(f"{PREFIX}*") if p.is_dir()]
+    found = [(p, p.name.removeprefix(PREFIX)) for p in place.glob(f"{PREFIX}*")]
+    return [int(length) for p, length in found if length.isdigit() and p.is_dir()]

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dfilter.store.disk import claim, disk_errors, settle
+from dfilter.store.disk import claim, discard, disk_errors, settle
 from dfilter.store.seal import flaw, seal
 
 
@@ -28,7 +28,7 @@ def ensure(place: Path, fill: Callable[[Path], object], say: Callable[[str], Non
         wrong = flaw(place, place.name)
         if place.exists() and wrong:
             say(f"{place} is damaged ({wrong}); it is made again.")
-            shutil.rmtree(place)
+            discard(place)
         if wrong:
             _fill(place, fill)
     return place

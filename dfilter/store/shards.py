@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dfilter.errors import DamagedError, OtherFormatError, StoreError
 from dfilter.store.arrays import Arrays, read_arrays, write_arrays
-from dfilter.store.disk import claim, disk_errors, sweep
+from dfilter.store.disk import MISPLACED, claim, discard, disk_errors, sweep
 from dfilter.types import KEY_BYTES
 
 Keys = NDArray[np.uint8]
@@ -122,7 +122,7 @@ class Shards:
                 # Whoever holds the claim may have written it anew since.
                 if mine and self._verified(name) is None and self.has(name):
                     self.damaged.append(name)
-                    self._file(name).unlink()
+                    discard(self._file(name))
         return found
 
     def _verified(self, name: str) -> Arrays | None:
@@ -130,6 +130,10 @@ class Shards:
             return read_arrays(self._file(name), self._about(name))
         except (FileNotFoundError, DamagedError, OtherFormatError):
             return None
+        except OSError as error:
+            if error.errno in MISPLACED:
+                return None
+            raise
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}{ENDING}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from dfilter import pool, run
 from dfilter.data import load
 from dfilter.embed import adapters, checkpoints, directions, sentences
 from dfilter.embed.sentences import Embedding
+from dfilter.errors import StoreError
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.store import home
@@ -172,6 +174,55 @@ def test_each_file_of_a_kind_may_be_damaged(
         damage(file, other)
         assert cheap() == fresh.chosen, file
         assert stored(home()) == fresh.stored, file
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "within").mkdir(parents=True)
+
+
+def a_link_in_a_circle(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
+
+
+def a_copy_beside(path: Path) -> None:
+    shutil.copytree(path, path.with_name(f"{path.name}.bak"))
+
+
+def a_damaged_link(path: Path) -> None:
+    elsewhere = path.with_name(f".moved-{path.name}")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    flip(max((f for f in elsewhere.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size), elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("fits/*/spec.json", a_folder),
+        ("fits/*/spec.json", a_link_in_a_circle),
+        ("signals/*/spec.json", a_folder),
+        ("signals/*/*.shard", a_folder),
+        ("data/hashes/*.json", a_folder),
+        ("data/hashes", a_file),
+        ("fits/*", a_file),
+        ("fits/*/length-*", a_file),
+        ("fits/*/length-*", a_copy_beside),
+        ("fits/*/length-*", a_damaged_link),
+    ],
+)
+def test_what_stands_in_the_place_of_another_kind_is_mended_or_named(
+    fresh: Fresh, where: str, change: Callable[[Path], None]
+) -> None:
+    change(min(fresh.copied().glob(where)))
+    with contextlib.suppress(StoreError):  # a sentence
+        assert cheap() == fresh.chosen
 
 
 @pytest.mark.parametrize("numbers", [range(30), pytest.param(range(30, 330), marks=pytest.mark.soak)])
