@@ -58,7 +58,7 @@ from dfilter.run import Request, prepared, run_prepared
 from dfilter.run_folder import (
     IDENTITY,
     STRATEGY,
-    holds_other,
+    needs_force,
     other_identity,
     read_manifest,
     recorded_identity,
@@ -192,7 +192,7 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
     """Make the run folder of a cell, unless it is there, and return its manifest."""
     ready = prepared(_request(setting, place), progress)
-    run_prepared(ready, progress, force=setting.plan.force and holds_other(ready.folder, ready.identity))
+    run_prepared(ready, progress, force=setting.plan.force and needs_force(ready.folder, ready.identity))
     return read_manifest(ready.folder)
 
 

@@ -146,10 +146,12 @@ def is_finished(folder: Path, here: Mapping[str, Any], progress: Progress) -> bo
     return finished and _is_whole(folder, progress)
 
 
-def holds_other(folder: Path, here: Mapping[str, Any]) -> bool:
-    """Return whether a folder holds a run of another identity, or one that does not tell its own."""
+def needs_force(folder: Path, here: Mapping[str, Any]) -> bool:
+    """Return whether a folder would be refused: it is of another identity, tells none, or was edited."""
+    if not (folder / STRATEGY).exists() and not (folder / DONE).exists():
+        return False
     there = recorded_identity(folder)
-    return (folder / STRATEGY).exists() and (there is None or bare(there) != bare(here))
+    return there is None or bare(there) != bare(here) or flaw(folder, SEALED_AS, DONE).startswith(STRATEGY)
 
 
 def _is_whole(folder: Path, progress: Progress) -> bool:
