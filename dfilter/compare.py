@@ -42,6 +42,7 @@ from dfilter.comparison import (
     Setting,
     changed,
     prepare,
+    refuse_foreign,
     settings_for,
     trainer_of,
 )
@@ -128,6 +129,7 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
         DFilterError: the data, a strategy or an evaluation cannot be used.
     """
     progress = progress or Silent()
+    refuse_foreign(plan)
     with disk_errors(plan.out), claim(plan.out / ".claim", wait=False) as mine:
         if not mine:
             raise FolderError(f"Another process is working on {plan.out}; wait for it.")
@@ -163,7 +165,6 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
     twice = {label for label, *_ in asked if [a[0] for a in asked].count(label) > 1}
     if twice:
         raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")
-    _refuse_idle_settings(setting, asked)
     references = [_named(setting, name) for name in REFERENCES if name in plan.references]
     others = _of_other_settings(setting, [*asked, *references], progress)
     places, sizes = [], list(dict.fromkeys(k for k in plan.keep if k != OWN))
@@ -213,17 +214,6 @@ def _named(setting: Setting, source: str) -> Named:
     made = strategies.load(source)
     made = strategies.load(source, settings_for(setting.plan, made))
     return made.name, source, made
-
-
-def _refuse_idle_settings(setting: Setting, asked: Sequence[Named]) -> None:
-    """A setting that no strategy takes is a mistake, not a wish."""
-    used = {text for _, _, made in asked for text in settings_for(setting.plan, made)}
-    idle = [text for text in setting.plan.settings if text not in used]
-    if idle:
-        steps = sorted({step.name for _, _, made in asked for step in made.steps})
-        raise SettingsError(
-            *[f"--set {text} fits no strategy; steps here: {', '.join(steps)}." for text in idle]
-        )
 
 
 def _of_other_settings(setting: Setting, asked: Sequence[Named], progress: Progress) -> list[Path]:

@@ -34,6 +34,8 @@ from dfilter.types import Progress
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
 PROTOCOL, POOL, HELDOUT = "protocol.json", "pool.jsonl", "heldout.jsonl"
+TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
+SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
 SPLIT = 1  # version of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
@@ -195,8 +197,8 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
         FolderError: the folder holds a comparison of another protocol.
         DFilterError: the data, the model, the trainer or an evaluation cannot be used.
     """
-    for source in plan.strategies:  # a mistake in one is said before a model is looked for
-        strategies.load(source)
+    refuse_foreign(plan)
+    _refuse_idle_settings(plan)  # a mistake is said before a model is looked for or a folder cleared
     made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
     rows = load(place, progress=progress)
@@ -235,6 +237,29 @@ def _made_by(plan: Comparison) -> dict[str, Any]:
 def _measured_by(evaluations: Sequence[Evaluation], splits: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a cell's results depend on beside its model."""
     return {"evaluations": {made.name: _evaluation_identity(made, splits[made.name]) for made in evaluations}}
+
+
+def refuse_foreign(plan: Comparison) -> None:
+    """Refuse a folder that is no comparison's, and inputs that lie where a comparison keeps its own files.
+
+    Raises:
+        FolderError: with what is there.
+    """
+    out = plan.out
+    if out.exists() and not out.is_dir():
+        raise FolderError(f"{out} is a file; choose another -o.")
+    there = [p.name for p in out.iterdir() if not p.name.startswith(SCRATCH)] if out.exists() else []
+    ours = (out / PROTOCOL).is_file() or read_checked(out / "split.json") or any(out.glob("cells/*/job.json"))
+    if there and not ours:
+        raise FolderError(f"{out} exists and is not a comparison's folder; choose another -o.")
+    sources = [_kind(spec)[1] for spec in plan.evals]
+    for text in (text for text in (plan.data, *sources, plan.target, plan.against) if text):
+        path = Path(text)
+        if path.exists() and path.resolve().is_relative_to(out.resolve()):
+            raise FolderError(
+                f"{text} lies in {out}, where the comparison keeps files of its own. Copy it elsewhere, or "
+                "choose another -o."
+            )
 
 
 def _share(given: Sequence[str]) -> str:
@@ -335,6 +360,18 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
     return mine
 
 
+def _refuse_idle_settings(plan: Comparison) -> None:
+    """A setting that no strategy takes is a mistake, not a wish."""
+    asked = [strategies.load(source) for source in plan.strategies if source not in REFERENCES]
+    used = {text for made in asked for text in settings_for(plan, made)}
+    idle = [text for text in plan.settings if text not in used]
+    for source, made in zip((s for s in plan.strategies if s not in REFERENCES), asked, strict=True):
+        strategies.load(source, settings_for(plan, made))
+    if idle:
+        steps = ", ".join(sorted({step.name for made in asked for step in made.steps}))
+        raise SettingsError(*[f"--set {text} fits no strategy; steps here: {steps}." for text in idle])
+
+
 def fields_of(kind: type) -> set[str]:
     """Return the names of a component's settings."""
     return set(getattr(kind, "__dataclass_fields__", {}))
@@ -396,7 +433,8 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
             )
         for name in ("cells", "selections"):
             shutil.rmtree(plan.out / name, ignore_errors=True)
-        for name in (POOL, HELDOUT, "split.json", PROTOCOL):
+        own = (POOL, HELDOUT) if (plan.out / "split.json").exists() else ()  # else somebody put them there
+        for name in (*own, "split.json", PROTOCOL, *TABLES):
             (plan.out / name).unlink(missing_ok=True)
     plan.out.mkdir(parents=True, exist_ok=True)
     write_checked(file, here)

@@ -34,7 +34,7 @@ from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.record import RESULTS, manifest, write, write_text
-from dfilter.selection import select
+from dfilter.selection import Selection, select
 from dfilter.selector import Budget
 from dfilter.settings import plain
 from dfilter.store import home
@@ -134,12 +134,14 @@ def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) ->
             raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
         if not force and run_folder.is_finished(folder, ready.identity, progress):
             return True
-        for old in RESULTS:
-            (folder / old).unlink(missing_ok=True)
-        run_folder.write_identity(folder, ready.identity)
-        write_text(folder / run_folder.STRATEGY, tomli_w.dumps(ready.table))
+        finished = (folder / run_folder.DONE).exists()
+        if not finished:
+            _begin(ready)
         try:
-            _fill(ready, progress)
+            selection, seconds = _selected(ready, progress)
+            if finished:  # what is replaced stays until there is something to replace it
+                _begin(ready)
+            _write(ready, selection, seconds, progress)
         except (InputError, SettingsError):
             _discard(fresh)  # it holds nothing but the mistake, and would stand in the next try's way
             raise
@@ -307,9 +309,18 @@ def _same(what: str, digest: str, recorded: str | None, place: str) -> None:
         )
 
 
-def _fill(ready: Prepared, progress: Progress) -> None:
+def _begin(ready: Prepared) -> None:
+    """Clear the folder of an older run, and say what the one that begins is a run of."""
+    for old in RESULTS:
+        (ready.folder / old).unlink(missing_ok=True)
+    run_folder.write_identity(ready.folder, ready.identity)
+    write_text(ready.folder / run_folder.STRATEGY, tomli_w.dumps(ready.table))
+
+
+def _selected(ready: Prepared, progress: Progress) -> tuple[Selection, float]:
+    """Return the selection and the seconds that it took; nothing is written into the folder."""
     started = time.monotonic()
-    folder, entry = ready.folder, ready.table["run"]
+    entry = ready.table["run"]
     selection = select(
         ready.data,
         strategy=ready.chosen,
@@ -322,14 +333,19 @@ def _fill(ready: Prepared, progress: Progress) -> None:
         progress=progress,
         store=Store(),
     )
-    with progress.stage("writing"):
-        write(selection, folder, parquet=entry.get("output_format") == "parquet")
     now = run_folder.strategy_identity(ready.chosen, ready.table.get("keep"))
     changed = difference({name: ready.identity[name] for name in now}, now)
     if changed:
         raise InputError(f"An input was changed while the run was made: {'; '.join(changed)}. Run it again.")
-    seconds = round(time.monotonic() - started, 3)
-    run_folder.finish(folder, manifest(selection, folder, ready.table, seconds))
+    return selection, time.monotonic() - started
+
+
+def _write(ready: Prepared, selection: Selection, seconds: float, progress: Progress) -> None:
+    started = time.monotonic()
+    with progress.stage("writing"):
+        write(selection, ready.folder, parquet=ready.table["run"].get("output_format") == "parquet")
+    taken = round(seconds + time.monotonic() - started, 3)
+    run_folder.finish(ready.folder, manifest(selection, ready.folder, ready.table, taken))
 
 
 def sample_pool(progress: Progress) -> Path:

@@ -121,7 +121,7 @@ def refuse_foreign(folder: Path) -> None:
         raise FolderError(f"{folder} is a file; choose another -o.")
     found = {p.name for p in folder.iterdir()} if folder.exists() else set()
     there = {name for name in found if not name.startswith(OURS)}  # a killed run leaves scratch files
-    if there and not there & {STRATEGY, IDENTITY}:
+    if there & {"job.json", "protocol.json"} or (there and not there & {STRATEGY, IDENTITY}):
         raise FolderError(f"{folder} exists and is not a run folder; choose another -o.")
 
 

@@ -415,7 +415,11 @@ COMPARISONS = [
     case("a share's data", SHARE, lambda _: edit("data.jsonl", "Say 3", "Say it"), "data was data.jsonl"),
     case("a share", SHARE, {"evals": ("heldout:10%",)}, "source.share was 20% and is 10%"),
     case("strategies, budgets, seeds", FINE, {"strategies": ("lima",), "keep": ("5",), "seeds": 9}),
-    case("settings of strategies", FINE, sets("lima.tau=2.0", target="target.jsonl", selection_model="tiny")),
+    case(
+        "settings of strategies",
+        FINE,
+        sets("kcenter.clusters=5", target="target.jsonl", selection_model="tiny"),
+    ),
     case("references", FINE, {"references": ()}),
     case("the margin", FINE, {"margin": 0.5}),  # refused by itself, see test_compare.py
     *model_cases(FINE, "model"),
