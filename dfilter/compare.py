@@ -50,7 +50,16 @@ from dfilter.data import load
 from dfilter.digests import file_sha256
 from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.identity import SHORT, bare, digest
-from dfilter.leaderboard.cells import RESULTS, Cell, chance_overlap, read_cell, result_identity, write_cell
+from dfilter.leaderboard.cells import (
+    RESULTS,
+    Cell,
+    chance_overlap,
+    read_cell,
+    refuse_stale,
+    result_identity,
+    stale,
+    write_cell,
+)
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool
@@ -186,6 +195,7 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
     for folder in others:
         if folder not in mine:
             _remove(folder, progress)
+    _refuse_stale_cells(setting, progress)
     # Opponents of pairwise judging must be trained before those who are judged against them.
     return sorted(places, key=lambda place: place.label not in REFERENCES)
 
@@ -248,6 +258,22 @@ def _remove(selection: Path, progress: Progress) -> None:
     for cell in selection.parent.with_name("cells").glob(f"{name}-seed*"):
         shutil.rmtree(cell)
     shutil.rmtree(selection)
+
+
+def _refuse_stale_cells(setting: Setting, progress: Progress) -> None:
+    """Refuse, or with ``force`` remove, cells of rows that their selections hold no more.
+
+    Cells of this call see to it themselves; these are of seeds and budgets that it does not ask for.
+
+    Raises:
+        FolderError: see :func:`dfilter.leaderboard.cells.refuse_stale`.
+    """
+    for cell in sorted((setting.plan.out / "cells").glob("*/")):
+        if stale(cell) and setting.plan.force:
+            progress.say(f"{cell} is removed: it was trained on rows that its selection holds no more.")
+            shutil.rmtree(cell)
+        else:
+            refuse_stale(cell)
 
 
 def _label(selection: Path) -> str:

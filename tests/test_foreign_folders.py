@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dfilter import sample
 from dfilter.compare import compare
-from dfilter.comparison import Comparison
+from dfilter.comparison import Comparison, prepare
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
+from dfilter.leaderboard.cells import read_cells
+from dfilter.progress import Silent
 from dfilter.run import Request, run
 
 PARTS = Path(__file__).with_name("compare_parts.py")
@@ -88,3 +92,49 @@ def test_runs_and_comparisons_stay_out_of_each_other(plan: Comparison, tmp_path:
         with pytest.raises(DFilterError):
             run(Request(str(plan.data), "longest", "5", out=out))
     assert files_of(plan.out) | files_of(folder) == before
+
+
+def rows_of(folder: Path) -> dict[str, str]:
+    return {cell.name: json.loads((cell / "identity.json").read_text())["identity"]["rows"]["content"]
+            for cell in (folder / "cells").iterdir()}  # fmt: skip
+
+
+@pytest.fixture
+def given(plan: Comparison, tmp_path: Path) -> Comparison:
+    """Two seeds of a selection that is now another one."""
+    ids = [json.loads(line)["id"] for line in Path(str(plan.data)).read_text().splitlines()]
+    file = tmp_path / "given.json"
+    settings = (f"given.file={json.dumps(str(file))}",)
+    plan = replace(plan, strategies=("given",), settings=settings, seeds=2)
+    file.write_text(json.dumps(ids[:8]))
+    compare(plan)
+    file.write_text(json.dumps(ids[20:28]))
+    return plan
+
+
+def test_cells_beyond_the_plan_do_not_outlive_their_selection(given: Comparison) -> None:
+    with pytest.raises(FolderError, match=r"given\.json"):
+        compare(replace(given, seeds=1))
+    compare(replace(given, seeds=1, force=True))
+    assert set(rows_of(given.out)) == {"given-8-seed0", "random-8-seed0", "random-8-seed1"}
+    fresh = replace(given, out=given.out.with_name("fresh"))
+    compare(fresh)
+    compare(given)
+    assert rows_of(given.out) == rows_of(fresh.out)
+    assert len(read_cells(given.out)) == 4
+
+
+def test_a_comparison_that_stopped_after_selecting_anew_shows_no_old_cell(given: Comparison) -> None:
+    forced = replace(given, force=True)
+    folder = given.out / "selections" / "given-8-seed0"
+    setting = prepare(forced, Silent())
+    run(replace(_request_of(setting, folder), force=True))
+    with pytest.raises(FolderError, match="holds no more"):
+        read_cells(given.out)
+    with pytest.raises(FolderError, match="--force"):
+        compare(given)
+    assert {cell.failed for cell in compare(forced)} == {""}
+
+
+def _request_of(setting: Any, folder: Path) -> Request:
+    return Request(setting.data, "given", "8", seed=0, settings=setting.plan.settings, out=folder)

@@ -19,10 +19,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
 from dfilter.identity import difference
 from dfilter.store.seal import read_checked, write_checked
@@ -30,7 +32,6 @@ from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 CELL = "cell.json"
 RESULTS = "results"
@@ -171,7 +172,35 @@ def read_cells(folder: Path) -> list[Cell]:
     paths = sorted(folder.rglob(CELL))
     if not paths:
         raise InputError(f"No cell of a comparison was found below {folder}; expected folders with {CELL}.")
+    for path in paths:
+        refuse_stale(path.parent)
     return [read_cell(path.parent) for path in paths]
+
+
+def stale(folder: Path) -> bool:
+    """Return whether a cell was trained on rows that its selection does not hold any more.
+
+    A selection is made anew when a setting changed; a cell of other seeds may be of the old one.
+    """
+    told = read_checked(folder / "identity.json") or {}
+    rows = (told.get("identity") or {}).get("rows")
+    if not rows:  # made elsewhere, or by an earlier version
+        return False
+    selection = folder.parent.with_name("selections") / Path(rows["named"]).parent.name / "selected.jsonl"
+    return selection.is_file() and not file_sha256(selection).startswith(rows["content"])
+
+
+def refuse_stale(folder: Path) -> None:
+    """Refuse a cell of rows that its selection does not hold any more.
+
+    Raises:
+        FolderError: with what to do.
+    """
+    if stale(folder):
+        raise FolderError(
+            f"{folder} was trained on rows that its selection holds no more: the strategy was selected anew. "
+            "Run the comparison again, with --force to make anew what is of other settings."
+        )
 
 
 def same_protocol(cells: Sequence[Cell]) -> None:
