@@ -263,7 +263,8 @@ class Kind:
 def kind_of(component: Any, group: str) -> Kind:
     """Return the name and the version under which what a component makes is stored.
 
-    The name is the class's own ``kind`` (not an inherited one: a class computes something of its own),
+    A class of a file that was named on the command line is known by that file's contents. Else the
+    name is the class's own ``kind`` (not an inherited one: a class computes something of its own),
     else the one that it is registered under, with the release of the package that registered it; a class
     of a file of the user's own is known by that file's contents.
 
@@ -276,6 +277,8 @@ def kind_of(component: Any, group: str) -> Kind:
     """
     found = type(component)
     named = str(vars(found).get("kind") or registry.name_of(group, found))
+    if found.__module__.startswith(registry.LOCAL):
+        named = ""  # what it calls itself does not tell that its file was edited
     version: Json = getattr(found, "version", None)
     if named:
         return Kind(named, version if version is not None else registry.release_of(group, named) or 1)

@@ -199,7 +199,7 @@ def count_parameters(folder: Path) -> int:
     _whole(folder)
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(file), framework="numpy") as tensors:
+        with _sentences(str(file)), safe_open(str(file), framework="numpy") as tensors:
             total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return total
 
@@ -246,9 +246,11 @@ def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
 
 @contextlib.contextmanager
 def _sentences(name: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise ModelError(f"The model '{name}' cannot be loaded: {first}") from error
 
@@ -258,11 +260,27 @@ def _base_of(folder: Path) -> ModelFiles | None:
     config = folder / "adapter_config.json"
     if not config.is_file():
         return None
-    written = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    written = str(_table(config).get("base_model_name_or_path"))
     training = folder / "training.json"
     if training.is_file():  # our own training says the name, which holds on another machine too
-        written = str(json.loads(training.read_text(encoding="utf-8")).get("model") or written)
-    return resolve(written)
+        written = str(_table(training).get("model") or written)
+    base = resolve(written)
+    if (base.path / config.name).is_file():
+        raise ModelError(
+            f"The adapter in {folder} names {written} as its base, which is an adapter itself; expected a "
+            "whole model."
+        )
+    return base
+
+
+def _table(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} holds no JSON object; it belongs to no model.")
+    return found
 
 
 def _local(folder: Path, name: str) -> ModelFiles:

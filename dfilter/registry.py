@@ -62,6 +62,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "transforms": {"lima_cleaning": "dfilter.filters.cleaning:LIMACleaning"},
 }
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LOCAL = "dfilter_local_"  # how the names of modules begin that are loaded from a path
 _allowed: set[Path] = set()
 
 
@@ -199,7 +200,7 @@ def _from_file(place: str) -> type:
     if not path.is_file():
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
     refuse_code([file])
-    name = f"dfilter_local_{path.stem}_{json_digest(str(path.absolute()))}"  # two files may have one name
+    name = f"{LOCAL}{path.stem}_{json_digest(str(path.absolute()))}"  # two files may have one name
     loader = _Source(name, str(path))
     spec = ModuleSpec(name, loader, origin=str(path))
     spec.has_location = True

@@ -67,7 +67,11 @@ def run_identity(
     named = {n: {"content": entry[f"{n}_hash"][:SHORT], "named": entry[n]} for n in files if n in entry}
     values = {n: entry[n] for n in ("seed", "where", "output_format") if n in entry}
     made = [kind_of(t, "transforms").record(identity(t)) for t in transforms]
-    return {**named, "rows": as_read(data), **values, "transforms": made, **strategy}
+    told = f"read as {entry.get('format', 'auto')}" + "".join(
+        f", {role}={column}" for role, column in entry.get("mapping", {}).items()
+    )
+    rows = {"content": as_read(data), "named": told}
+    return {**named, "rows": rows, **values, "transforms": made, **strategy}
 
 
 def as_read(rows: Dataset) -> str:

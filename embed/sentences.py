@@ -113,7 +113,9 @@ def _load(model: str, _sha: str, placement: Placement) -> _Encoder:
 
     folder = verified(model).path
     pickled = [
-        f for f in folder.glob("*/pytorch_model.bin") if not f.with_name("model.safetensors").is_file()
+        f
+        for f in folder.rglob("pytorch_model.bin")
+        if f.parent != folder and not f.with_name("model.safetensors").is_file()
     ]
     if pickled:  # sentence-transformers would read them, and a model is known by its safetensors
         raise ModelError(

@@ -74,7 +74,8 @@ class Pairwise:
 
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
-        return settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        found = settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        return found | ({"against": self.needs} if self.needs else {})  # no file of that name
 
     def versus(self, opponent: Path) -> Pairwise:
         """Return the same evaluation against this model."""

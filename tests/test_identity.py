@@ -27,6 +27,7 @@ from dfilter.embed.influence import Affinity, GradientSketch, ProjectedGradient
 from dfilter.embed.losses import ResponseLoss
 from dfilter.embed.sentences import Embedding
 from dfilter.embed.warmup import Warmup, drawn
+from dfilter.eval.pairwise import Pairwise
 from dfilter.filters.clusters import Clusters
 from dfilter.filters.duplicates import Duplicates
 from dfilter.filters.ifd import IFD
@@ -34,8 +35,9 @@ from dfilter.filters.kcenter import KCenter, Traversal
 from dfilter.filters.length import Tokens
 from dfilter.filters.less import LESS
 from dfilter.filters.rds import RDS, RDSPlus
-from dfilter.identity import bare, difference, digest, kind_of, marks
+from dfilter.identity import bare, difference, digest, identity, kind_of, marks
 from dfilter.llm.scores import TextScore
+from dfilter.llm.server import Server
 from dfilter.models import fast_dtype, resolve
 from dfilter.progress import Silent
 from dfilter.run import Request, prepared
@@ -635,3 +637,20 @@ def test_a_difference_names_files_and_shows_both_contents() -> None:
     assert difference(one, two) == ["file was x with contents aaaaaaaa and is y with contents bbbbbbbb"]
     assert difference(one, {"file": {"content": "a" * 16, "named": "y"}}) == []
     assert bare(one) == {"file": {"content": "a" * 16}}
+
+
+def test_code_of_a_file_is_known_by_the_file_whatever_it_calls_itself() -> None:
+    names = []
+    for text in ("len(rows)", "-len(rows)"):
+        kind = "from typing import ClassVar\nclass Mine:\n    kind: ClassVar[str] = 'mine'\n"
+        Path("own.py").write_text(f"{kind}    def score(self, rows): return {text}\n")
+        registry.allow_code("own.py")
+        names.append(kind_of(registry.create("filters", "own.py:Mine"), "filters").name)
+    assert names[0] != names[1]
+
+
+def test_a_file_called_like_a_reference_is_not_the_opponent() -> None:
+    made = Pairwise("koala", judges=(Server("m"),))
+    before = identity(made)
+    Path("random").write_text("x")
+    assert identity(made) == before

@@ -279,3 +279,23 @@ def test_a_damaged_model_is_made_again_when_it_is_read(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (line,) = caplog.messages
     assert line.startswith(f"{folder} is damaged ({file} ")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("adapter_config.json", "not JSON", "cannot be read"),
+        ("adapter_config.json", "[]", "holds no JSON object"),
+        ("adapter_config.json", '{"base_model_name_or_path": "HERE"}', "an adapter itself"),
+        ("model.safetensors", "garbage", "cannot be loaded"),
+    ],
+)
+def test_a_broken_model_is_a_sentence(tmp_path: Path, file: str, text: str, said: str) -> None:
+    shutil.copytree(models.resolve("tiny").path, tmp_path / "broken")
+    (tmp_path / "broken" / file).write_text(text.replace("HERE", str(tmp_path / "broken")))
+
+    def looked_at() -> tuple[str, int]:
+        return models.resolve(tmp_path / "broken").sha, models.count_parameters(tmp_path / "broken")
+
+    with pytest.raises(ModelError, match=said):
+        looked_at()
