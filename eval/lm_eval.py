@@ -30,7 +30,9 @@ YAML = (".yaml", ".yml")
 _WORDS = re.compile(r"[^\s\"'\[\]{},]+")
 _BLANKS = (re.compile(r"[\"'](.+?)[\"']"), re.compile(r":\s*(.+?)\s*$"))  # names that may hold blanks
 _FUNCTIONS = re.compile(r"!function\s+([\w.]+)\.\w+")
-_FOLDERS = re.compile(r"(?m)^\s*(?:dataset_path|data_dir|data_files)\s*:\s*[\"']?(.*?)[\"']?\s*$")
+_FOLDERS = re.compile(
+    r"\b(?:dataset_path|data_dir|data_files)\s*:\s*[\"']?([^\"'{}\[\],\n]+?)[\"']?\s*(?=[,}\n]|\Z)"
+)
 METRICS = (
     "acc_norm",
     "acc",
@@ -165,7 +167,7 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     """Return a task's file and every file that it names: data (or its folder), included tasks, functions.
 
     Names are looked for beside the file and in the working folder. That a text is meant as a name is not
-    known, only that a file answers to it; one too many would do no harm.
+    known, only that a file answers to it. What a function reads by itself is not known either.
     """
     if not file.is_file() or file.resolve() in known:
         return []
@@ -178,7 +180,7 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
         for folder in (file.parent, Path()):
             with contextlib.suppress(OSError, ValueError):  # no name of a file, or one too long
                 named = str(folder / word)  # a pattern may be absolute
-                for other in map(Path, sorted(glob.glob(named)) if "*" in word else [named]):  # noqa: PTH207
+                for other in map(Path, _matches(named)):
                     if other.is_file() and other.suffix in YAML:
                         found += named_files(other, known | {file.resolve()})
                     elif other.is_file():
@@ -186,6 +188,12 @@ def named_files(file: Path, known: frozenset[Path] = frozenset()) -> list[Path]:
     folders = [folder / name for name in _FOLDERS.findall(text) if name for folder in (file.parent, Path())]
     found += [folder for folder in folders if folder.is_dir()]
     return list(dict.fromkeys(found))
+
+
+def _matches(name: str) -> list[str]:
+    if not glob.has_magic(name):
+        return [name]
+    return sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
 
 
 def _filter_of(metric: str) -> str:

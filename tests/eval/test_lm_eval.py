@@ -12,7 +12,7 @@ import pytest
 from dfilter import registry
 from dfilter.errors import MissingPackageError, SettingsError
 from dfilter.eval import lm_eval as adapter
-from dfilter.eval.lm_eval import LMEval
+from dfilter.eval.lm_eval import LMEval, named_files
 from dfilter.models import resolve
 
 TASK = """
@@ -95,6 +95,26 @@ def test_a_task_of_ones_own_runs_offline(tmp_path):
     found = LMEval(str(tmp_path / "mine.yaml")).evaluate(resolve("tiny").path)
     assert found.prompts == tuple(f"mine/{i}" for i in range(6))
     assert set(found.values) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("dataset_kwargs:\n  data_files: deep/**/*.jsonl", "deep/er/still/rows.jsonl"),
+        ('dataset_kwargs: {data_files: "one[0-9].jsonl"}', "one1.jsonl"),
+        ("dataset_kwargs: {data_files: {train: on?1.jsonl}}", "one1.jsonl"),
+        ("dataset_kwargs: {data_dir: deep, split: test}", "deep"),
+        ("dataset_kwargs:\n  data_dir: 'deep'", "deep"),
+        ('dataset_kwargs: {data_files: "two words.jsonl"}', "two words.jsonl"),
+    ],
+)
+def test_data_of_a_task_are_found_however_it_names_them(tmp_path, said, found):
+    for name in ("deep/er/still/rows.jsonl", "one1.jsonl", "two words.jsonl", "unnamed.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    task = tmp_path / "mine.yaml"
+    task.write_text(f"task: mine\ndataset_path: json\n{said}\n")
+    assert named_files(task) == [task, tmp_path / found]
 
 
 def test_a_task_file_may_hold_code_and_runs_only_when_it_was_allowed(monkeypatch, tmp_path):
