@@ -239,6 +239,9 @@ def _request(
     )
 
 
+_where_now = click.option("--data", metavar="DATA", help="Where the rows of the run are now, if they moved.")
+
+
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
@@ -248,7 +251,8 @@ def _request(
 @click.option("--at-cut", "which", flag_value="at-cut", help="The last rows kept and the first ones dropped.")
 @click.option("-n", "number", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def show(folder: Path, which: str, number: int, as_json: bool) -> None:
+@_where_now
+def show(folder: Path, which: str, number: int, as_json: bool, data: str | None) -> None:
     """Show rows of a run with their scores and reasons.
 
     \b
@@ -258,7 +262,7 @@ def show(folder: Path, which: str, number: int, as_json: bool) -> None:
     """
     from dfilter.summary import shown_rows
 
-    for row in shown_rows(folder, which, number):
+    for row in shown_rows(folder, which, number, data=data, progress=_progress()):
         say(_as_json(row) if as_json else _card(row))
 
 
@@ -266,11 +270,12 @@ def show(folder: Path, which: str, number: int, as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("row_id")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def explain(folder: Path, row_id: str, as_json: bool) -> None:
+@_where_now
+def explain(folder: Path, row_id: str, as_json: bool, data: str | None) -> None:
     """Tell everything a run knows about one row."""
     from dfilter.summary import explain as explained
 
-    row = explained(folder, row_id)
+    row = explained(folder, row_id, data=data, progress=_progress())
     say(_as_json(row) if as_json else _card(row, whole=True))
 
 

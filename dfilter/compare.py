@@ -68,6 +68,7 @@ from dfilter.run import Request, prepared, run_prepared
 from dfilter.run_folder import (
     IDENTITY,
     STRATEGY,
+    lasting,
     needs_force,
     other_identity,
     read_manifest,
@@ -171,6 +172,9 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
     """Make every run folder and return every cell, references of matching size included."""
     plan = setting.plan
     asked = [_named(setting, source) for source in plan.strategies if source not in REFERENCES]
+    taken = [f"{source} is called {label}" for label, source, _ in asked if label in REFERENCES]
+    if taken:
+        raise SettingsError(f"{'; '.join(taken)}: that is a reference's name. Give the strategy another one.")
     twice = {label for label, *_ in asked if [a[0] for a in asked].count(label) > 1}
     if twice:
         raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")
@@ -240,9 +244,9 @@ def _of_other_settings(setting: Setting, asked: Sequence[Named], progress: Progr
     held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
     for label, source, made in asked if held else ():
         place = Place(label, source, made, setting.plan.keep[0], 0)
-        here = _lasting(prepared(_request(setting, place), progress).identity)
+        here = lasting(prepared(_request(setting, place), progress).identity)
         for folder, theirs, identity in held:
-            there = None if identity is None else _lasting(identity)
+            there = None if identity is None else lasting(identity)
             if theirs != label or there is None or bare(there) == bare(here):
                 continue
             if not setting.plan.force:
@@ -284,12 +288,6 @@ def _label(selection: Path) -> str:
         return ""
 
 
-def _lasting(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what budgets and seeds of one strategy share of their identities."""
-    select = {name: value for name, value in identity["select"].items() if name != "tokens"}
-    return {n: v for n, v in identity.items() if n not in {"keep", "seed"}} | {"select": select}
-
-
 class _Figures:
     """What the table says about a cell's rows, from one reading of the pool."""
 
@@ -306,9 +304,9 @@ class _Figures:
         """Return the figures of a cell by the names of :class:`Cell`."""
         kept = self._kept(place)
         counts = read_manifest(selection_folder(self.setting, place))
-        other = self.random.get((place.against or place.budget, place.seed))
-        overlap = {}
-        if other is not None and place.label != "random":
+        other = self.beside(place)
+        overlap: dict[str, float | None] = {"overlap": None, "overlap_by_chance": None}
+        if other is not None:
             theirs = self._kept(other)
             overlap = {
                 "overlap": float((kept & theirs).sum() / (kept | theirs).sum()),
@@ -317,6 +315,8 @@ class _Figures:
         spent = [f["usd"] for f in counts["facts"].values() if f.get("usd") is not None]
         chosen = self.rows.take(np.flatnonzero(kept))
         return overlap | {
+            "against": place.against,
+            "selected_as": lasting(recorded_identity(selection_folder(self.setting, place)) or {}),
             "contaminated": {
                 name: int(contaminated(prompts, chosen).sum())
                 for name, prompts in self.prompts.items()
@@ -330,6 +330,11 @@ class _Figures:
             "selection_usd": sum(spent) if spent else None,
             "selected_by": tuple(j["model"] for f in counts["facts"].values() for j in f.get("judges", ())),
         }
+
+    def beside(self, place: Place) -> Place | None:
+        """Return the random selection of a cell's size and seed; none for random itself."""
+        same = self.random.get((place.against or place.budget, place.seed))
+        return None if place.label == "random" else same
 
     def _kept(self, place: Place) -> NDArray[np.bool_]:
         import pyarrow.parquet as pq
@@ -352,6 +357,7 @@ def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progres
     _refuse_other(setting, cell, training, progress)
     job = _job(setting, place, training)
     if _is_finished(cell, job):
+        _renew(cell, place, figures)
         return
     cell.mkdir(parents=True, exist_ok=True)
     write_checked(cell / IDENTITY, {"identity": training})
@@ -370,7 +376,6 @@ def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progres
         strategy=place.label,
         budget=place.budget,
         seed=place.seed,
-        against=place.against,
         wanted=_rows_wanted(place),
         trained_tokens=trained.get("trained_tokens"),
         train_seconds=trained.get("seconds"),
@@ -379,6 +384,17 @@ def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progres
         **figures.of(place),
     )
     write_cell(cell, found)
+
+
+def _renew(cell: Path, place: Place, figures: _Figures) -> None:
+    """Write a finished cell's figures anew if it stands beside other references than before.
+
+    More seeds may give the selections of one strategy another median size.
+    """
+    there = read_cell(cell)
+    beside = figures.beside(place) is not None
+    if there.against != place.against or beside != (there.overlap is not None):
+        write_cell(cell, replace(there, results={}, **figures.of(place)))
 
 
 def _training_identity(setting: Setting, place: Place) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from dfilter import chat, registry
-from dfilter.digests import file_sha256, json_digest, path_sha256
+from dfilter.digests import json_digest, path_sha256
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, resolve
+from dfilter.own_code import code_sha256
 from dfilter.plaintext import safe_name
 from dfilter.types import Json, Signal
 
@@ -266,7 +267,7 @@ def kind_of(component: Any, group: str) -> Kind:
     A class of a file that was named on the command line is known by that file's contents. Else the
     name is the class's own ``kind`` (not an inherited one: a class computes something of its own),
     else the one that it is registered under, with the release of the package that registered it; a class
-    of a file of the user's own is known by that file's contents.
+    of a file of the user's own is known by the contents of that file and of those that it imports.
 
     Args:
         component: a signal, a fit, a filter, a trainer, ...
@@ -284,7 +285,7 @@ def kind_of(component: Any, group: str) -> Kind:
         return Kind(named, version if version is not None else registry.release_of(group, named) or 1)
     try:
         file = Path(inspect.getfile(found))
-        return Kind(f"{found.__name__.lower()}@{file_sha256(file)[:SHORT]}", version or 1)
+        return Kind(f"{found.__name__.lower()}@{code_sha256(file)[:SHORT]}", version or 1)
     except (OSError, TypeError) as error:
         raise SettingsError(
             f"{found.__name__} has no name of its own under which values can be stored. Give the class "

@@ -13,7 +13,7 @@ from dfilter import __version__
 from dfilter.data.dataset import WriteFormat
 from dfilter.digests import file_sha256
 from dfilter.errors import InputError
-from dfilter.selection import OUTSIDE, Selection
+from dfilter.selection import Selection
 from dfilter.store.disk import sync
 
 VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
@@ -89,7 +89,6 @@ def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], secon
             "median_response_characters": _median(responses),
         },
         "facts": {name: dict(facts) for name, facts in selection.facts.items()},
-        "faults": _faults(selection, table["run"]["data"]),
         "versions": _versions(),
         "files": {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(WRITTEN)},
         "timings": {
@@ -108,19 +107,6 @@ def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def _faults(selection: Selection, place: str) -> list[dict[str, Any]]:
-    """Compare the planted faults of a sample pool in selection and pool, where the truth is at hand."""
-    truth = Path(place).with_name("truth.jsonl")
-    if Path(place).name != "pool.jsonl" or not truth.is_file():
-        return []
-    from dataclasses import asdict
-
-    from dfilter.sample import faults_kept, read_truth
-
-    usable = [i for i, v in zip(selection.rows.ids, selection.verdicts, strict=True) if v not in OUTSIDE]
-    return [asdict(fault) for fault in faults_kept(read_truth(truth), selection.ids, usable)]
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
-from dfilter.data.targets import absolute, load_target, subtask_column
+from dfilter.data.targets import absolute, is_there, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, difference, digest
 from dfilter.plaintext import safe_name
@@ -209,7 +209,7 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
 
 def _recorded_place(recorded: Mapping[str, Any]) -> str | None:
     place: str | None = recorded.get("data")
-    if place is not None and Path(place).is_absolute() and not Path(place).exists():
+    if place is not None and Path(place).is_absolute() and not is_there(place):
         raise InputError(
             f"The strategy was run on {place} (hash {recorded.get('data_hash')}), which is gone. "
             "Name the same rows on the command line: dfilter run DATA --strategy FILE."
@@ -259,7 +259,7 @@ def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dic
     """Return the [run] table: what was asked for beside the strategy."""
     recorded = chosen.recorded
     entry: dict[str, Any] = {
-        "data": str(Path(place).absolute()) if Path(place).exists() else place,
+        "data": absolute(place),
         "data_hash": data.source.digest,
         "seed": request.seed if request.seed is not None else recorded.get("seed", 0),
         "format": request.format if request.format != "auto" else recorded.get("format", "auto"),

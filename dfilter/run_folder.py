@@ -45,11 +45,15 @@ def strategy_identity(chosen: Strategy, keep: str | None) -> dict[str, Any]:
     for step, made in zip(chosen.steps, chosen.filters, strict=True):
         kind = kind_of(made, "filters")
         gates = {n: v for n, v in plain(step).items() if n not in {"filter", "name", "settings"}}
+        if gates.get("keep") is not None:
+            gates["keep"] = str(Budget.parse(gates["keep"]))
         steps[step.name] = {"filter": kind.name, "version": kind.version, **gates, "settings": identity(made)}
     select = identity(chosen.select)
-    if keep is not None and Budget.parse(keep).unit == "tokens":
+    budget = None if keep is None else Budget.parse(keep)
+    if budget is not None and budget.unit == "tokens":
         select["tokens"] = component_identity("signals", "tokens", {"tokenizer": chosen.select.tokenizer})
-    return {"keep": keep, "order": list(steps), "steps": steps, "select": select}
+    told = {"name": chosen.name, "keep": None if budget is None else str(budget)}
+    return {**told, "order": list(steps), "steps": steps, "select": select}
 
 
 def run_identity(
@@ -90,6 +94,12 @@ def recorded_identity(folder: Path) -> dict[str, Any] | None:
     """Return the identity that a folder holds; none when it is absent or damaged."""
     found = read_checked(folder / IDENTITY)
     return None if found is None else found.get("identity")
+
+
+def lasting(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what one strategy's runs on the same rows share of their identities, at any budget and seed."""
+    select = {name: value for name, value in identity.get("select", {}).items() if name != "tokens"}
+    return {n: v for n, v in identity.items() if n not in {"keep", "seed"}} | {"select": select}
 
 
 def write_identity(folder: Path, found: Mapping[str, Any]) -> None:

@@ -54,6 +54,11 @@ class Budget:
             raise SettingsError(f"Budget '{text}' is not a whole number above zero.")
         return cls(amount, "tokens" if tokens else "rows")
 
+    def __str__(self) -> str:
+        """Write the budget in the one way that all that mean the same share."""
+        shown = {"rows": "", "tokens": "tok", "share": "%"}[self.unit]
+        return f"{self.amount * 100 if self.unit == 'share' else self.amount}{shown}"
+
     def rows(self, usable: int) -> int:
         """Return the number of rows out of ``usable``; a share rounds down, at least 1."""
         if self.unit == "share":

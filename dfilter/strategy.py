@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from dfilter import registry
-from dfilter.digests import file_sha256
 from dfilter.errors import InputError, SettingsError, UnknownNameError, suggest
+from dfilter.own_code import code_sha256
 from dfilter.selector import Budget, Choice
 from dfilter.settings import build, merged, parse_assignment, plain
 from dfilter.types import Filter
@@ -257,8 +257,8 @@ def _same_code(table: Mapping[str, Any]) -> None:
 
 
 def code_hash(file: str) -> str:
-    """Return 16 hex digits of a file's SHA-256."""
-    return file_sha256(Path(file))[:16]
+    """Return 16 hex digits that name a file of code, and what it imports of the user's own."""
+    return code_sha256(Path(file))[:16]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

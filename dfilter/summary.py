@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfilter.errors import FolderError
+from dfilter.errors import DFilterError, FolderError, InputError
 from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
 from dfilter.run_folder import read_manifest
@@ -14,7 +14,7 @@ from dfilter.run_folder import read_manifest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-HIDDEN = ("versions", "files")
+    from dfilter.types import Progress
 
 
 def summary(folder: Path) -> str:
@@ -24,7 +24,7 @@ def summary(folder: Path) -> str:
         [
             *_counts(run),
             *_facts(run),
-            *_faults(run),
+            *_faults(folder, run),
             *_times(run),
             f"Files: {folder}/selected.jsonl, decisions.parquet, manifest.json",
         ]
@@ -67,13 +67,27 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _faults(run: Mapping[str, Any]) -> Iterator[str]:
-    rows = run["faults"]
-    if not rows:
+def _faults(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
+    """Compare the planted faults of a sample pool in selection and pool, where the truth is at hand."""
+    pool = Path(run["data"]["path"])
+    truth = pool.with_name("truth.jsonl")
+    if pool.name != "pool.jsonl" or not truth.is_file():
+        return
+    import pyarrow.parquet as pq
+
+    from dfilter.sample import faults_kept, read_truth
+    from dfilter.selection import OUTSIDE
+
+    table = pq.read_table(folder / "decisions.parquet", columns=["id", "kept", "reason"])
+    seen = [line for line in table.to_pylist() if not line["reason"].startswith(OUTSIDE)]
+    try:
+        found = faults_kept(read_truth(truth), [r["id"] for r in seen if r["kept"]], [r["id"] for r in seen])
+    except (DFilterError, OSError, ValueError, KeyError, TypeError) as error:
+        yield f"Planted faults are not shown: {truth} is not the truth of this pool ({error})"
         return
     yield "Planted faults: rows kept, against what a random selection of this size keeps"
-    for row in rows:
-        yield f"  {row['fault']:<16} {row['kept']:>6,} of {row['pool']:>6,}   random {row['random']:>8,.1f}"
+    for row in found:
+        yield f"  {row.fault:<16} {row.kept:>6,} of {row.pool:>6,}   random {row.random:>8,.1f}"
 
 
 def _times(run: Mapping[str, Any]) -> Iterator[str]:
@@ -87,13 +101,21 @@ def _times(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name}: {entry['computed']:,} rows computed, {entry['stored']:,} from the store"
 
 
-def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]]:
+def shown_rows(
+    folder: Path, which: str, number: int, *, data: str | None = None, progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield kept rows best first, dropped rows best first, or the rows around the cut; keys in hex.
 
     Args:
         folder: a finished run.
         which: "kept", "dropped" or "at-cut" (half of them just above, half just below).
         number: how many at most.
+        data: where the rows that the run read are now, if they were moved.
+        progress: hears why texts are not shown.
+
+    Raises:
+        FolderError: no finished run.
+        InputError: ``data`` is not what the run read.
     """
     import pyarrow.parquet as pq
 
@@ -109,13 +131,15 @@ def shown_rows(folder: Path, which: str, number: int) -> Iterator[dict[str, Any]
         "dropped": dropped[:number],
         "at-cut": kept[-half:] + dropped[: number - half],
     }
-    source = _texts(folder, [line["id"] for line in picked[which]])
+    source = _texts(folder, [line["id"] for line in picked[which]], data, progress)
     for line in picked[which]:
         yield line | source.get(line["id"], {})
 
 
-def explain(folder: Path, row_id: str) -> dict[str, Any]:
-    """Return everything a run knows about one row, its key in hex.
+def explain(
+    folder: Path, row_id: str, *, data: str | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Return everything a run knows about one row, its key in hex; see :func:`shown_rows` for the rest.
 
     Raises:
         FolderError: no finished run, or the run saw no such row.
@@ -137,7 +161,7 @@ def explain(folder: Path, row_id: str) -> dict[str, Any]:
         if value is not None and value == value:  # noqa: PLR0124 - NaN is the abstention
             above = pc.sum(pc.greater(column, value)).as_py() or 0
             line[f"{name}_rank"] = above + 1
-    return line | _texts(folder, [row_id]).get(row_id, {})
+    return line | _texts(folder, [row_id], data, progress).get(row_id, {})
 
 
 def _readable(table: pa.Table) -> list[dict[str, Any]]:
@@ -153,16 +177,25 @@ def _descending(value: float | None) -> tuple[bool, float]:
     return (missing, 0.0 if missing or value is None else -value)
 
 
-def _texts(folder: Path, ids: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Look rows up in the data that the run read."""
+def _texts(
+    folder: Path, ids: Sequence[str], place: str | None, progress: Progress | None
+) -> dict[str, dict[str, str]]:
+    """Return prompt and response by id out of the data that a run read; nothing, said, where it is gone."""
     import tomllib
 
     from dfilter.data import load
 
     entry = tomllib.loads((folder / "strategy.toml").read_text(encoding="utf-8"))["run"]
-    data = load(entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
-    if data.source.digest != entry["data_hash"]:
-        raise FolderError(f"{entry['data']} has changed since {folder} was made; its texts cannot be shown.")
+    try:
+        data = load(place or entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
+        if data.source.digest != entry["data_hash"]:
+            raise InputError(f"{place or entry['data']} does not hold what {folder} was made of.")
+    except DFilterError as error:
+        if place is not None:
+            raise
+        if progress is not None:
+            progress.say(f"No texts are shown: {error} Say with --data where the rows are now.")
+        return {}
     at = {row_id: i for i, row_id in enumerate(data.ids)}
     rows = {row_id: data[at[row_id]] for row_id in ids if row_id in at}
     return {row_id: {"prompt": row.prompt, "response": row.response} for row_id, row in rows.items()}

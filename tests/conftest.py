@@ -72,8 +72,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    times = metafunc.config.getoption("--repeat")
-    if times > 1:
+    times, wanted = (metafunc.config.getoption(name) for name in ("--repeat", "--phase"))
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if times > 1 and (wanted is None or PHASES[wanted](marks)):  # else it is collected for nothing
         metafunc.fixturenames.append("_time")
         metafunc.parametrize("_time", range(times), indirect=True)
 
@@ -88,9 +89,8 @@ def _time(request: pytest.FixtureRequest) -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = PHASES.get(config.getoption("--phase"))
     if wanted:
-        others = [item for item in items if not wanted(set(item.keywords))]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=[item for item in items if not wanted(set(item.keywords))])
+        items[:] = [item for item in items if wanted(set(item.keywords))]
     for mark in ("slow", "soak"):
         if config.getoption(f"--{mark}"):
             continue

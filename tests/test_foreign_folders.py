@@ -13,6 +13,7 @@ from dfilter import sample
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, prepare
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
+from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.progress import Silent
 from dfilter.run import Request, run
@@ -138,3 +139,53 @@ def test_a_comparison_that_stopped_after_selecting_anew_shows_no_old_cell(given:
 
 def _request_of(setting: Any, folder: Path) -> Request:
     return Request(setting.data, "given", "8", seed=0, settings=setting.plan.settings, out=folder)
+
+
+# What stands in the table
+
+
+def half(name: str, share: float = 0.5) -> str:
+    """Write a strategy whose size every seed decides anew, and return its file."""
+    file = Path(f"{name}.toml")
+    file.write_text(f'name = "{name}"\nsteps = [{{filter = "random", at_least = {share}}}]\n')
+    return str(file)
+
+
+def test_seeds_added_to_a_natural_size_leave_no_cell_beside_the_old_reference(
+    plan: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = replace(plan, strategies=(half("half"),), keep=("own",))
+    one = compare(plan)
+    added, fresh = (compare(replace(plan, seeds=4, out=out)) for out in (plan.out, tmp_path / "fresh"))
+    assert one[-1].against != fresh[-1].against  # the median of one size, and of four
+    assert [(c.strategy, c.seed, c.against, c.overlap, c.overlap_by_chance) for c in added] == [
+        (c.strategy, c.seed, c.against, c.overlap, c.overlap_by_chance) for c in fresh
+    ]
+    calls = Path("calls").read_text().split()
+    assert calls.count("half-own-seed0") == 2  # once in each folder: figures need no training
+
+
+def test_references_added_later_stand_beside_the_cells_before_them(plan: Comparison) -> None:
+    assert compare(replace(plan, references=()))[-1].overlap is None
+    assert compare(plan)[-1].overlap is not None
+
+
+def test_one_name_for_two_strategies_is_refused_by_name(plan: Comparison, tmp_path: Path) -> None:
+    compare(plan)
+    other = replace(plan, out=tmp_path / "other", settings=("lima.min_characters=5",))
+    same = replace(plan, out=tmp_path / "same", keep=("6",))
+    compare(same)
+    compare(other)
+    leaderboard([*read_cells(plan.out), *read_cells(same.out)])
+    with pytest.raises(FolderError, match=r"two strategies 'lima': .*min_characters was \d+ and is 5"):
+        leaderboard([*read_cells(plan.out), *read_cells(other.out)])
+
+
+@pytest.mark.parametrize("name", ["random", "longest", "full"])
+def test_a_strategy_of_a_references_name_is_refused(
+    plan: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=f"is called {name}: that is a reference's name"):
+        compare(replace(plan, strategies=(half(name),)))

@@ -51,7 +51,8 @@ class Part:
     recipe: str = ""
     source: str = ""
 
-    def score(self, pool): ...
+    def score(self, pool):
+        from helpers import deeper
     def train(self, rows, out, *, seed): ...
     def evaluate(self, model, *, seed=0): ...
 """
@@ -114,6 +115,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder(
         ".", {"task.yaml": task + "process_docs: !function own.docs\n", "own.py": "", "my eval.jsonl": one}
     )
+    folder(
+        "helpers", {"__init__.py": "", "deeper.py": "from . import below\n", "below.py": "", "other.py": ""}
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
     folder("model", MODEL)
     weights(Path("model/model.safetensors"), 1)
     weights(Path("model/2_Dense/model.safetensors"), 1)
@@ -263,6 +268,19 @@ RUNS = [
         more("local.py"),
         "steps.Part.filter was part@",
     ),
+    case(
+        "what a filter's file imports",
+        {"strategy": "local.py:Part", "keep": "5"},
+        more("helpers/deeper.py"),
+        "steps.Part.filter was part@",
+    ),
+    case(
+        "what that imports in turn",
+        {"strategy": "local.py:Part", "keep": "5"},
+        more("helpers/below.py"),
+        "steps.Part.filter was part@",
+    ),
+    case("what lies beside it", {"strategy": "local.py:Part", "keep": "5"}, more("helpers/other.py")),
     case("a judge's words", JUDGE, more("words.txt"), "judge.template was words.txt with contents"),
     case("a judge's model", JUDGE, judge(model="n", name=""), "judge.model was m and is n"),
     case(

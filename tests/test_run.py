@@ -24,6 +24,7 @@ from dfilter import registry
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
+from dfilter.progress import Silent
 from dfilter.record import write
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
@@ -704,16 +705,73 @@ def test_explain_tells_everything_about_one_row(data: Path, tmp_path: Path) -> N
     assert "score_Column_rank" not in explain(folder, "11")
     with pytest.raises(FolderError, match="has no row with id '77'"):
         explain(folder, "77")
-    data.write_text(lines([row(1)]))
-    with pytest.raises(FolderError, match="has changed since"):
-        explain(folder, "13")
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_what_moved_is_shown_from_where_it_is_now(data: Path, tmp_path: Path) -> None:
+    folder = run(Request(str(data), "longest", "10", out=tmp_path / "run"))
+    moved = data.rename(data.with_name("moved.jsonl"))
+    heard = Heard()
+    told = explain(folder, "39", progress=heard)
+    assert "prompt" not in told
+    assert told["rank"] == 1
+    assert "There is no file" in heard.said[0]
+    assert "--data" in heard.said[0]
+    assert explain(folder, "39", data=str(moved))["prompt"] == "Say 39."
+    assert next(shown_rows(folder, "kept", 1, data=str(moved)))["prompt"] == "Say 39."
+    data.write_text(lines([row(39)]))
+    with pytest.raises(InputError, match="does not hold what"):
+        explain(folder, "39", data=str(data))
+    assert "prompt" not in explain(folder, "39", progress=heard)
+
+
+def test_a_pattern_is_found_again_from_anywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    folder = run(Request(f"{data.stem[:-1]}*.jsonl", "longest", "10", out=tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert explain(folder, "39")["prompt"] == "Say 39."
+    again = run(Request(strategy=str(folder / "strategy.toml"), out=tmp_path / "again"))
+    assert selected(again) == selected(folder)
+
+
+def test_one_budget_is_one_run_however_it_is_written(data: Path, tmp_path: Path) -> None:
+    for group in (["10", "10.0", "0.01k"], ["5%", "5.0%"], ["100tok", "0.1ktok"]):
+        for keep in group:
+            settings = ["select.tokenizer='words'"] if "tok" in keep else []
+            run(Request(str(data), "longest", keep, settings=settings, out=tmp_path / group[0]))
+    with pytest.raises(FolderError, match="keep was 10 and is 11"):
+        run(Request(str(data), "longest", "11", out=tmp_path / "10"))
+
+
+def test_a_run_says_its_own_strategys_name(data: Path, tmp_path: Path) -> None:
+    for name in ("mine", "other"):
+        steps = '[[steps]]\nfilter = "longest"\n'
+        (tmp_path / f"{name}.toml").write_text(f'name = "{name}"\nkeep = "9"\n{steps}')
+    run(Request(str(data), str(tmp_path / "mine.toml"), out=tmp_path / "run"))
+    with pytest.raises(FolderError, match="name was mine and is other"):
+        run(Request(str(data), str(tmp_path / "other.toml"), out=tmp_path / "run"))
+
+
+def test_no_folder_is_made_where_none_can_be(data: Path) -> None:
+    for out in (Path("/proc/x"), Path("/proc/x/y")):
+        with pytest.raises(DFilterError, match=r"cannot be (made there|written)"):
+            run(Request(str(data), "longest", "10", out=out))
 
 
 def test_the_sample_pool_stands_in_where_no_data_is_given(tmp_path: Path) -> None:
     folder = run(Request(strategy="random", keep="10%", out=tmp_path / "run"))
-    manifest = read_manifest(folder)
-    assert manifest["counts"]["usable"] == 2000
-    faults = {fault["fault"]: fault for fault in manifest["faults"]}
-    assert {"swapped", "wrong", "truncated", "duplicate", "clean"} <= set(faults)
-    assert all(0 <= fault["kept"] <= fault["pool"] for fault in faults.values())
-    assert "Planted faults" in summary(folder)
+    assert read_manifest(folder)["counts"]["usable"] == 2000
+    told = summary(folder).partition("Planted faults")[2]
+    found = {w[0]: w for w in (line.split() for line in told.splitlines()) if w[2:3] == ["of"]}
+    assert {"swapped", "wrong", "truncated", "duplicate", "clean"} <= set(found)
+    assert all(0 <= int(w[1]) <= int(w[3].replace(",", "")) for w in found.values())

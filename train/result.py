@@ -10,6 +10,7 @@ done                the seal of all this, written last
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -21,8 +22,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dfilter import models
 from dfilter.digests import json_digest
-from dfilter.errors import CheckError, FolderError
+from dfilter.errors import CheckError, DFilterError, FolderError
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.train.recipes import Recipe
 from dfilter.types import Evaluator
@@ -124,10 +126,27 @@ def claim(out: Path, plan: Plan) -> bool:
             f"{out} holds another training; it differs in {', '.join(names)}. "
             "Choose another folder, or remove it."
         )
+    for folder in sorted((out / "epochs").glob("epoch-*")):
+        if not flaw(folder, folder.name) and _follow_base(folder, plan):
+            seal(folder, folder.name)
+    if not wrong and _follow_base(out, plan):
+        seal(out, _sealed_as(plan), into=DONE)
     if wrong and (out / DONE).exists():
         log.warning("%s is damaged (%s); it is trained again.", out, wrong)
         (out / DONE).unlink()
     return not wrong
+
+
+def _follow_base(folder: Path, plan: Plan) -> bool:
+    """Write where the base model is now beside an adapter whose base was moved; return whether it was."""
+    from dfilter.train.loop import write_json
+
+    told = _read(folder / "training.json") or {}
+    with contextlib.suppress(DFilterError):
+        if models.resolve(told["model"]).sha == plan.model_sha:
+            return False
+    write_json(folder / "training.json", {**told, "model": plan.model})
+    return True
 
 
 def sound(out: Path, plan: Plan) -> int:

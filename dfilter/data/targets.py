@@ -13,6 +13,7 @@ a task and one a language. The prompts' wording is our own.
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -58,11 +59,16 @@ def load_target(rows: Any, **options: Any) -> Dataset:
 
 
 def absolute(place: str) -> str:
-    """Return a target's place with its path made absolute, so that it is found from anywhere."""
+    """Return where rows are with the path or pattern made absolute, so that they are found from anywhere."""
     kind, colon, path = place.partition(":")
     if kind in READERS:
         return f"{kind}{colon}{Path(path).expanduser().absolute()}"
-    return str(Path(place).absolute()) if Path(place).exists() else place
+    return str(Path(place).absolute()) if is_there(place) else place
+
+
+def is_there(place: str) -> bool:
+    """Return whether a path exists, or a pattern fits a file."""
+    return Path(place).exists() or (glob.has_magic(place) and bool(glob.glob(place, recursive=True)))  # noqa: PTH207
 
 
 def subtask_column(rows: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
-from dfilter.leaderboard.cells import same_protocol
+from dfilter.leaderboard.cells import same_protocol, same_strategies
 from dfilter.leaderboard.measured import estimate
 from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
@@ -98,6 +98,7 @@ def leaderboard(
         reasons = "; ".join(_failures(cells))
         raise InputError(f"No cell has a result yet. {reasons}".strip())
     same_protocol(cells)
+    same_strategies(cells)
     names = list(dict.fromkeys(name for cell in cells for name in cell.results))
     panels = [gather(name, cells) for name in names]
     drafts: list[Draft] = []

@@ -60,6 +60,7 @@ class Cell:
         selected_by: models that rated rows to select.
         train_seconds: time to train.
         contaminated: test prompts that occur in the selection, by evaluation.
+        selected_as: what the strategy's selections depend on beside budget and seed, as an identity.
         failed: why there is no result, else empty.
         protocol: everything that must be equal in cells that are compared: model, recipe, data, ...
         results: by evaluation.
@@ -82,6 +83,7 @@ class Cell:
     selected_by: Sequence[str] = ()
     train_seconds: float | None = None
     contaminated: Mapping[str, int] = field(default_factory=dict)
+    selected_as: Mapping[str, Json] = field(default_factory=dict)
     failed: str = ""
     protocol: Mapping[str, Json] = field(default_factory=dict)
     results: Mapping[str, EvalResult] = field(default_factory=dict)
@@ -216,6 +218,24 @@ def same_protocol(cells: Sequence[Cell]) -> None:
             raise FolderError(
                 "These comparisons followed different protocols and cannot share a table: "
                 f"{'; '.join(differs)}. Compare folders of one protocol."
+            )
+
+
+def same_strategies(cells: Sequence[Cell]) -> None:
+    """Refuse cells that stand under one name and were selected in different ways.
+
+    Raises:
+        FolderError: names the strategy and what differs.
+    """
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(cell.strategy, cell)
+        known = cell.selected_as and other.selected_as  # not made by hand, nor by an earlier version
+        differs = difference(dict(other.selected_as), dict(cell.selected_as)) if known else []
+        if differs:
+            raise FolderError(
+                f"These comparisons call two strategies '{cell.strategy}': {'; '.join(differs)}. Show them "
+                "apart, or give one of them another name."
             )
 
 

@@ -139,7 +139,10 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     The kernel drops the lock with the process, however that ends. Whoever obtains the lock must look
     again whether the work is done already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
+        raise StoreError(f"{path.parent} cannot be made there; choose another folder.") from error
     handle = _locked(path, wait=wait)
     if handle is None:
         yield False

@@ -390,6 +390,25 @@ def test_a_finished_folder_is_returned_and_another_training_is_refused(
         job.train(rows, tmp_path / "foreign", seed=0)
 
 
+@pytest.mark.parametrize("kept", [None, [1, 1]], ids=["whole", "with epochs"])
+def test_a_finished_adapter_follows_its_base(
+    rows: list[Example], tmp_path: Path, kept: list[int] | None
+) -> None:
+    shutil.copytree(models.resolve("tiny").path, tmp_path / "base")
+    overrides = LORA | ({"keep_epochs": kept} if kept else {})
+    out = lora(model=str(tmp_path / "base"), overrides=overrides).train(rows, tmp_path / "out", seed=0)
+    weights = (out / "adapter_model.safetensors").read_bytes()
+    moved = (tmp_path / "base").rename(tmp_path / "moved")
+    again = lora(model=str(moved), overrides=overrides)
+    again.train(rows, out, seed=0)
+    assert (out / "adapter_model.safetensors").read_bytes() == weights
+    for folder in (out, *(out / "epochs").glob("epoch-*")):
+        models.load_causal(folder)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    again.train(rows, out, seed=0)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_without_a_model(rows: list[Example], tmp_path: Path) -> None:
     broken = shutil.copytree(models.resolve("tiny").path, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")
