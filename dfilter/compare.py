@@ -24,10 +24,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,6 @@ from numpy.typing import NDArray
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.comparison import (
-    OWN,
     REFERENCES,
     Comparison,
     Evaluation,
@@ -48,7 +46,7 @@ from dfilter.comparison import (
 )
 from dfilter.data import load
 from dfilter.digests import file_sha256
-from dfilter.errors import DFilterError, FolderError, SettingsError
+from dfilter.errors import DFilterError, FolderError
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import (
     RESULTS,
@@ -61,7 +59,7 @@ from dfilter.leaderboard.cells import (
     write_cell,
 )
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
-from dfilter.plaintext import safe_name
+from dfilter.places import Entry, Place, Size, entries, lay_out, opponent
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, prepared, run_prepared
@@ -77,48 +75,8 @@ from dfilter.run_folder import (
 from dfilter.selector import Budget
 from dfilter.store.disk import claim, disk_errors, write_json
 from dfilter.store.seal import write_checked
-from dfilter.strategy import Strategy
 from dfilter.textmatch import contaminated
 from dfilter.types import Asking, Duel, Progress
-
-Named: TypeAlias = tuple[str, str, Strategy]  # its name in the table, what was asked for, and what that is
-
-
-@dataclass(frozen=True)
-class Place:
-    """One cell: a strategy at a budget with a seed.
-
-    Attributes:
-        label: the strategy's name in the table.
-        source: what ``--strategies`` said.
-        strategy: the strategy, resolved.
-        budget: as asked for: "1k", "5%", "own"; a number of rows where a reference is cut to size.
-        seed: of the training.
-        against: the budget of the references of the same size, when it is not ``budget``.
-    """
-
-    label: str
-    source: str
-    strategy: Strategy
-    budget: str
-    seed: int
-    against: str = ""
-
-    @property
-    def name(self) -> str:
-        """The cell's folder name."""
-        budget = safe_name(self.budget.replace("%", "pct"))
-        return f"{safe_name(self.label)}-{budget}-seed{self.seed}"
-
-    @property
-    def keep(self) -> str | None:
-        """The budget to select with; none leaves it to the strategy."""
-        return None if self.budget in {OWN, "full"} else self.budget
-
-    @property
-    def selection_seed(self) -> int:
-        """Deterministic strategies share one selection between the seeds."""
-        return 0 if self.strategy.deterministic else self.seed
 
 
 def selection_folder(setting: Setting, place: Place) -> Path:
@@ -148,7 +106,7 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
         figures = _Figures(setting, places, progress)
         with progress.stage("training and evaluation", total=len(places), unit="cells") as bar:
             for place in places:
-                _finish(setting, place, figures, progress)
+                _finish(setting, places, place, figures, progress)
                 bar.advance(1, place.name)
     cells = [read_cell(cell_folder(setting, place)) for place in places]
     _say_mixed_judges(cells, progress)
@@ -169,30 +127,16 @@ def _say_mixed_judges(cells: Sequence[Cell], progress: Progress) -> None:
 
 
 def select_all(setting: Setting, progress: Progress) -> list[Place]:
-    """Make every run folder and return every cell, references of matching size included."""
+    """Make every run folder and return every cell in the order in which they are made."""
     plan = setting.plan
-    asked = [_named(setting, source) for source in plan.strategies if source not in REFERENCES]
-    taken = [f"{source} is called {label}" for label, source, _ in asked if label in REFERENCES]
-    if taken:
-        raise SettingsError(f"{'; '.join(taken)}: that is a reference's name. Give the strategy another one.")
-    twice = {label for label, *_ in asked if [a[0] for a in asked].count(label) > 1}
-    if twice:
-        raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")
-    references = [_named(setting, name) for name in REFERENCES if name in plan.references]
+    asked, references = entries(plan)
     others = _of_other_settings(setting, [*asked, *references], progress)
-    places, sizes = [], list(dict.fromkeys(k for k in plan.keep if k != OWN))
-    for label, source, made in asked:
-        for budget in plan.keep:
-            cells = [Place(label, source, made, budget, seed) for seed in range(plan.seeds)]
-            kept = [_select(setting, cell, progress)["counts"] for cell in cells]
-            if budget == OWN or any(k["short"] for k in kept):
-                size = str(int(median(k["kept"] for k in kept)))
-                sizes += [size] * (size not in sizes)
-                cells = [replace(cell, against=size) for cell in cells]
-            places += cells
-    for label, source, made in references:
-        budgets = ["full"] if label == "full" else sizes
-        places += [Place(label, source, made, size, seed) for size in budgets for seed in range(plan.seeds)]
+
+    def size(place: Place) -> Size:
+        counts = _select(setting, place, progress)["counts"]
+        return Size(counts["kept"], counts["short"])
+
+    places = lay_out(plan, opponents(setting), size)
     for place in places:
         _select(setting, place, progress)
     mine = {selection_folder(setting, place) for place in places}  # what differed there was made anew
@@ -200,8 +144,13 @@ def select_all(setting: Setting, progress: Progress) -> list[Place]:
         if folder not in mine:
             _remove(folder, progress)
     _refuse_stale_cells(setting, progress)
-    # Opponents of pairwise judging must be trained before those who are judged against them.
-    return sorted(places, key=lambda place: place.label not in REFERENCES)
+    return places
+
+
+def opponents(setting: Setting) -> set[str]:
+    """Return the references that models are judged against."""
+    made = [registry.create("evaluators", e.kind, e.settings) for e in setting.evaluations]
+    return {evaluator.needs for evaluator in made if isinstance(evaluator, Duel)} - {""}
 
 
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
@@ -224,13 +173,7 @@ def _request(setting: Setting, place: Place) -> Request:
     )
 
 
-def _named(setting: Setting, source: str) -> Named:
-    made = strategies.load(source)
-    made = strategies.load(source, settings_for(setting.plan, made))
-    return made.name, source, made
-
-
-def _of_other_settings(setting: Setting, asked: Sequence[Named], progress: Progress) -> list[Path]:
+def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progress) -> list[Path]:
     """Return the run folders of the comparison's strategies that were made with other settings.
 
     At the budgets and seeds of this call the run folders themselves see to it; but a table of the whole
@@ -242,15 +185,15 @@ def _of_other_settings(setting: Setting, asked: Sequence[Named], progress: Progr
     found = []
     old = sorted((setting.plan.out / "selections").glob("*/"))
     held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
-    for label, source, made in asked if held else ():
-        place = Place(label, source, made, setting.plan.keep[0], 0)
+    for made in asked if held else ():
+        place = Place(made.label, made.source, made.strategy, setting.plan.keep[0], 0)
         here = lasting(prepared(_request(setting, place), progress).identity)
         for folder, theirs, identity in held:
             there = None if identity is None else lasting(identity)
-            if theirs != label or there is None or bare(there) == bare(here):
+            if theirs != made.label or there is None or bare(there) == bare(here):
                 continue
             if not setting.plan.force:
-                raise other_identity(folder, f"'{label}'", there, here)
+                raise other_identity(folder, f"'{made.label}'", there, here)
             found.append(folder)
     return found
 
@@ -350,12 +293,14 @@ def _asked(entry: Evaluation) -> Sequence[str]:
     return made.asked() if isinstance(made, Asking) else ()
 
 
-def _finish(setting: Setting, place: Place, figures: _Figures, progress: Progress) -> None:
+def _finish(
+    setting: Setting, places: Sequence[Place], place: Place, figures: _Figures, progress: Progress
+) -> None:
     """Train and evaluate one cell in a process of its own, unless that is done."""
     cell = cell_folder(setting, place)
     training = _training_identity(setting, place)
     _refuse_other(setting, cell, training, progress)
-    job = _job(setting, place, training)
+    job = _job(setting, places, place, training)
     if _is_finished(cell, job):
         _renew(cell, place, figures)
         return
@@ -442,14 +387,19 @@ def _rows_wanted(place: Place) -> int | None:
     return int(budget.amount) if budget and budget.unit == "rows" else None
 
 
-def _job(setting: Setting, place: Place, training: Mapping[str, Any]) -> dict[str, Any]:
+def _job(
+    setting: Setting, places: Sequence[Place], place: Place, training: Mapping[str, Any]
+) -> dict[str, Any]:
     plan = setting.plan
-    opponents = {name: _opponent(setting, place, name) for name in REFERENCES}
+    rivals = {name: opponent(places, place, name) for name in REFERENCES}
+    models = {
+        name: cell_folder(setting, rival) / "model" for name, rival in rivals.items() if rival is not None
+    }
     evaluations = {}
     for entry in setting.evaluations:
         told = setting.protocol["evaluations"][entry.name]
         made = registry.create("evaluators", entry.kind, entry.settings)
-        against = opponents.get(made.needs) if isinstance(made, Duel) else None
+        against = models.get(made.needs) if isinstance(made, Duel) else None
         theirs = None if against is None else recorded_identity(against.parent)
         identity = digest([training, told, theirs], 16)
         evaluations[entry.name] = asdict(entry) | {"identity": identity}
@@ -459,17 +409,8 @@ def _job(setting: Setting, place: Place, training: Mapping[str, Any]) -> dict[st
         "trainer": plan.trainer,
         "train": trainer_of(plan),
         "evaluations": evaluations,
-        "opponents": {name: str(folder.absolute()) for name, folder in opponents.items()},
+        "opponents": {name: str(folder.absolute()) for name, folder in models.items()},
     }
-
-
-def _opponent(setting: Setting, place: Place, label: str) -> Path:
-    """Return where the reference's model of the same seed and size is, or will be."""
-    size = place.against or place.budget
-    if size == "full":
-        size = next(b for b in setting.plan.keep if b != OWN) if set(setting.plan.keep) - {OWN} else OWN
-    budget = "full" if label == "full" else size
-    return cell_folder(setting, replace(place, label=label, budget=budget)) / "model"
 
 
 def train_and_evaluate(cell: Path) -> str:

@@ -352,6 +352,8 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
     """Return the assignments that concern a strategy."""
     steps = {step.name: type(f) for step, f in zip(made.steps, made.filters, strict=True)}
     mine = [text for text in plan.settings if text.partition(".")[0] in {*steps, "select"}]
+    if not any(text.startswith("select.tokenizer=") for text in mine):  # a token is what is trained on
+        mine.append(f"select.tokenizer={json.dumps(plan.model)}")
     for name, kind in steps.items():
         if plan.selection_model and "model" in fields_of(kind):
             mine.append(f"{name}.model={json.dumps(plan.selection_model)}")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.compare import train_and_evaluate
+from dfilter.compare import opponents
 from dfilter.comparison import (
-    OWN,
     REFERENCES,
     Comparison,
     Evaluation,
@@ -27,100 +25,149 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
+from dfilter.leaderboard.cells import CELL
 from dfilter.leaderboard.power import TYPICAL, plans, smallest_difference
+from dfilter.places import UNKNOWN, Place, Size, lay_out
 from dfilter.plaintext import shown_lines
 from dfilter.pool import Pool
+from dfilter.probe import Probe, probe
 from dfilter.progress import duration
 from dfilter.selector import Budget
-from dfilter.store.disk import write_json
-from dfilter.types import Priced, Progress
+from dfilter.types import Foretelling, Priced, Progress
 
-PROBE_ROWS = 32
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 KINDS = {"heldout": "loss", "exact": "rate", "lm-eval": "rate", "pairwise": "win rate"}
 JUDGED_TOKENS = (
     900,
     60,
 )  # in and out: a question, two answers of some 300 tokens, and two numbers with a remark
+SAMPLE_ROWS = 256  # whose tokens stand for those of a selection
 
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one strategy and budget; rows are unknown where a gate decides."""
+    """The cells of one strategy and budget; rows are unknown where a gate or a budget in tokens decides."""
 
     label: str
     budget: str
+    seeds: int
     rows: int | None
+    tokens: int | None = None  # the budget, where it is in tokens
+
+    @property
+    def size(self) -> str:
+        """How large the selections are, in words."""
+        if self.tokens is not None:
+            return f"{self.tokens:,} response tokens"
+        return "as many rows as pass its gate" if self.rows is None else f"{self.rows:,} rows"
 
 
 def outlook(plan: Comparison, progress: Progress) -> str:
     """Return the plan of a comparison as text: cells, tokens, minutes, judge calls, and what it can detect.
 
-    Nothing is left behind: the probe trains in a folder of its own, and no judge is asked.
+    The cells are those that would be trained, in their order. Nothing of the probe is left behind but
+    what it unpacked of models, and no judge is asked.
     """
     with tempfile.TemporaryDirectory(prefix="dfilter-plan-") as folder:
         setting = prepare(replace(plan, out=Path(folder)), progress)
         rows = load(setting.data, progress=progress)
-        found = groups(plan, len(rows))
-        lines = [*_cells(plan, found), *_training(setting, found, rows, progress)]
+        places = lay_out(plan, opponents(setting), lambda place: _foretold(place, len(rows)))
+        found = groups(places, len(rows))
+        lines = [*_cells(plan, places, found), *_training(setting, found, rows, progress)]
         lines += [*_selection_price(plan, rows), *_judging(setting, found), *_power(setting, found)]
     return shown_lines(lines)
 
 
-def groups(plan: Comparison, usable: int) -> list[Group]:
-    """Return every strategy and budget, references included."""
+def _foretold(place: Place, usable: int) -> Size | None:
+    """Return what a cell's selection will hold; none where a gate or tokens decide."""
+    keep = place.keep or place.strategy.keep
+    if not keep:
+        return None
+    budget = Budget.parse(keep)
+    if budget.unit == "tokens":
+        return Size(0) if place.keep else None
+    return Size(min(usable, budget.rows(usable)))
+
+
+def groups(places: Sequence[Place], usable: int) -> list[Group]:
+    """Return the cells by strategy and budget, in the order in which they are trained."""
     found = []
-    for source in (s for s in plan.strategies if s not in REFERENCES):
-        made = strategies.load(source)
-        for budget in plan.keep:
-            keep = made.keep if budget == OWN else budget
-            found.append(Group(made.name, budget, _rows(keep, usable)))
-    sizes = sorted({g.rows for g in found if g.rows is not None})
-    found += [
-        Group(name, str(size), size) for name in REFERENCES[:2] if name in plan.references for size in sizes
-    ]
-    return found + [Group("full", "full", usable)] * ("full" in plan.references)
+    for label, budget in dict.fromkeys((place.label, place.budget) for place in places):
+        cells = [place for place in places if (place.label, place.budget) == (label, budget)]
+        keep = cells[0].keep or cells[0].strategy.keep
+        if label == "full" or budget == UNKNOWN or not keep:
+            rows, tokens = (usable if label == "full" else None), None
+        else:
+            size = Budget.parse(keep)
+            in_tokens = size.unit == "tokens"
+            tokens = int(size.amount) if in_tokens else None
+            rows = None if in_tokens else min(usable, size.rows(usable))
+        found.append(Group(label, "own" if budget == UNKNOWN else budget, len(cells), rows, tokens))
+    return found
 
 
-def _rows(keep: str | None, usable: int) -> int | None:
-    budget = Budget.parse(keep) if keep else None
-    return None if budget is None or budget.unit == "tokens" else min(usable, budget.rows(usable))
-
-
-def _cells(plan: Comparison, found: Sequence[Group]) -> Iterator[str]:
-    yield f"{len(found) * plan.seeds} cells: {len(found)} strategies and budgets, {plan.seeds} seeds each"
+def _cells(plan: Comparison, places: Sequence[Place], found: Sequence[Group]) -> Iterator[str]:
+    yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {plan.seeds} seeds each"
     for group in found:
-        size = "as many rows as pass its gate" if group.rows is None else f"{group.rows:,} rows"
-        yield f"  {group.label:<16} {group.budget:>8}  {size}"
+        yield f"  {group.label:<16} {group.budget:>8}  {group.size}"
+    there = sum((plan.out / "cells" / place.name / CELL).is_file() for place in places)
+    if there:
+        yield f"  {there} of them are in {plan.out} and are not trained again unless an input changed"
 
 
 def _training(setting: Setting, found: Sequence[Group], rows: Dataset, progress: Progress) -> Iterator[str]:
     """Train on a few rows and scale up."""
     plan = setting.plan
-    some = np.random.default_rng(0).permutation(len(rows))[:PROBE_ROWS]
-    probe = plan.out / "probe"
-    probe.mkdir(parents=True)
-    rows.write(probe / "rows.jsonl", np.sort(some))
-    job = {
-        "rows": str(probe / "rows.jsonl"),
-        "seed": 0,
-        "trainer": plan.trainer,
-        "train": trainer_of(plan),
-        "evaluations": {},
-        "opponents": {},
-    }
-    write_json(probe / "job.json", job)
     with progress.stage("probe"):
-        failed = train_and_evaluate(probe)
-    if failed:
-        yield f"The probe of {plan.model} failed, and so would every cell: {failed}"
+        measured = probe(setting, rows, plan.out / "probe")
+    if measured.failed:
+        yield f"The probe of {plan.model} failed, and so would every cell: {measured.failed}"
         return
-    measured = json.loads((probe / "model" / "training.json").read_text(encoding="utf-8"))
-    total = sum(g.rows or 0 for g in found) * plan.seeds
-    tokens = measured["trained_tokens"] / len(some) * total
-    minutes = measured["seconds"] / len(some) * total
-    unknown = "; cells of unknown size come on top" if any(g.rows is None for g in found) else ""
-    yield f"Training: about {tokens:,.0f} trained tokens, {duration(minutes)} on this machine{unknown}"
-    yield f"  (a probe of {len(some)} rows took {duration(measured['seconds'])}; evaluation comes on top)"
+    each = {group: _tokens(setting, group, rows, measured) for group in found}
+    known = {group: tokens for group, tokens in each.items() if tokens is not None}
+    tokens = sum(group.seeds * count for group, count in known.items())
+    seconds = sum(group.seeds * measured.seconds(count) for group, count in known.items())
+    disk = sum(group.seeds for group in found) * measured.model_bytes
+    unknown = "; cells of unknown size come on top" if len(known) < len(found) else ""
+    yield (
+        f"Training and evaluation: about {tokens:,.0f} trained tokens, {duration(seconds)} on this machine, "
+        f"{disk / 1e6:,.0f} MB of models{unknown}"
+    )
+    spent = sum(measured.evaluations.values())
+    yield (
+        f"  (a probe of {measured.rows} rows: {duration(measured.start)} a cell to start and save, "
+        f"{duration(measured.training)} for {measured.tokens:,} tokens; evaluation {duration(spent)} a cell)"
+    )
+    for name in measured.unmeasured:
+        yield f"  What {name} takes is not in this"
+    yield "  Selecting comes on top; what is stored already costs nothing"
+
+
+def _tokens(setting: Setting, group: Group, rows: Dataset, measured: Probe) -> float | None:
+    """Return the tokens that a cell trains on; none where its size is not known."""
+    plan = setting.plan
+    number = group.rows
+    sample = rows.take(_alike(group, rows))
+    if group.tokens is not None:
+        counter = registry.create("signals", "tokens", {"tokenizer": plan.model})
+        number = max(1, round(group.tokens / max(float(np.mean(counter.compute(sample))), 1.0)))
+    if number is None:
+        return None
+    trainer = registry.create("trainers", plan.trainer, trainer_of(plan))
+    if isinstance(trainer, Foretelling):
+        return float(trainer.trained_tokens(sample, number))
+    return measured.tokens / measured.rows * number
+
+
+def _alike(group: Group, rows: Dataset) -> NDArray[np.int64]:
+    """Return the positions of rows that are as long as a group's will be: the longest, or any."""
+    if group.label == "longest" and group.rows is not None:
+        order = np.argsort(-rows.lengths, kind="stable")[: group.rows]
+    else:
+        order = np.random.default_rng(0).permutation(len(rows))
+    return np.sort(order[:: max(1, len(order) // SAMPLE_ROWS)][:SAMPLE_ROWS])
 
 
 def _selection_price(plan: Comparison, rows: Dataset) -> Iterator[str]:

@@ -45,7 +45,8 @@ class Selection:
         verdicts: (n,) in a few words why a row was kept or dropped.
         reasons: (n,) what the filter that decided said about the row; may be empty.
         usable: rows that the budget is a share of: those that ``where`` admits.
-        wanted: how many rows the budget asks for; none without one, or for a token budget.
+        short: how many rows, or tokens where the budget is in tokens, are missing to the budget; a
+            selection is never topped up.
         facts: figures from the filters, by step.
         always: rows that are added to every selection and counted apart.
         seed: the run's seed.
@@ -62,7 +63,7 @@ class Selection:
     verdicts: Sequence[str]
     reasons: Sequence[str]
     usable: int
-    wanted: int | None
+    short: int
     facts: Mapping[str, Mapping[str, Any]]
     always: Dataset | None
     seed: int
@@ -85,11 +86,6 @@ class Selection:
     def ids(self) -> list[str]:
         """The ids of the kept rows, in the order they were read."""
         return [self.rows.ids[int(i)] for i in self.indices]
-
-    @property
-    def short(self) -> int:
-        """How many rows are missing to the budget; a selection is never topped up."""
-        return max(0, (self.wanted or 0) - len(self.kept))
 
     @property
     def dropped(self) -> Counter[str]:
@@ -196,7 +192,7 @@ def select(
         verdicts=walk.verdicts,
         reasons=walk.reasons,
         usable=walk.usable,
-        wanted=None if budget is None or budget.unit == "tokens" else budget.rows(walk.usable),
+        short=walk.short(kept),
         facts=walk.facts,
         always=added,
         seed=seed,
@@ -287,6 +283,16 @@ class _Walk:
         kept = self.alive[self._within(ranked)]
         self._drop(np.setdiff1d(self.alive, kept), "beyond the budget")
         return kept
+
+    def short(self, kept: NDArray[np.int64]) -> int:
+        """Return how many rows or tokens are missing to the budget when nothing more could be kept."""
+        if self.budget is None:
+            return 0
+        if self.budget.unit != "tokens":
+            return max(0, self.budget.rows(self.usable) - len(kept))
+        whole = "beyond the budget" not in self.verdicts  # else the next row would be too much
+        held = int(self._tokens()[np.isin(self.alive, kept)].sum()) if whole else 0
+        return int(self.budget.amount) - held if whole else 0
 
     def _within(self, ranked: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.budget is None:

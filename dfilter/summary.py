@@ -40,7 +40,10 @@ def _counts(run: Mapping[str, Any]) -> Iterator[str]:
     share = counts["kept"] / counts["usable"] if counts["usable"] else 0
     yield f"Kept {counts['kept']:,} of {counts['usable']:,} rows ({share:.1%})"
     if counts["short"]:
-        yield f"Short: {counts['short']:,} rows fewer than the budget asks for; selections are not topped up"
+        unit = "response tokens" if "tok" in str(strategy["keep"]) else "rows"
+        yield (
+            f"Short: {counts['short']:,} {unit} fewer than the budget asks for; selections are not topped up"
+        )
     if counts["always"]:
         yield f"Added {counts['always']:,} rows of --always, counted apart"
     for reason, number in sorted(counts["dropped"].items(), key=lambda pair: -pair[1]):

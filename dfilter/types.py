@@ -193,6 +193,15 @@ class Trainer(Protocol):
         ...
 
 
+@runtime_checkable
+class Foretelling(Protocol):
+    """A trainer that can tell how much it would train on, and takes ``epochs`` as its budget."""
+
+    def trained_tokens(self, sample: Sequence[Example], rows: int) -> int:
+        """Return the tokens that training on so many rows like those of the sample would see."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class EvalResult:
     """One value per prompt, so that statistics stay possible.

@@ -85,3 +85,22 @@ class Spread(KCenter):
     """K-center over digests; twenty starting rows like the product's."""
 
     embedding: Hashed = field(default_factory=Hashed)
+
+
+@dataclass(frozen=True)
+class Versus(Near):
+    """How much nearer the learnt mean comes than an opponent's, whose model must be there."""
+
+    against: str = "random"
+    opponent: str = ""
+
+    @property
+    def needs(self) -> str:
+        return self.against
+
+    def versus(self, opponent: Path) -> Versus:
+        return replace(self, opponent=str(opponent))
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        ours, theirs = (super(Versus, self).evaluate(m, seed=seed) for m in (model, Path(self.opponent)))
+        return replace(ours, values=ours.values - theirs.values)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -149,6 +150,16 @@ class FineTune:
         weights = models.count_parameters(models.resolve(self.model).path)
         made = recipe(self.recipe, weights, self.overrides)
         return settings_identity(self) | {"figures": identity(made)}
+
+    def trained_tokens(self, sample: Sequence[Example], rows: int) -> int:
+        """Return the tokens that training on so many rows like those of the sample would see."""
+        plan, _ = replace(self, unlabelled="skip").plan(sample, seed=0)
+        if self.tokens is not None:
+            return self.tokens
+        share = plan.labelled_tokens / len(sample)
+        if self.steps is not None:  # the last step of an epoch is what is left of it
+            return round(share * rows * self.steps / math.ceil(rows / plan.recipe.batch))
+        return round(share * rows * (plan.recipe.epochs if self.epochs is None else self.epochs))
 
     def plan(self, rows: Sequence[Example], *, seed: int) -> tuple[result.Plan, Rows]:
         """Return what will be trained: the resolved recipe, steps and tokens, and the encoded rows.

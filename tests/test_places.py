@@ -1,0 +1,147 @@
+"""What a comparison makes and in which order, as its plan says it beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dfilter import registry, sample
+from dfilter.compare import compare
+from dfilter.comparison import Comparison
+from dfilter.data import load
+from dfilter.errors import SettingsError
+from dfilter.outlook import outlook
+from dfilter.places import Size, lay_out
+from dfilter.progress import Silent
+
+PARTS = Path(__file__).with_name("compare_parts.py")
+CHEAP = {"model": "words", "recipe": "none", "trainer": f"{PARTS}:Mean", "evals": (f"{PARTS}:Near",)}
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
+    sample.write(tmp_path / "data", rows=120, seed=3)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    data = str(tmp_path / "data" / "pool.jsonl")
+    return Comparison(out=tmp_path / "out", data=data, strategies=("lima",), keep=("10",), seeds=2, **CHEAP)
+
+
+def planned(
+    plan: Comparison, sizes: dict[str, Size] | None = None, against: set[str] | None = None
+) -> list[str]:
+    """The names of the cells; every selection has ten rows, or what is said for the strategy."""
+    found = lay_out(plan, against or set(), lambda place: (sizes or {}).get(place.label, Size(10)))
+    return list(dict.fromkeys(f"{place.label} {place.budget}" for place in found))
+
+
+def trained(plan: Comparison) -> list[str]:
+    """The cells that a comparison trains, in their order."""
+    compare(plan)
+    return (plan.out.parent / "calls").read_text().split()
+
+
+@pytest.mark.parametrize(
+    ("change", "cells"),
+    [
+        ({}, ["random 10", "longest 10", "full full", "lima 10"]),
+        (
+            {"strategies": ("random", "longest"), "references": ("full",)},
+            ["random 10", "longest 10", "full full"],
+        ),
+        ({"strategies": ("random",), "references": (), "keep": ("own",)}, ["random 5%"]),
+        ({"strategies": ("longest",), "references": (), "keep": ("own", "5")}, ["longest 5", "longest 1000"]),
+        ({"strategies": ("full",), "references": ()}, ["full full"]),
+        ({"keep": ("own",)}, ["random 10", "longest 10", "full full", "lima own"]),
+        ({"keep": ("20", "10"), "references": ("random",)}, ["random 20", "random 10", "lima 20", "lima 10"]),
+    ],
+)
+def test_no_named_strategy_disappears(plan: Comparison, change: dict[str, object], cells: list[str]) -> None:
+    assert planned(replace(plan, **change)) == cells  # type: ignore[arg-type]
+
+
+def test_what_is_planned_is_what_is_trained(plan: Comparison) -> None:
+    for number, change in enumerate(
+        [{"strategies": ("random", "longest"), "references": ("full",)}, {"keep": ("own", "20")}, {}]
+    ):
+        made = replace(plan, out=plan.out.with_name(f"out{number}"), **change)  # type: ignore[arg-type]
+        before = len((plan.out.parent / "calls").read_text().split()) if number else 0
+        told = outlook(made, Silent()).splitlines()  # its probe trains, too
+        done = trained(made)[before + 1 :]
+        assert int(told[0].split()[0]) == len(done)
+        listed = [
+            " ".join(line.split()[:2])
+            for line in told[1 : told.index(next(t for t in told if "Training" in t))]
+        ]
+        groups = list(dict.fromkeys(name.rpartition("-seed")[0] for name in done))
+        assert len(listed) == len(groups)
+        assert [line.split()[0] for line in listed] == [name.partition("-")[0] for name in groups]
+
+
+@pytest.mark.parametrize("against", ["random", "longest", "full"])
+@pytest.mark.parametrize("keep", [("own",), ("20", "10")])
+def test_every_opponent_is_there_when_it_is_needed(
+    plan: Comparison, against: str, keep: tuple[str, ...]
+) -> None:
+    plan = replace(plan, evals=(f"{PARTS}:Versus",), against=against, keep=keep, seeds=1)
+    cells = compare(plan)
+    assert [cell.failed for cell in cells if cell.failed] == []
+    for cell in cells:
+        if cell.strategy == against:
+            assert not cell.results["versus"].values.any()  # against itself
+
+
+def test_an_opponent_that_takes_no_part_is_said_before_anything_is_selected(plan: Comparison) -> None:
+    with pytest.raises(SettingsError, match="leave out --no-longest"):
+        compare(replace(plan, evals=(f"{PARTS}:Versus",), against="longest", references=("random",)))
+    assert not (plan.out / "selections").exists()
+
+
+def tokens_of(cells: list[object], label: str) -> set[int]:
+    return {cell.response_tokens for cell in cells if cell.strategy == label}  # type: ignore[attr-defined]
+
+
+def test_a_budget_in_tokens_is_one_in_the_trained_models_tokens_for_everybody(plan: Comparison) -> None:
+    cells = compare(replace(plan, keep=("300tok",), references=("random", "longest")))
+    counter = registry.create("signals", "tokens", {"tokenizer": "words"})
+    most = int(counter.compute(list(load(plan.data))).max())
+    for label in ("lima", "random", "longest"):
+        assert all(300 - most < count <= 300 for count in tokens_of(cells, label))  # type: ignore[arg-type]
+
+
+def test_a_selection_with_fewer_tokens_meets_references_with_as_few(plan: Comparison, tmp_path: Path) -> None:
+    some = [json.loads(line)["id"] for line in Path(str(plan.data)).read_text().splitlines()[:7]]
+    (tmp_path / "ids.json").write_text(json.dumps(some))
+    plan = replace(plan, strategies=("given",), settings=(f"given.file='{tmp_path}/ids.json'",), seeds=1)
+    cells = compare(replace(plan, keep=("900tok",), references=("random",)))
+    (mine,) = [cell for cell in cells if cell.strategy == "given"]
+    assert mine.short
+    assert mine.against == f"{mine.response_tokens}tok"
+    drawn = {cell.budget: cell.response_tokens for cell in cells if cell.strategy == "random"}
+    assert drawn[mine.against] <= mine.response_tokens < drawn["900tok"]  # type: ignore[operator]
+
+
+def test_steps_and_tokens_are_not_scaled_by_rows(plan: Comparison) -> None:
+    real = replace(plan, trainer="dfilter", recipe="quick", model="tiny", keep=("10", "40"), evals=())
+    trainer = {name: registry.create("trainers", "dfilter", {"model": "tiny", "recipe": "quick", name: 40})
+               for name in ("steps", "tokens", "epochs")}  # fmt: skip
+    rows = list(load(real.data))
+    assert trainer["tokens"].trained_tokens(rows, 10) == trainer["tokens"].trained_tokens(rows, 9000) == 40
+    for name in ("steps", "epochs"):
+        plan_, _ = trainer[name].plan(rows, seed=0)
+        assert trainer[name].trained_tokens(rows, len(rows)) == pytest.approx(plan_.trained_tokens, rel=1e-6)
+    assert trainer["epochs"].trained_tokens(rows, 240) == 2 * trainer["epochs"].trained_tokens(rows, 120)
+
+
+def test_a_plan_has_the_time_of_every_part_and_the_models_size(plan: Comparison) -> None:
+    held = str(Path(str(plan.data)).with_name("heldout.jsonl"))
+    real = replace(plan, trainer="dfilter", recipe="quick", model="tiny", evals=(f"heldout:{held}",), seeds=1)
+    real = replace(real, train={"tokens": 500}, references=("random",))
+    told = outlook(real, Silent())
+    assert "Training and evaluation: about 1,000 trained tokens" in told  # two cells of 500
+    assert "MB of models" in told
+    assert "a cell to start and save" in told
+    assert "evaluation" in told.partition("a probe of 32 rows")[2]
+    assert not plan.out.exists()
