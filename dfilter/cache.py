@@ -41,10 +41,12 @@ def chosen(found: list[Entry], name: str | None, older_than: str | None) -> list
     """Return the entries with a name (or its beginning) that were not written for so long.
 
     Raises:
-        SettingsError: the age is not understood, or nothing is asked for.
+        SettingsError: the age is not understood, nothing is asked for, or nothing has the name.
     """
     if not name and not older_than:
         raise SettingsError("Say what to remove: a name as `dfilter cache` lists it, or --older-than 30d.")
+    if name and not any(e.name.startswith(name) for e in found):
+        raise SettingsError(f"Nothing is stored under '{name}'; `dfilter cache` lists the names.")
     if older_than:
         match = AGE.fullmatch(older_than.strip())
         if not match:

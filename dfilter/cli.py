@@ -16,7 +16,8 @@ import click
 
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, leaderboard
-from dfilter.errors import DFilterError
+from dfilter.commands import Command
+from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.plaintext import guard_reports, pass_on, say, say_error, shown, shown_json, shown_lines
 
@@ -30,20 +31,35 @@ WISHES = {
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
 }
+SEED = click.IntRange(-(2**63), 2**63 - 1)
 KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
 
 
 class _Commands(click.Group):
     """Shows errors as sentences, with the exit codes of dfilter.errors."""
 
+    command_class = Command
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is a Ctrl-C
+        if sys.stdout is None:  # closed by the shell: what is printed goes nowhere
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
         try:
             return super().main(*args, **kwargs)
         except DFilterError as error:
             say_error(error)
             sys.exit(error.exit_code)
+        except OSError as error:
+            from dfilter.store.disk import FULL
+
+            if error.errno not in FULL:
+                raise
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - or Python says it once more
+            say_error(StoreError(f"What is printed cannot be written: {error.strerror}."))
+            sys.exit(StoreError.exit_code)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _usage_errors_shown():
@@ -95,7 +111,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="kcenter",
             ),
             click.option("--keep", "-k", help=KEEP_HELP),
-            click.option("--seed", type=int, help="Everything random takes it. [default: 0]"),
+            click.option("--seed", type=SEED, help="Everything random takes it. [default: 0]"),
             click.option(
                 "--set",
                 "settings",
@@ -403,7 +419,7 @@ def check(name: str, settings: Sequence[str]) -> None:
     help="Where to write the three files.",
 )
 @click.option("--rows", type=click.IntRange(50), default=2000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option(
     "--heldout", type=click.IntRange(1), default=20, show_default=True, help="Held-out rows a family."
 )
@@ -439,7 +455,7 @@ def cache(action: str, name: str | None, older_than: str | None, dry_run: bool) 
     from dfilter import cache as stored
 
     found = stored.entries()
-    if action == "remove":
+    if action == "remove" or name or older_than:
         found = stored.chosen(found, name, older_than)
     for entry in found:
         if action == "remove" and not dry_run:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dfilter.plaintext import pass_on, say, shown_all, shown_json
+from dfilter.commands import Command
+from dfilter.plaintext import pass_on, say
 
 
 def _allow(_: click.Context, __: click.Parameter, files: tuple[str, ...]) -> None:
@@ -30,7 +31,7 @@ code_option = click.option(
 STYLES = ["table", "md", "csv", "json"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("data", required=False)
 @click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
 @click.option("--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,own.")
@@ -96,7 +97,7 @@ def compare(
         raise SystemExit(1)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
 @click.option("--strategies", help="Only these, with commas; random, longest and full stay.")
@@ -117,17 +118,16 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
 
 
 def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any) -> None:
-    """Print the table; with a folder, write it there in every form too, to the letter."""
+    """Print the table; with a folder, write it there in every form too."""
     from dfilter.leaderboard import leaderboard as make
+    from dfilter.store.disk import disk_errors, write_text
 
     board = make(cells, margin=margin)
     if out is not None:
-        for suffix in ("json", "md", "csv"):
-            (out / f"leaderboard.{suffix}").write_text(board.render(suffix) + "\n", encoding="utf-8")
-    if style == "json":
-        say(shown_json(board.render(style)))
-    else:
-        pass_on((shown_all(board) if sys.stdout.isatty() else board).render(style))
+        with disk_errors(out):
+            for suffix in ("json", "md", "csv"):
+                write_text(out / f"leaderboard.{suffix}", board.render(suffix) + "\n")
+    pass_on(board.render(style))
 
 
 def _list(text: str | None) -> list[str]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import glob
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -73,7 +72,7 @@ from dfilter.run_folder import (
     recorded_identity,
 )
 from dfilter.selector import Budget
-from dfilter.store.disk import claim, disk_errors, write_json
+from dfilter.store.disk import claim, discard, disk_errors, read_text, write_json
 from dfilter.store.seal import write_checked
 from dfilter.textmatch import contaminated
 from dfilter.types import Asking, Duel, Progress
@@ -203,8 +202,8 @@ def _remove(selection: Path, progress: Progress) -> None:
     progress.say(f"{selection} and its cells are removed: they are of other settings.")
     name = glob.escape(selection.name.rpartition("-seed")[0])
     for cell in selection.parent.with_name("cells").glob(f"{name}-seed*"):
-        shutil.rmtree(cell)
-    shutil.rmtree(selection)
+        discard(cell)
+    discard(selection)
 
 
 def _refuse_stale_cells(setting: Setting, progress: Progress) -> None:
@@ -218,7 +217,7 @@ def _refuse_stale_cells(setting: Setting, progress: Progress) -> None:
     for cell in sorted((setting.plan.out / "cells").glob("*/")):
         if stale(cell) and setting.plan.force:
             progress.say(f"{cell} is removed: it was trained on rows that its selection holds no more.")
-            shutil.rmtree(cell)
+            discard(cell)
         else:
             refuse_stale(cell)
 
@@ -310,13 +309,12 @@ def _finish(
     failed = train_and_evaluate(cell)
     clauses = changed(setting)
     if clauses:  # of this cell nobody knows what it was made with
-        shutil.rmtree(cell)
+        discard(cell)
         raise FolderError(
             f"What the cells are made with was changed while {place.name} was made: {'; '.join(clauses)}. "
             "The cells before it are as they should be; with the old state the comparison continues."
         )
-    told = cell / "model" / "training.json"
-    trained = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+    trained = _training(cell / "model" / "training.json")
     found = Cell(
         strategy=place.label,
         budget=place.budget,
@@ -329,6 +327,15 @@ def _finish(
         **figures.of(place),
     )
     write_cell(cell, found)
+
+
+def _training(file: Path) -> dict[str, Any]:
+    """Return what a trainer says of its training; nothing where it says nothing that can be read."""
+    try:
+        told = json.loads(read_text(file))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _renew(cell: Path, place: Place, figures: _Figures) -> None:
@@ -368,7 +375,7 @@ def _refuse_other(setting: Setting, cell: Path, training: Mapping[str, Any], pro
         raise other_identity(cell, "a training", there, training)
     why = f"its {IDENTITY} is damaged" if there is None else "it is of other settings"
     progress.say(f"{cell} is made anew: {why}.")
-    shutil.rmtree(cell)
+    discard(cell)
 
 
 def _is_finished(cell: Path, job: Mapping[str, Any]) -> bool:
@@ -417,6 +424,8 @@ def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
     # -P: the folder that the user stands in is no place to import from.
     command = [sys.executable, "-P", "-m", "dfilter.worker", str(cell), *map(str, registry.allowed_code())]
+    if not (cell / "log.txt").is_file():
+        discard(cell / "log.txt")  # a link that leads nowhere, a pipe
     with (cell / "log.txt").open("a", encoding="utf-8") as log:
         child = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own interpreter and module
         try:

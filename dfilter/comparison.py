@@ -7,6 +7,7 @@ by their names; strategies, budgets and seeds may be added to a comparison, noth
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import Budget
 from dfilter.settings import build, merged, parse_assignment, plain
+from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
 from dfilter.textmatch import set_aside
@@ -91,6 +93,10 @@ class Comparison:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise SettingsError(f"A margin is a positive difference, not {self.margin}.")
+        if not self.strategies:
+            raise SettingsError("No strategy is named. Without one there is nothing to compare random with.")
         registry.allow_code(*_code_in(vars(self)))  # from_options has refused what only a file named
 
 
@@ -114,6 +120,8 @@ def from_options(
     if data is not None and data.endswith(".toml"):
         table = strategies.read_toml(Path(data))
         data = table.pop("data", None)
+        if data is not None and not isinstance(data, str):
+            raise SettingsError(f"data = {data!r} is no path and no hub id; write it in quotation marks.")
         out = out or (Path(table.pop("out")) if "out" in table else None)
         in_file = {name.replace("-", "_"): value for name, value in table.items()}
         in_file = {name: value for name, value in in_file.items() if name not in typed}
@@ -466,7 +474,7 @@ def recorded_margin(folders: Sequence[Path]) -> float | None:
 
 def _margin(file: Path) -> float | None:
     try:
-        found: float | None = json.loads(file.read_text(encoding="utf-8")).get("margin")
+        found: float | None = json.loads(read_text(file)).get("margin")
     except (OSError, ValueError, AttributeError) as error:
         raise FolderError(
             f"{file} cannot be read ({error}); run the comparison again with --force."

@@ -21,7 +21,7 @@ from dfilter.errors import FolderError
 from dfilter.identity import SHORT, bare, component_identity, difference, identity, kind_of
 from dfilter.selector import Budget
 from dfilter.settings import plain
-from dfilter.store.disk import write_json
+from dfilter.store.disk import read_text, write_json
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
 from dfilter.strategy import Strategy
 from dfilter.types import Progress
@@ -213,7 +213,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _manifest(folder: Path, *, checked: bool = True) -> dict[str, Any] | None:
     """Return the manifest as it was written; none when it is absent or damaged."""
     try:
-        found: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(read_text(folder / MANIFEST))
         told = found["timings"].pop("checksum", None)
         return found if not checked or told == json_digest(found) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -35,6 +35,7 @@ from dfilter.errors import InputError, SettingsError, UnknownNameError, suggest
 from dfilter.own_code import code_sha256
 from dfilter.selector import Budget, Choice
 from dfilter.settings import build, merged, parse_assignment, plain
+from dfilter.store.disk import read_text
 from dfilter.types import Filter
 
 TOP = ("name", "paper", "summary", "keep", "steps", "select", "run")
@@ -264,11 +265,11 @@ def code_hash(file: str) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file's table, or say what is wrong with the file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Strategy file {path} cannot be read: {error}.") from error
+        raise InputError(f"{path} cannot be read: {error}.") from error
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"Strategy file {path} is not TOML: {error}.") from error
+        raise SettingsError(f"{path} is not TOML: {error}.") from error
 
 
 def _assigned(table: dict[str, Any], text: str) -> dict[str, Any]:

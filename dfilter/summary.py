@@ -10,6 +10,7 @@ from dfilter.errors import DFilterError, FolderError, InputError
 from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
 from dfilter.run_folder import read_manifest
+from dfilter.store.disk import read_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,7 +189,7 @@ def _texts(
 
     from dfilter.data import load
 
-    entry = tomllib.loads((folder / "strategy.toml").read_text(encoding="utf-8"))["run"]
+    entry = tomllib.loads(read_text(folder / "strategy.toml"))["run"]
     try:
         data = load(place or entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
         if data.source.digest != entry["data_hash"]:

@@ -122,7 +122,7 @@ def _load(model: str, _sha: str, placement: Placement) -> _Encoder:
             f"The layer {pickled[0].parent.name} of '{model}' is pickled ({pickled[0].name}), which is never "
             "read; convert it to model.safetensors first."
         )
-    try:
+    try:  # of a folder that is no encoder's, anything may be raised
         with quiet_transformers():
             loaded = SentenceTransformer(
                 str(folder),
@@ -131,7 +131,7 @@ def _load(model: str, _sha: str, placement: Placement) -> _Encoder:
                 trust_remote_code=False,
                 model_kwargs={"dtype": placement.torch_dtype, "use_safetensors": True},
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise ModelError(f"'{model}' in {folder} is no encoder that can be loaded: {error}") from error
     loaded.eval()
     # After the transformer everything runs in float32: rounding each pooled vector to bf16 would cost

@@ -39,6 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "prose.jsonl").write_text("It was a dark and stormy night.\n" * 9)
     (tmp_path / "columns.jsonl").write_text('{"a": "b", "c": "d"}\n')
+    (tmp_path / "number.toml").write_text("data = 1\n")
     (tmp_path / "folder").mkdir()
     (tmp_path / "three.toml").write_text(
         'colour = "red"\n[[steps]]\nfilter = "longset"\n[[steps]]\nfilter = "longest"\nsettings.unit = "w"\n'
@@ -88,17 +89,46 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("sample -o good.jsonl", ["good.jsonl"]),
         ("sample -o new --rows 3", ["3"]),
         ("rnu good.jsonl", ["rnu"]),
+        ("run EMPTY -s longest", ["DATA is empty"]),
+        ("run good.jsonl -s longest --keep EMPTY", ["--keep is empty"]),
+        ("run good.jsonl -s longest -o \udcff", ["-o", "no UTF-8"]),
+        ("run good.jsonl -s longest --where task=\udcff", ["--where", "no UTF-8"]),
+        ("run good.jsonl -s random --keep 5 --seed 9223372036854775808", ["9223372036854775808"]),
+        ("cache list --older-than soon", ["Age 'soon' is not understood"]),
+        ("cache remove nothing", ["Nothing is stored under 'nothing'"]),
+        ("sample -o /proc/x", ["/proc/x"]),
+        ("compare good.jsonl --margin nan", ["A margin is a positive difference"]),
+        ("compare good.jsonl -s EMPTY", ["--strategies is empty"]),
+        ("compare number.toml", ["data = 1 is no path"]),
+        ("compare absent.toml", ["absent.toml cannot be read"]),
     ],
 )
 def test_a_mistake_gets_a_sentence_and_exit_code_2(here: Path, command: str, sentences: list[str]) -> None:
     before = sorted(here.rglob("*"))
-    result = call(*command.split())
+    result = call(*("" if word == "EMPTY" else word for word in command.split()))
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)  # anything else would be a traceback
     assert result.stdout == ""
     assert "Error" in result.stderr
     assert not [s for s in sentences if s not in result.stderr], result.stderr
     assert sorted(here.rglob("*")) == before  # nor is anything left behind
+
+
+def test_output_that_cannot_be_written_is_a_sentence(here: Path) -> None:
+    command = [sys.executable, "-m", "dfilter.cli", "strategies"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "Error: What is printed cannot be written: No space left on device.\n"
+
+
+def test_a_sample_overwrites_nothing(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "heldout.jsonl").write_text("mine\n")
+    assert call("sample", "-o", "mine", "--rows", "60").exit_code == 2
+    assert [p.name for p in (here / "mine").iterdir()] == ["heldout.jsonl"]
+    for _ in range(2):
+        assert call("sample", "-o", "s", "--rows", "60").stdout == WRITTEN
 
 
 def test_no_traceback_reaches_a_terminal(here: Path) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from dfilter import sample
+from dfilter.cli import main
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, prepare
+from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError
 from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import read_cells
 from dfilter.progress import Silent
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
@@ -168,3 +176,131 @@ def test_damaged_rows_that_were_set_aside_are_set_aside_again(
         except FolderError:
             prepare(replace(plan, force=True), Silent())
         assert {file.name: file.read_bytes() for file in plan.out.iterdir()} == before, damage
+
+
+# What is no file, where a file belongs
+
+
+@pytest.fixture
+def _patience() -> Iterator[None]:
+    """Nothing waits: a pipe that nobody writes into would be read for ever."""
+
+    def over(*_: object) -> None:
+        raise TimeoutError("Something waits.")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere/at/all")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+OTHERS = [pipe, dangling, a_folder]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.usefixtures("_patience")
+def test_a_runs_file_that_is_none(
+    pool: Path, whole: Path, tmp_path: Path, other: Callable[[Path], None]
+) -> None:
+    for number, name in enumerate(sorted(p.name for p in whole.iterdir())):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        other(folder / name)
+        with contextlib.suppress(DFilterError):
+            summary(folder)
+            list(shown_rows(folder, "kept", 1))
+        request = Request(str(pool), "lima", "10", out=folder)
+        if made_again(request)[0] == "refused":
+            continue
+        assert files_of(folder) == files_of(whole), name
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.usefixtures("_patience")
+def test_a_comparisons_file_that_is_none(
+    compared: tuple[Comparison, str], tmp_path: Path, other: Callable[[Path], None]
+) -> None:
+    plan, right = compared
+    names = [
+        p.relative_to(plan.out) for p in sorted(plan.out.rglob("*")) if p.is_file() and "model" not in p.parts
+    ]
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(plan.out, folder)
+        other(folder / name)
+        with contextlib.suppress(DFilterError):
+            read_cells(folder)
+        with contextlib.suppress(DFilterError):
+            assert table(compare(replace(plan, out=folder))) == right, name
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.usefixtures("_patience")
+def test_an_opened_sources_file_that_is_none(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: Callable[[Path], None]
+) -> None:
+    monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "home"))
+    right = list(load(pool).ids)
+    for name in [p.relative_to(tmp_path) for p in sorted((tmp_path / "home").rglob("*")) if p.is_file()]:
+        other(tmp_path / name)
+        try:
+            assert list(load(pool).ids) == right, name
+        except DFilterError:
+            shutil.rmtree(tmp_path / "home")
+
+
+def test_tables_are_written_beside_what_is_there(
+    compared: tuple[Comparison, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _ = compared
+    out = tmp_path / "out"
+    shutil.copytree(plan.out, out)
+    (tmp_path / "mine").write_text("mine")
+    (out / "leaderboard.csv").symlink_to(tmp_path / "mine")
+    (out / "leaderboard.md").mkdir()
+    (out / "leaderboard.json").symlink_to("nowhere")
+    command = ["compare", str(plan.data), "-s", "lima", "--keep", "8", "--seeds", "1", "--model", "words"]
+    command += ["--recipe", "none", "--trainer", f"{PARTS}:Mean", "--eval", f"{PARTS}:Near", "-o", str(out)]
+    result = CliRunner().invoke(main, [*command, "--no-longest", "--no-full"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert all((out / f"leaderboard.{kind}").read_text() for kind in ("md", "csv", "json"))
+    with monkeypatch.context() as patch:
+        patch.setattr("dfilter.store.disk.sync", full)
+        result = CliRunner().invoke(main, [*command, "--no-longest", "--no-full"])
+    assert (result.exit_code, "is full" in result.output) == (2, True), result.output
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_cell_that_is_a_link_is_removed_and_not_what_it_leads_to(
+    compared: tuple[Comparison, str], tmp_path: Path
+) -> None:
+    plan, right = compared
+    out = tmp_path / "out"
+    shutil.copytree(plan.out, out)
+    (cell,) = (out / "cells").glob("lima-*")
+    shutil.rmtree(cell)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").touch()
+    cell.symlink_to(tmp_path / "elsewhere")
+    assert table(compare(replace(plan, out=out))) == right
+    assert (tmp_path / "elsewhere" / "mine").exists()

@@ -186,9 +186,12 @@ def test_a_comparison_its_plan_its_failures_and_its_tables(here: Path) -> None:
         assert "evil" in harmless(written)
     told = CliRunner().invoke(main, ["leaderboard", "out", "--format", "json"]).stdout
     assert json.loads(harmless(told))["rows"][0]["strategy"] == f"mine{EVIL}\nmine"
-    piped = CliRunner().invoke(main, ["leaderboard", "out", "--format", "csv"]).stdout
-    assert f"mine{EVIL}\nmine" in piped  # a file gets the bytes
-    assert f"mine{EVIL}\nmine" in Path("out/leaderboard.csv").read_text()
+    for style in ("md", "csv"):  # tables are looked at with cat, too
+        piped = CliRunner().invoke(main, ["leaderboard", "out", "--format", style]).stdout
+        assert rf"mine{TOLD}\nmine" in harmless(piped)
+        assert rf"mine{TOLD}\nmine" in harmless(Path(f"out/leaderboard.{style}").read_text())
+    kept = harmless(Path("out/leaderboard.json").read_text())
+    assert json.loads(kept)["rows"][0]["strategy"] == f"mine{EVIL}\nmine"
 
 
 def test_a_table_tells_why_cells_failed_without_obeying_it() -> None:

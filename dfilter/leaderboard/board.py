@@ -19,7 +19,7 @@ from dfilter.leaderboard.measured import estimate
 from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
 from dfilter.llm.families import shared_family
-from dfilter.plaintext import shown_all
+from dfilter.plaintext import shown_all, shown_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,8 @@ class Leaderboard:
             return table.as_text(shown_all(self), width)
         if style not in makers:
             raise UnknownNameError("format of a leaderboard", style, ["table", *makers])
-        return makers[style](self)
+        # Tables are looked at with cat, too. JSON reads back as the same names.
+        return shown_json(table.as_json(self)) if style == "json" else makers[style](shown_all(self))
 
 
 def leaderboard(

@@ -27,6 +27,7 @@ import numpy as np
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
 from dfilter.identity import difference
+from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Json
 
@@ -257,7 +258,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except FileNotFoundError:
         raise FolderError(f"{path} does not exist.") from None
     except (ValueError, OSError) as error:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dfilter.errors import SettingsError
+from dfilter.errors import FolderError, SettingsError
 from dfilter.sample import faults, knowledge, quantities, wording
 from dfilter.sample.problem import STYLE_WEIGHTS, STYLES, Family, Problem, respond
+from dfilter.store.disk import disk_errors, make_folder, write_text
 
 FAMILIES: Mapping[str, Family] = {
     "arithmetic": quantities.arithmetic,
@@ -227,12 +228,24 @@ def _written(drafts: list[_Draft]) -> tuple[list[dict[str, str]], list[dict[str,
 
 
 def write(out: Path, rows: int = 2000, seed: int = 0, heldout_per_family: int = 20) -> SamplePool:
-    """Write ``pool.jsonl``, ``heldout.jsonl`` and ``truth.jsonl`` into the folder ``out``; see `generate`."""
+    """Write ``pool.jsonl``, ``heldout.jsonl`` and ``truth.jsonl`` into the folder ``out``; see `generate`.
+
+    Raises:
+        FolderError: one of these files is there with another content.
+    """
     sample = generate(rows, seed, heldout_per_family)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("heldout", sample.heldout), ("truth", sample.truth), ("pool", sample.pool)):
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        (out / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    named = {"heldout": sample.heldout, "truth": sample.truth, "pool": sample.pool}
+    texts = {
+        out / f"{name}.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        for name, lines in named.items()
+    }
+    with disk_errors(out):
+        make_folder(out)
+        for file, text in texts.items():
+            if file.exists() and file.read_bytes() != text.encode():
+                raise FolderError(f"{file} holds something else; choose another folder, or move it away.")
+        for file, text in texts.items():
+            write_text(file, text)
     return sample
 
 

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from dfilter.errors import StoreError
 
 # A folder where a file belongs, a file where a folder belongs, a link that leads nowhere.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 MISPLACED = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP}
 
 
@@ -24,15 +26,14 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in FULL:
+            why = "allows no larger files" if error.errno == errno.EFBIG else "is full"
             raise StoreError(
-                f"The disk that holds {place} is full. Free some space (`dfilter cache` shows what is there) "
-                "or set DFILTER_HOME to another disk; the same command then continues."
+                f"The disk that holds {place} {why}. Free some space (`dfilter cache` shows what is stored), "
+                f"or {_elsewhere(place)}; the same command then continues."
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise StoreError(
-                f"{place} cannot be written: {error.strerror}. Set DFILTER_HOME elsewhere."
-            ) from error
+            raise StoreError(f"{place} cannot be written ({error.strerror}): {_elsewhere(place)}.") from error
         if error.errno in MISPLACED:
             raise StoreError(
                 f"{error.filename or place} is no file or folder of ours ({error.strerror}). Move it away; "
@@ -41,12 +42,38 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise
 
 
+def _elsewhere(place: Path) -> str:
+    from dfilter.store import home
+
+    inside = place.absolute().is_relative_to(home().absolute())
+    return "set DFILTER_HOME to another disk" if inside else "choose another folder with -o"
+
+
 def discard(path: Path) -> None:
     """Remove whatever answers to a path: a folder with what is in it, a file, or a link and not its end."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text.
+
+    Raises:
+        OSError: it is absent, or no regular file: a pipe would let us wait for ever.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that ``path`` is never seen half written, and nothing that it links to is touched."""
+    with beside(path) as part:
+        part.write_text(text, encoding="utf-8")
+        sync(part)
 
 
 def sync(path: Path) -> None:
@@ -79,10 +106,7 @@ def settle(scratch: Path, final: Path) -> bool:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write ``value`` so that ``path`` is never seen half written."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with beside(path) as part:
-        part.write_text(text, encoding="utf-8")
-        sync(part)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def keep_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -132,6 +156,18 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it is there.
+
+    Raises:
+        StoreError: the file system makes no folders, as /proc does.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} cannot be made there; choose another folder.") from error
+
+
 @contextlib.contextmanager
 def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock file ``path``; yields whether it is ours.
@@ -139,10 +175,7 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     The kernel drops the lock with the process, however that ends. Whoever obtains the lock must look
     again whether the work is done already.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError as error:  # a file system that makes no folders, such as /proc
-        raise StoreError(f"{path.parent} cannot be made there; choose another folder.") from error
+    make_folder(path.parent)
     handle = _locked(path, wait=wait)
     if handle is None:
         yield False

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+import stat
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dfilter.digests import by_state
-from dfilter.store.disk import beside, sync
+from dfilter.store.disk import read_text, sync, write_text
 
 FORMAT = 1
 BLOCK = 1 << 20
@@ -60,7 +61,10 @@ def flaw(folder: Path, name: str, into: str = "seal.json") -> str:
 
 def _difference(folder: Path, path: str, size: int, checksum: int) -> str:
     try:
-        if (folder / path).stat().st_size != size:
+        state = (folder / path).stat()
+        if not stat.S_ISREG(state.st_mode):
+            return f"{path} is no regular file"
+        if state.st_size != size:
             return f"{path} has another size"
         return "" if _checksum(folder / path) == (size, checksum) else f"{path} has another content"
     except OSError as error:
@@ -71,15 +75,13 @@ def _difference(folder: Path, path: str, size: int, checksum: int) -> str:
 def write_checked(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON with a checksum of its own, so that ``path`` is never seen half written."""
     text = json.dumps({**value, "checksum": _own(value)}, indent=1, ensure_ascii=False, allow_nan=False)
-    with beside(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
-        sync(part)
+    write_text(path, text + "\n")
 
 
 def read_checked(path: Path) -> dict[str, Any] | None:
     """Return what :func:`write_checked` wrote; none when it is absent or not what was written."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         held = json.loads(text)
         value = {key: held[key] for key in held if key != "checksum"}
         whole = held["checksum"] == _own(value)

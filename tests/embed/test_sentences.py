@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dfilter import models
 from dfilter.embed.device import place
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import ModelError, SettingsError
@@ -156,3 +158,20 @@ def test_a_device_nobody_knows_is_refused() -> None:
         place("abacus")
     with pytest.raises(SettingsError, match="int4"):
         place("cpu", "int4")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("modules.json", "[1, 2]"),
+        ("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "absent.Thing"}]'),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}'),
+        ("config.json", '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'),
+        ("model.safetensors", "cut"),
+    ],
+)
+def test_a_folder_that_is_no_encoders_is_said(tmp_path: Path, file: str, text: str) -> None:
+    shutil.copytree(models.resolve("tiny").path, tmp_path / "enc")
+    (tmp_path / "enc" / file).write_text(text)
+    with pytest.raises(ModelError):
+        Embedding(model=str(tmp_path / "enc")).compute(rows(1))

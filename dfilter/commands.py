@@ -1,0 +1,36 @@
+"""What all commands have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+
+class Command(click.Command):
+    """Refuses what is no value: an empty text, as of a variable that is not set, and bytes that are none."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command with the values that were given.
+
+        Raises:
+            click.UsageError: one of them is none.
+        """
+        for parameter in self.params:
+            is_option = isinstance(parameter, click.Option)
+            name = parameter.opts[0] if is_option else parameter.human_readable_name
+            for text in _texts(ctx.params.get(str(parameter.name))):
+                if not text:
+                    raise click.UsageError(f"{name} is empty; give it a value, or leave it out.")
+                if any("\ud800" <= letter <= "\udfff" for letter in text):
+                    raise click.UsageError(f"{name} {text} holds bytes that are no UTF-8.")
+        return super().invoke(ctx)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    elif value is not None and not isinstance(value, int | float):
+        yield str(value)
