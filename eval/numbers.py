@@ -9,7 +9,7 @@ texts are compared as texts and numbers as numbers. What is understood, after Un
 * digits of every script, ".5", and one comma before other than three digits as the decimal mark ("3,14");
 * thousands by comma (also "12,34,567"), blank, apostrophe or underscore; by full stop where there are two
   of them or a decimal comma ("1.234.567", "1.234,5"). "1,234" is a thousand, "1.234" is a little over one;
-* percentages, currency signs, "3/4", "2½", "1.5e3", "2e-3", "10^3", and units behind a number ("46kg").
+* percentages, currency signs, "3/4", "2½", "1.5e3", "10^3", "2 million", and units behind a number ("46kg").
 
 No number are digits within something larger: words and ids ("A4"), versions, dates, times and ranges
 ("v1.2.3", "2024-01-05", "12:30", "10-20"), ordinals ("4th"), powers ("5^2"). Values are exact fractions.
@@ -25,7 +25,9 @@ OPEN, CLOSE, OPERAND = "\ue000", "\ue001", "~"
 MOST_DIGITS = 400  # beyond it, digits are text
 NEAR = 40  # characters in front of a number that tell what its sign is
 
-_DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2043\u207b\u208b\u2212\u2796\ufe58\ufe63"), "-")
+_DASHES = dict.fromkeys(
+    map(ord, "\u02d7\u2010\u2011\u2012\u2013\u2043\u207b\u208b\u2212\u2796\ufe58\ufe63"), "-"
+)
 _SIGNS: dict[int, str | None] = {
     **_DASHES,
     0x2015: "—",
@@ -57,12 +59,14 @@ _BULLET = re.compile(r"(?m)^[ ]*[-—+•][ ]+")
 _SAID_MINUS = re.compile(rf"(?<![\w.-])(?<!\d )(?:minus|negative) (?={_MONEY}?\.?\d)")
 _LIST = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)+")
 
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _BLANKED = r"(?<!\d[ ])[1-9]\d{0,2}(?:[ ]\d{3})+(?![ ]?\d)(?:[.,]\d+)?"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-—+][ ]?)? (?P<money>{_MONEY}[ ]?)? (?P<inner>[-+][ ]?(?={_MONEY}?[ ]?[.\d]))?
     (?: (?:(?P<whole>(?<!\d)\d{{1,3}})[ ])? (?P<over>(?<![\d.])\d+)[ ]?/[ ]?(?P<under>\d+)
       | (?P<body>{_BLANKED} | \d+(?:[.,'_]\d+)* | \.\d+)
         (?: e(?P<e>[-+]?\d+) | [ ]?[x\u00d7·*][ ]?10(?:\^|\*\*)(?P<ten>[-+]?\d+) | (?P<power>\^[-+]?\d+) )? )
+    (?:[ ]?(?P<scale>{"|".join(_SCALES)})\b)?
     (?P<percent>[ ]?(?:%|per[ ]?cent\b|pct\b))?
     (?:[ ]?{_MONEY}(?![ ]?[-+]?\.?\d))?""",
     re.VERBOSE,
@@ -73,7 +77,7 @@ _BY_THOUSAND = r"[1-9]\d{0,2}(?:([ ,'_])\d{3})(?:\1\d{3})*"
 _THOUSANDS = re.compile(rf"(?:{_BY_THOUSAND}|[1-9]\d?(?:,\d\d)+,\d{{3}})(?:\.\d+)?")
 _STOPS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")
 _COMMA = re.compile(rf"(?:\d+|{_BY_THOUSAND}|[1-9]\d{{0,2}}(?:\.\d{{3}})+),\d+")
-_BEHIND = re.compile(rf"\^|[-—]{_MONEY}?\d|[.,:/'_]\d|[^\W\d_]+\d|(?:st|nd|rd|th|k)\b")
+_BEHIND = re.compile(rf"\^|[-—]{_MONEY}?\d|[.,:/'_]\d|[^\W\d_]+\d|(?:st|nd|rd|th|k)\b|[十百千万萬億亿兆]")
 _TIMES = re.compile(r"[\d)][ ]?(?:[*×·÷x]|\*\*)[ ]?$")  # noqa: RUF001 - people type it
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|equals|of|to)$")
 
@@ -120,12 +124,19 @@ def _forms(value: Fraction, *, percent: bool) -> list[str]:
 def _plain_text(text: str) -> str:
     told = _VULGAR.sub(" ", _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text.replace("\t", "\v"))))
     told = unicodedata.normalize("NFKC", told).casefold().translate(_SIGNS)
-    told = "".join(str(unicodedata.decimal(c)) if c.isdecimal() and not c.isascii() else c for c in told)
+    told = "".join(c if c.isascii() else _character(c) for c in told)
     for found, written in _LATEX:
         told = found.sub(written, told)
     told = re.sub(r"-{2,}", "—", _DRESS.sub("", told))
     told = re.sub(r"(?<=\d) minus (?=\d)", " - ", told)
     return _SAID_MINUS.sub("-", told)
+
+
+def _character(letter: str) -> str:
+    """Return digits of every script as ours, and nothing for what cannot be seen (direction marks)."""
+    if letter.isdecimal():
+        return str(unicodedata.decimal(letter))
+    return "" if unicodedata.category(letter) == "Cf" else letter
 
 
 def _spread(match: re.Match[str]) -> str:
@@ -156,11 +167,13 @@ def _read(match: re.Match[str]) -> Fraction | None:
         mixed = match["whole"] is not None
         if under == 0 or (mixed and over >= under):
             return None
-        return Fraction(over, under) + (int(match["whole"]) if mixed else 0)
-    value = _value(match["body"])
-    if match["power"]:
-        return Fraction(10) ** int(match["power"][1:]) if value == 10 and len(match["power"]) < 5 else None
-    exponent = int(match["e"] or match["ten"] or 0)
+        value: Fraction | None = Fraction(over, under) + int(match["whole"] or 0)
+    else:
+        value = _value(match["body"])
+    if match["power"] and value != 10:
+        return None
+    exponent = int(match["e"] or match["ten"] or 0) + _SCALES.get(match["scale"], 0)
+    exponent += int(match["power"][1:]) - 1 if match["power"] else 0
     return None if value is None or abs(exponent) > MOST_DIGITS else value * Fraction(10) ** exponent
 
 

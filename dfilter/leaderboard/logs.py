@@ -60,7 +60,8 @@ def read_logs(files: Sequence[Path]) -> list[Cell]:
                 entry = understood(row)
                 _agree(entry, entries, kinds)
             except ValueError as error:
-                findings.setdefault(str(error), []).append(f"{file}, {place}")
+                prompt = f" (prompt '{short(str(row['prompt']))}')" if row.get("prompt") else ""
+                findings.setdefault(str(error), []).append(f"{file}, {place}{prompt}")
     if findings:
         raise InputError(_said(findings))
     if not entries:
@@ -77,7 +78,7 @@ def _said(findings: Mapping[str, Sequence[str]]) -> str:
         for what, places in findings.items()
     ]
     more = [f"... and {len(lines) - MOST_SAID:,} more findings."] if len(lines) > MOST_SAID else []
-    return "\n".join([*lines[:MOST_SAID], *more])
+    return " ".join([*lines[:MOST_SAID], *more])
 
 
 def _agree(entry: Entry, entries: dict[tuple[Any, ...], Entry], kinds: dict[str, Kind]) -> None:
@@ -92,12 +93,11 @@ def _agree(entry: Entry, entries: dict[tuple[Any, ...], Entry], kinds: dict[str,
         who = f" from judge '{entry.judge}'" if entry.judge else ""
         where = f" in order '{entry.order}'" if entry.order else ""
         raise ValueError(
-            f"prompt '{short(entry.prompt)}' has a second value of '{entry.metric}' for {strategy} at "
-            f"{budget}, seed {seed}{who}{where}"
+            f"a second value of '{entry.metric}' for {strategy} at {budget}, seed {seed}{who}{where}"
         )
     mixed = ("first", "second") if not entry.order else ("",)
     if any((*name, order) in entries for order in mixed):
-        raise ValueError(f"prompt '{short(entry.prompt)}' has values with and without an order")
+        raise ValueError("the prompt has values with and without an order; give those of one kind")
     entries[*name, entry.order] = entry
 
 

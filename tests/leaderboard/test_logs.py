@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ REFUSED = [
     ([GOOD | {"ordr": "first"}], r"column 'ordr' is no part .* Did you mean 'order'"),
     (
         [GOOD, GOOD | {"value": 0.7}],
-        r"line 2: prompt 'q1' has a second value of 'value' for ifd at own, seed 0",
+        r"line 2 \(prompt 'q1'\): a second value of 'value' for ifd at own, seed 0",
     ),
     ([GOOD | {"seed": 1}, GOOD | {"seed": "1"}], "second value .* seed 1"),
     ([DUEL | {"order": "first", "judge": "j"}] * 2, "from judge 'j' in order 'first'"),
@@ -237,13 +238,13 @@ def test_tables_that_are_no_logs(tmp_path, text, words):
 
 def test_findings_come_at_once_and_each_kind_once(tmp_path):
     rows = [GOOD | {"prompt": f"q{i}", "value": "x"} for i in range(50)] + [GOOD | {"seed": -1}]
+    log = as_jsonl(tmp_path / "log.jsonl", rows)
     with pytest.raises(InputError) as caught:
-        read_logs([as_jsonl(tmp_path / "log.jsonl", rows)])
-    first, second = str(caught.value).splitlines()
-    assert first.endswith(
-        "log.jsonl, line 1 and 49 more rows: value is 'x'; expected a number, or nothing where there is none."
+        read_logs([log])
+    assert str(caught.value) == (
+        f"{log}, line 1 (prompt 'q0') and 49 more rows: value is 'x'; expected a number, or nothing where "
+        f"there is none. {log}, line 51 (prompt 'q1'): seed is '-1'; expected a whole number."
     )
-    assert "line 51: seed is '-1'" in second
 
 
 def test_json_without_numbers_is_refused(tmp_path):
@@ -283,6 +284,7 @@ def test_the_command_prints_the_table_and_its_help_the_form(tmp_path, monkeypatc
     told = CliRunner().invoke(main, ["leaderboard", "log.csv"])
     assert told.exit_code == 0, told.output
     assert "On score, ifd" in told.output
+    assert re.search(r"ifd +own +- +3 ", told.output)  # nobody knows how many rows it was trained on
     help_text = CliRunner().invoke(main, ["leaderboard", "--help"]).output
     shown = [line.strip() for line in help_text.splitlines()]
     at = shown.index("losses.csv:")
