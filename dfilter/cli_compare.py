@@ -105,14 +105,30 @@ def compare(
 def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, keep: str | None) -> None:
     """Print the table of a comparison again, filtered, or merged over folders of one protocol.
 
+    FOLDERS may be logs of elsewhere too: CSV, JSONL or JSON files (or folders of them) with one value of
+    one prompt a row. Columns: strategy, prompt, value; where they say anything, budget, seed, metric,
+    higher_is_better, min, max, set. In a judgement of two answers, opponent names the other one's
+    strategy, value is win, tie or lose (or score and opponent_score are two ratings), order is first or
+    second (where the strategy's answer was shown; both orders make a verdict), and judge and
+    length_difference are understood. Rows of several files merge.
+
     \b
-    Example:
+    Examples:
       dfilter leaderboard runs/compare-alpaca --format md
+      dfilter leaderboard losses.csv judged.jsonl
+    \b
+      losses.csv:
+        strategy,seed,prompt,value,higher_is_better
+        random,0,q1,2.31,false
+        ifd,0,q1,2.27,false
+      judged.jsonl:
+        {"strategy": "ifd", "opponent": "random", "prompt": "q1", "order": "first", "value": "win"}
+        {"strategy": "ifd", "opponent": "random", "prompt": "q1", "order": "second", "value": "tie"}
     """
     from dfilter.comparison import only, recorded_margin
-    from dfilter.leaderboard.cells import read_cells
+    from dfilter.leaderboard.logs import read_all
 
-    cells = [cell for folder in folders for cell in read_cells(folder)]
+    cells = read_all(folders)
     margin = recorded_margin(folders)
     _print_board(None, only(cells, _list(strategies), _list(keep)), margin, style)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from dfilter.errors import InputError
 from dfilter.eval.generation import Decoding, generate
+from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
 
 Match = Literal["ends", "equals", "contains", "number"]
 
-_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _SPACE = re.compile(r"\s+")
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_EDGES = " \t\n\"'`*.!?:;,()[]{}“”‘’«»$"  # noqa: RUF001 - quotation marks that people type
-_WRAPPED = re.compile(r"[*_`]+")
+_EDGES = " \t\n\"'`*.!?:;,()[]{}“”‘’«»$#\\。"  # noqa: RUF001 - quotation marks that people type
+_FINAL = re.compile(r"(?m)^[ \t]*####[ \t]*(\S.*)$")
 
 
 @dataclass(frozen=True)
 class Exact:
     """Share of prompts whose answer is right.
 
-    Both sides are normalised first: Unicode NFKC, lower case, white space as one blank, Markdown
-    marks, thousands separators and quotation marks and punctuation at the ends taken away.
+    Both sides are normalised first: Unicode NFKC, lower case, white space as one blank, Markdown marks,
+    and quotation marks and punctuation at the ends taken away. Numbers are compared by value in every
+    way to match, never inside larger ones; :mod:`dfilter.eval.numbers` says what is understood.
+
+    Several lines in the answer's column are alternatives, as a list is. A column with a line that begins
+    with "####" holds worked solutions, as GSM8K's does; right is what follows the last such mark alone.
 
     Attributes:
         source: a file with a prompt and an ``answer`` per line, or a named prompt set.
         answer: the column of the known answer; a list, or one answer a line, allows for several.
         match: "ends": the answer is the last thing said; "equals": it is all that is said;
             "contains": it stands anywhere as a whole word (a model that lists everything wins);
-            "number": the last number said is the answer's.
+            "number": the last number said is the answer's last number, whatever stands around them.
         decoding: how answers are generated; greedy unless said.
     """
 
@@ -48,7 +50,7 @@ class Exact:
     match: Match = "ends"
     decoding: Decoding = field(default_factory=Decoding)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
@@ -58,12 +60,19 @@ class Exact:
         """Return 1 or 0 per prompt.
 
         Raises:
-            InputError: a prompt has no known answer.
+            InputError: a prompt has no known answer, or none with a number where numbers are compared.
         """
         prompts = read_prompts(self.source, answer=self.answer)
         blank = next((prompt.id for prompt in prompts if not prompt.answer.strip()), None)
         if blank is not None:
             raise InputError(f"Prompt '{blank}' of {self.source} has no answer in column '{self.answer}'.")
+        if self.match == "number":
+            bare = next((p for p in prompts if not any(map(last_number, map(marked, known(p.answer))))), None)
+            if bare is not None:
+                raise InputError(
+                    f"Prompt '{bare.id}' of {self.source} has no number in column '{self.answer}', and match "
+                    "is 'number'; take another column, or match 'ends'."
+                )
         said = generate(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
         pairs = zip(said, prompts, strict=True)
         values = np.array([is_right(text, p.answer, self.match) for text, p in pairs], dtype=np.float64)
@@ -75,25 +84,30 @@ class Exact:
 
 
 def normalised(text: str) -> str:
-    """Return the form in which answers are compared; see :class:`Exact`."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    plain = _GROUPED.sub("", _WRAPPED.sub("", plain))
-    return _SPACE.sub(" ", plain).strip(_EDGES)
+    """Return the form in which answers are compared; see :class:`Exact`. Numbers are marked."""
+    return _SPACE.sub(" ", marked(text)).strip(_EDGES)
+
+
+def known(answer: str) -> list[str]:
+    """Return the right answers of a column's text: what follows the last "####", else every line."""
+    final = _FINAL.findall(answer)
+    return final[-1:] or [line for line in answer.splitlines() if line.strip()]
 
 
 def is_right(said: str, answer: str, match: Match = "ends") -> bool:
-    """Return whether what was said is one of the known answers (one per line)."""
+    """Return whether what was said is one of the known answers; see :func:`known`."""
     heard = normalised(said)
-    return any(_matches(heard, normalised(line), match) for line in answer.splitlines() if line.strip())
+    return any(_matches(heard, normalised(line), match) for line in known(answer))
 
 
 def _matches(heard: str, wanted: str, match: Match) -> bool:
-    if match == "equals":
-        return heard == wanted
     if match == "number":
-        numbers, known = _NUMBER.findall(heard), _NUMBER.findall(wanted)
-        return bool(numbers and known) and float(numbers[-1]) == float(known[-1])
+        heard, wanted = last_number(heard), last_number(wanted)
     if not wanted:
         return False
-    ends = r"\Z" if match == "ends" else r"(?!\w)(?!\.\d)"
-    return re.search(rf"(?<![\w.\-]){re.escape(wanted)}{ends}", heard) is not None
+    form = pattern(wanted, operands=match == "contains")
+    if match in {"equals", "number"}:
+        return re.fullmatch(form, heard) is not None
+    before = "" if wanted[0] == OPEN else rf"(?<![\w.\-{CLOSE}])"
+    behind = r"\Z" if match == "ends" else "" if wanted[-1] == CLOSE else r"(?!\w)(?![.,:/\-]\d)"
+    return re.search(before + form + behind, heard) is not None

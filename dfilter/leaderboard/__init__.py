@@ -1,6 +1,7 @@
 """The table of a comparison and the statistics under it, pure: cells in, verdicts out.
 
 cells       one trained model of a comparison, read from and written to its folder
+logs        values that were published elsewhere, as cells; logrows is their form
 statistics  the estimators: two-way variance, Holm, equivalence, intervals
 measured    what a set of cells says about one evaluation; differences between two sets
 panel       all strategies of one evaluation, and their ranks

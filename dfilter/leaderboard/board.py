@@ -149,6 +149,7 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
 
 def _figures(cells: Sequence[Cell]) -> dict[str, float]:
     known = {name: [float(v) for c in cells if (v := getattr(c, name)) is not None] for name in FIGURES}
+    known["rows"] = [rows for rows in known["rows"] if rows]  # a log of elsewhere does not tell them
     return {name: float(np.mean(values)) for name, values in known.items() if values}
 
 
