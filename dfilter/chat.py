@@ -91,7 +91,7 @@ class Encoded:
         """
         if self.trained:
             return ""
-        return self.refused or f"no token of a response within {max_tokens:,} tokens"
+        return self.refused or f"no response within {max_tokens:,} tokens"
 
 
 def render(

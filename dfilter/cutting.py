@@ -13,7 +13,7 @@ are shown there. What cannot be told even so is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,18 +172,13 @@ class _Cut:
 
     def text(self, messages: Sequence[Message], opening: bool = False) -> str:
         """Return what the template writes."""
-        from jinja2 import TemplateError
-
         if not self.tokenizer.chat_template:
             raise ModelError(
                 f"The tokenizer of '{self.tokenizer.name_or_path}' has no chat template. "
                 "Choose the template alpaca, tulu or turns."
             )
         turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            return apply_template(turns, self.tokenizer, opening=opening)
-        except (TemplateError, TypeError, LookupError) as error:
-            raise InputError(f"the model's chat template refuses it: {error}") from error
+        return template_text(turns, self.tokenizer, opening=opening)
 
     @staticmethod
     def uncuttable() -> InputError:
@@ -192,3 +187,19 @@ class _Cut:
             "the model's chat template writes its turns otherwise when others follow, so it cannot be said "
             "which tokens the assistant speaks"
         )
+
+
+def template_text(
+    turns: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, opening: bool = False
+) -> str:
+    """Return :func:`dfilter.turns.apply_template`, a template's refusal as an error of these turns alone.
+
+    Raises:
+        InputError: the template refuses the turns, or fails at them.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return apply_template(turns, tokenizer, opening=opening)
+    except (TemplateError, TypeError, LookupError) as error:
+        raise InputError(f"the model's chat template refuses it: {error}") from error

@@ -317,7 +317,7 @@ def test_a_row_that_cannot_be_shown_is_refused_alone_and_says_why(tokenizer: Pre
         with pytest.raises(InputError, match="System role not supported"):
             show((SYSTEM, *TURNS), tokenizer)
     (cut,) = chat.render_many(rows[:1], tokenizer, max_tokens=5)
-    assert cut.lacks(5) == "no token of a response within 5 tokens"
+    assert cut.lacks(5) == "no response within 5 tokens"
 
 
 def test_a_row_that_the_tokenizer_cannot_read_is_refused_alone(tokenizer: PreTrainedTokenizerBase) -> None:
