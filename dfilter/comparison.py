@@ -15,7 +15,7 @@ from typing import Any
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, counted, untrainable, written
+from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
@@ -208,10 +208,9 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     on_share = {made.name for made, spec in zip(evaluations, given, strict=True) if spec == share}
     splits = {made.name: split if made.name in on_share else None for made in evaluations}
     measured_by = _measured_by(evaluations, splits)
-    left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
-    shared = {"data": data, **made_by, **measured_by, **counted(left_out)}
-    protocol = json.loads(json.dumps(shared))  # as it will be read back
+    protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
+    left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
     if split is not None or left_out:
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])

@@ -7,7 +7,7 @@ on a row less than the table says.
     pool.jsonl       the data without what was set aside (only when something was)
     heldout.jsonl    what is measured on (only with a share)
     left_out.jsonl   ids and reasons of rows that cannot be trained on (only when there are some)
-    split.json       what the files were made of, and their hashes
+    split.json       what the files were made of, their hashes, and the number of rows by reason
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -46,12 +45,6 @@ def untrainable(trainer: object, rows: Dataset, progress: Progress) -> dict[int,
     return found
 
 
-def counted(found: Mapping[int, str]) -> dict[str, Any]:
-    """Return the entry of the protocol about rows that are left out; empty when there are none."""
-    reasons = dict(sorted(Counter(found.values()).items()))
-    return {"left_out": {"rows": len(found), "reasons": reasons}} if found else {}
-
-
 def written(
     out: Path, rows: Dataset, share: str, left_out: Mapping[int, str], of: str, progress: Progress
 ) -> str:
@@ -79,7 +72,8 @@ def written(
         _measure_on(out, usable, share, progress)
     else:
         usable.write(out / POOL)
-    write_checked(out / SPLIT, {"of": of, "files": _hashes(out, names)})
+    told = {"left_out": dict(Counter(left_out.values()))} if left_out else {}
+    write_checked(out / SPLIT, {"of": of, "files": _hashes(out, names), **told})
     return str(out / POOL)
 
 
