@@ -67,7 +67,7 @@ class _Cut:
         full, done = self.text(self.messages), 0
         spans: list[Span] = []
         for at in self.spoken():
-            opened = self.text(self.messages[:at], opening=True)
+            opened = self.opened(at)
             begin, tail = len(opened), self.tail(at)
             if not full.startswith(opened) or begin < done:
                 return None
@@ -94,7 +94,7 @@ class _Cut:
     def by_marks(self) -> Spans:
         """Cut a text by what stands around each reply, with a mark in the reply's place."""
         *earlier, last = self.spoken()
-        full, asked = self.text(self.messages), self.text(self.messages[:last], opening=True)
+        full, asked = self.text(self.messages), self.opened(last)
         before, behind = self.around(self.messages, last)
         own = self.opens_with(self.messages, last)
         shown, added, opening = self.messages, "", False
@@ -136,7 +136,7 @@ class _Cut:
     def opens_with(self, messages: Sequence[Message], at: int, *, opening: bool = False) -> str:
         """Return what a given reply has before its content that the prompt which asks for it has not."""
         if not at:
-            raise self.uncuttable()
+            return ""
         question = Message(messages[at - 1].role, MARK)
         asked = self.text([*messages[: at - 1], question], opening=True)
         said = [*messages[: at - 1], question, Message("assistant", OTHER), *messages[at + 1 :]]
@@ -155,6 +155,12 @@ class _Cut:
         if found is None:
             raise self.uncuttable()
         return found
+
+    def opened(self, at: int) -> str:
+        """Return the prompt of a reply; of one that nothing stands before, what is written before it."""
+        if at:
+            return self.text(self.messages[:at], opening=True)
+        return self.around([Message("assistant", "")], 0)[0]
 
     def spoken(self) -> list[int]:
         """Return the places of the assistant's turns."""
@@ -201,5 +207,5 @@ def template_text(
 
     try:
         return apply_template(turns, tokenizer, opening=opening)
-    except (TemplateError, TypeError, LookupError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
         raise InputError(f"the model's chat template refuses it: {error}") from error

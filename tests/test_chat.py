@@ -130,8 +130,20 @@ REASONED = (
     TURNS[2],
     Message("assistant", "<think>\nsay\n</think>\n\nfollow me"),
 )
-# Turns that a template moves or shortens once others follow.
+# Turns that a template moves or shortens once others follow, and a greeting that nobody asked for.
 MOVED = {
+    "chatml, greeted": (
+        None,
+        TURNS[1:],
+        """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+           <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> Ċ""",
+    ),
+    "phi3, greeted": (
+        PHI3,
+        TURNS[1:],
+        """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+           <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> |Ċ |<|endoftext|>""",
+    ),
     "mistral, one reply": (
         MISTRAL, (SYSTEM, *TURNS[:2]),
         "[ I N S T ] Ġbe Ġkind Ċ make Ġtwo [ / I N S T ] |Ġend |<|im_end|>",
@@ -192,7 +204,8 @@ def test_labels_of_a_conversation_equal_the_table_written_by_hand(
 def test_turns_that_a_template_moves_or_shortens_are_cut_as_the_last_reply_is_asked_for(
     name: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    tokenizer.chat_template, turns, table = MOVED[name]
+    template, turns, table = MOVED[name]
+    tokenizer.chat_template = template or tokenizer.chat_template
     encoded = chat.render(turns, tokenizer)
     assert shown(encoded, tokenizer) == by_hand(table)
     last = chat.render(turns, tokenizer, turns="last")

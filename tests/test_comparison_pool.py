@@ -146,18 +146,26 @@ def test_on_real_rows_every_draw_can_be_trained_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["quick", "alpaca"])
+@pytest.mark.parametrize(
+    ("recipe", "seeds", "references"),
+    [
+        ("quick", 1, ("random", "longest", "full")),
+        ("alpaca", 1, ("random", "longest", "full")),
+        ("quick", 10, ("random",)),
+    ],
+)
 def test_the_whole_of_alpaca_trains_whatever_is_drawn(
-    recipe: str, plan: Comparison, test_data: Path, tmp_path: Path
+    recipe: str, seeds: int, references: tuple[str, ...], plan: Comparison, test_data: Path, tmp_path: Path
 ) -> None:
-    """52,002 rows, one step each: ten seeds of random, longest and full, and no failed cell."""
-    data = test_data / "alpaca" / "alpaca_data.json"
+    """52,002 rows, one step each: no cell fails, and every cell trained on the rows that the table says."""
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     plan = replace(
-        plan, data=str(data), strategies=("longest",), recipe=recipe, train={"steps": 1}, keep=("150",),
-        seeds=10 if recipe == "quick" else 2, references=("random", "full"), evals=("heldout:0.05%",),
+        plan, data=str(test_data / "alpaca" / "alpaca_data.json"), recipe=recipe, train={"steps": 1},
+        keep=("150",), seeds=seeds, references=references, evals=(f"exact:{tmp_path / 'asked.jsonl'}",),
     )  # fmt: skip
     cells = compare(plan)
     assert [cell.failed for cell in cells] == [""] * len(cells)
+    assert len(cells) == seeds * len(references)
     assert {cell.rows for cell in cells if cell.budget == "150"} == {150}
     for cell in cells:
         folder = plan.out / "cells" / f"{cell.strategy}-{cell.budget}-seed{cell.seed}"
