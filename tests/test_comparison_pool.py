@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from dfilter import models
 from dfilter.compare import compare, select_all, selection_folder
 from dfilter.comparison import Comparison, prepare
 from dfilter.comparison_pool import untrainable
@@ -143,6 +146,35 @@ def test_on_real_rows_every_draw_can_be_trained_on(
         assert planned.rows == read_manifest(folder)["counts"]["kept"]
         sizes.add((place.label, planned.rows))
     assert sizes == {("random", 8), ("longest", 8), ("full", 11)}
+
+
+def test_what_only_a_strategys_own_model_cannot_show_abstains_there_alone(
+    plan: Comparison, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(models.resolve("tiny").path, own, ignore=shutil.ignore_patterns("seal.json", "chat_*"))
+    tokenizer = models.load_tokenizer("tiny")
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    tokenizer.chat_template = strict + str(tokenizer.chat_template)
+    tokenizer.save_pretrained(own)
+    asked = rows()
+    asked[4] = Example("kind", (Message("system", "be kind"), *asked[3].messages), {})
+    Dataset.from_rows(asked).write(tmp_path / "rows.jsonl")
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    plan = replace(
+        plan, strategies=("ifd",), keep=("11",), seeds=1, references=("full",), selection_model=str(own),
+        settings=("ifd.cut=0",), evals=(f"exact:{tmp_path / 'asked.jsonl'}",),
+    )  # fmt: skip
+    plan.out.mkdir()
+    setting = prepare(plan, Silent())
+    assert setting.data == str(tmp_path / "rows.jsonl")  # the trained model can be shown every row
+    folders = {place.label: selection_folder(setting, place) for place in select_all(setting, Silent())}
+    assert len(load(folders["full"] / "selected.jsonl")) == 12
+    assert "kind" not in load(folders["ifd"] / "selected.jsonl").ids
+    decided = pq.read_table(folders["ifd"] / "decisions.parquet").to_pylist()
+    (kind,) = [row for row in decided if row["id"] == "kind"]
+    assert any("no system here" in str(value) for value in kind.values())
+    assert read_manifest(folders["ifd"])["facts"]["ifd"]["not_measured"] == 1
 
 
 @pytest.mark.slow
