@@ -177,7 +177,7 @@ def test_what_only_a_strategys_own_model_cannot_show_abstains_there_alone(
     assert read_manifest(folders["ifd"])["facts"]["ifd"]["not_measured"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("recipe", "seeds", "references"),
     [
