@@ -13,24 +13,20 @@ Templates:
     turns     the bare turns; with ``eot`` each is closed by that token (LIMA, arXiv 2305.11206, §3)
 
 A chat template that writes today's date is given a constant one (:func:`template_date`).
+
+What a template or a tokenizer cannot show is that row's own matter: :func:`render_many` says why and goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dfilter.cutting import chat_pieces
 from dfilter.errors import InputError, ModelError
-from dfilter.turns import (
-    STAND_IN,
-    Piece,
-    alpaca_pieces,
-    chat_pieces,
-    template_date,
-    tulu_pieces,
-    turn_pieces,
-)
+from dfilter.turns import STAND_IN, Piece, alpaca_pieces, template_date, tulu_pieces, turn_pieces
 from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
@@ -70,10 +66,12 @@ class Encoded:
         input_ids: token ids.
         labels: the same ids where the assistant speaks, :data:`IGNORE` elsewhere; not shifted, as
             transformers' models expect it.
+        refused: why the row cannot be shown, empty when it can; then there are no ids.
     """
 
     input_ids: list[int]
     labels: list[int]
+    refused: str = ""
 
     @property
     def trained(self) -> int:
@@ -84,6 +82,16 @@ class Encoded:
     def start(self) -> int:
         """Position of the first labelled token; the length when there is none."""
         return next((at for at, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
+
+    def lacks(self, max_tokens: int) -> str:
+        """Return why there is no token to take a loss over; empty when there is one.
+
+        Args:
+            max_tokens: what the row was cut to.
+        """
+        if self.trained:
+            return ""
+        return self.refused or f"no response within {max_tokens:,} tokens"
 
 
 def render(
@@ -112,11 +120,14 @@ def render(
         turns: label every assistant turn, or the last one.
 
     Raises:
-        InputError: the template refuses the conversation.
-        ModelError: there is no chat template, no end token, or the template cannot be cut into turns.
+        InputError: the template or the tokenizer cannot show the conversation, or it cannot be said which
+            tokens of it the assistant speaks.
+        ModelError: there is no chat template, or no end token.
     """
-    pieces = _pieces(messages, tokenizer, template, eot, context)
-    return _encode([pieces], tokenizer, max_tokens, turns)[0]
+    (found,) = _encode([_pieces(messages, tokenizer, template, eot, context)], tokenizer, max_tokens, turns)
+    if found.refused:
+        raise InputError(found.refused)
+    return found
 
 
 def render_many(
@@ -128,14 +139,20 @@ def render_many(
     eot: bool | None = None,
     turns: Literal["all", "last"] = "all",
 ) -> list[Encoded]:
-    """Return :func:`render` of every row, with its context; several times faster than row by row."""
-    pieces: list[list[Piece]] = []
+    """Return :func:`render` of every row, with its context; several times faster than row by row.
+
+    A row that cannot be shown stops nothing: it comes back without ids, and ``refused`` says why.
+
+    Raises:
+        ModelError: there is no chat template, or no end token.
+    """
+    pieces: list[list[Piece] | str] = []
     tails: dict[tuple[str, ...], str] = {}
     for row in rows:
         try:
             pieces.append(_pieces(row.messages, tokenizer, template, eot, row.context, tails))
         except InputError as error:
-            raise InputError(f"Row '{row.id}': {error}") from error
+            pieces.append(str(error))
     return _encode(pieces, tokenizer, max_tokens, turns)
 
 
@@ -159,16 +176,22 @@ def render_prompt(
         max_tokens: keep the last so many tokens, so that the question and the assistant's opening stay.
         eot: as in :func:`render`.
         context: as in :func:`render`.
+
+    Raises:
+        InputError: the template or the tokenizer cannot show the turns, or none of them asks for an answer.
+        ModelError: as in :func:`render`.
     """
     asked = list(messages)
     while asked and asked[-1].role == "assistant":
         asked.pop()
     if not asked:
-        raise InputError("There is no turn that an assistant could answer.")
+        raise InputError("there is no turn that an assistant could answer")
     pieces = _pieces([*asked, Message("assistant", STAND_IN)], tokenizer, template, eot, context)
     last = max(at for at, piece in enumerate(pieces) if piece.spoken)
-    ids = _encode([pieces[:last]], tokenizer, None, "all")[0].input_ids
-    return ids if max_tokens is None else ids[-max_tokens:]
+    (found,) = _encode([pieces[:last]], tokenizer, None, "all")
+    if found.refused:
+        raise InputError(found.refused)
+    return found.input_ids if max_tokens is None else found.input_ids[-max_tokens:]
 
 
 def end_ids(
@@ -294,27 +317,47 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _encode(
-    rows: Sequence[Sequence[Piece]],
+    rows: Sequence[Sequence[Piece] | str],
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int | None,
     turns: Literal["all", "last"],
 ) -> list[Encoded]:
-    ids = _tokenize([(piece.text, at > 0) for row in rows for at, piece in enumerate(row)], tokenizer)
-    closing = _closing(tokenizer) if any(piece.eot for row in rows for piece in row) else []
+    """Tokenize and label rows; those that are the reason of a refusal pass it on."""
+    ids = _ids([[] if isinstance(row, str) else row for row in rows], tokenizer)
+    closing = (
+        _closing(tokenizer) if any(p.eot for row in rows if not isinstance(row, str) for p in row) else []
+    )
     done: list[Encoded] = []
-    taken = 0
-    for row in rows:
+    for row, found in zip(rows, ids, strict=True):
+        refused = row if isinstance(row, str) else found if isinstance(found, str) else ""
+        if isinstance(row, str) or isinstance(found, str):
+            done.append(Encoded([], [], refused))
+            continue
         spoken = [at for at, piece in enumerate(row) if piece.spoken]
         wanted = set(spoken if turns == "all" else spoken[-1:])
         input_ids: list[int] = []
         labels: list[int] = []
-        for at, piece in enumerate(row):
-            part = ids[taken + at] + (closing if piece.eot else [])
+        for at, (piece, own) in enumerate(zip(row, found, strict=True)):
+            part = own + (closing if piece.eot else [])
             input_ids += part
             labels += part if at in wanted else [IGNORE] * len(part)
-        taken += len(row)
         done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens]))
     return done
+
+
+def _ids(rows: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase) -> list[list[list[int]] | str]:
+    """Return the ids of each row's pieces, or why the tokenizer has none for the row.
+
+    A vocabulary without a token for the unknown raises a bare Exception, and of a whole batch.
+    """
+    texts = [[(piece.text, at > 0) for at, piece in enumerate(row)] for row in rows]
+    try:
+        flat = iter(_tokenize([text for row in texts for text in row], tokenizer))
+    except Exception as error:  # noqa: BLE001 - see above
+        if len(rows) > 1:
+            return [found for row in rows for found in _ids([row], tokenizer)]
+        return [f"the model's tokenizer cannot read it: {error}"]
+    return [list(islice(flat, len(row))) for row in texts]
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -2,8 +2,9 @@
 
     COMPARISON/
       protocol.json       what every cell shares: data, model, recipe, evaluations, margin
-      pool.jsonl          the data without what was set aside (only when something was)
+      pool.jsonl          the data without what was set aside or left out (only when something was)
       heldout.jsonl       what was set aside
+      left_out.jsonl      what the model cannot be trained on, with the reason (only when there is any)
       selections/…        run folders, one a strategy, budget and selection seed
       cells/…             one a strategy, budget and seed: job.json, identity.json, log.txt, model/,
                           results/, cell.json

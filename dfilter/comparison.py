@@ -16,29 +16,26 @@ from typing import Any
 
 from dfilter import registry
 from dfilter import strategy as strategies
+from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
 from dfilter.data import load
-from dfilter.data.dataset import Dataset
-from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, SettingsError
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
 from dfilter.plaintext import safe_name
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
-from dfilter.selector import Budget
 from dfilter.settings import build, merged, parse_assignment, plain
 from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
-from dfilter.textmatch import set_aside
 from dfilter.types import Progress
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
-PROTOCOL, POOL, HELDOUT = "protocol.json", "pool.jsonl", "heldout.jsonl"
+PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
-SPLIT = 1  # version of how rows are set aside
+SPLIT_VERSION = 1  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
 
@@ -215,14 +212,17 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     specs = [f"heldout:{plan.out / HELDOUT}" if spec == share else spec for spec in given]
     evaluations = parse_evaluations(specs, plan)
     data = {"content": rows.source.digest[:SHORT], "named": place, "rows": as_read(rows)}
-    split = {"share": share.partition(":")[2], "version": SPLIT} if share else None
+    split = {"share": share.partition(":")[2], "version": SPLIT_VERSION} if share else None
     on_share = {made.name for made, spec in zip(evaluations, given, strict=True) if spec == share}
     splits = {made.name: split if made.name in on_share else None for made in evaluations}
     measured_by = _measured_by(evaluations, splits)
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
-    if split is not None:
-        place = _set_aside(plan, rows, split, digest([data, split]), progress)
+    left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
+    if split is not None or left_out:
+        without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
+        of = digest([data, split, *without])
+        place = written(plan.out, rows, share.partition(":")[2], left_out, of, progress)
     return Setting(plan, place, evaluations, protocol, splits)
 
 
@@ -257,7 +257,7 @@ def refuse_foreign(plan: Comparison) -> None:
     if out.exists() and not out.is_dir():
         raise FolderError(f"{out} is a file; choose another -o.")
     there = [p.name for p in out.iterdir() if not p.name.startswith(SCRATCH)] if out.exists() else []
-    ours = (out / PROTOCOL).is_file() or read_checked(out / "split.json") or any(out.glob("cells/*/job.json"))
+    ours = (out / PROTOCOL).is_file() or read_checked(out / SPLIT) or any(out.glob("cells/*/job.json"))
     if there and not ours:
         raise FolderError(f"{out} exists and is not a comparison's folder; choose another -o.")
     sources = [_kind(spec)[1] for spec in plan.evals]
@@ -395,33 +395,6 @@ def _usual_evaluations(plan: Comparison, place: str) -> tuple[str, ...]:
     return (f"heldout:{ASIDE}",)
 
 
-def _set_aside(plan: Comparison, rows: Dataset, split: Mapping[str, Any], of: str, progress: Progress) -> str:
-    """Write the pool and the held-out rows as files of their own, and return where the pool is.
-
-    Files that stand there already are used if they are those of this split, whole and unchanged.
-    """
-    names = (POOL, HELDOUT)
-    held = read_checked(plan.out / "split.json")
-    if held is not None and held.get("of") == of and held.get("files") == _hashes(plan.out, names):
-        return str(plan.out / POOL)
-    if held is not None:
-        progress.say(f"The held-out rows in {plan.out} are not what was written; they are set aside again.")
-    with progress.stage("setting rows aside"):
-        parts = set_aside(rows, float(Budget.parse(split["share"]).amount))
-    rows.write(plan.out / HELDOUT, parts.heldout)
-    rows.write(plan.out / POOL, parts.pool)
-    write_checked(plan.out / "split.json", {"of": of, "files": _hashes(plan.out, names)})
-    progress.say(
-        f"Set {len(parts.heldout):,} rows aside for held-out loss, and left out {len(parts.repeats):,} "
-        f"that repeat their prompts; {len(parts.pool):,} rows remain."
-    )
-    return str(plan.out / POOL)
-
-
-def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
-
-
 def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
     """Write the protocol of a new comparison; refuse, or with ``force`` clear, one of another.
 
@@ -443,8 +416,8 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
             )
         for name in ("cells", "selections"):
             shutil.rmtree(plan.out / name, ignore_errors=True)
-        own = (POOL, HELDOUT) if (plan.out / "split.json").exists() else ()  # else somebody put them there
-        for name in (*own, "split.json", PROTOCOL, *TABLES):
+        own = FILES if (plan.out / SPLIT).exists() else ()  # else somebody put them there
+        for name in (*own, PROTOCOL, *TABLES):
             (plan.out / name).unlink(missing_ok=True)
     plan.out.mkdir(parents=True, exist_ok=True)
     write_checked(file, here)

@@ -38,6 +38,7 @@ __all__ = [
     "SMOLLM2_SHA256",
     "Dtype",
     "ModelFiles",
+    "configuration",
     "count_parameters",
     "fast_dtype",
     "is_adapter",
@@ -190,6 +191,20 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         )
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def configuration(name: str | Path) -> Any:
+    """Return a model's configuration, an adapter's base's, without reading a weight.
+
+    Raises:
+        ModelError: it cannot be read without running foreign code; see also :func:`resolve`.
+    """
+    from transformers import AutoConfig
+
+    files = verified(name)
+    base = _base_of(files.path) or files
+    with _sentences(base.name):
+        return AutoConfig.from_pretrained(base.path, local_files_only=True, trust_remote_code=False)
 
 
 def count_parameters(folder: Path) -> int:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from string import ascii_letters
 from typing import TYPE_CHECKING
 
-from dfilter.errors import InputError, ModelError, SettingsError
+from dfilter.errors import SettingsError
 from dfilter.types import Message
 
 if TYPE_CHECKING:
@@ -94,73 +94,6 @@ def turn_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Pi
     return [*pieces, Piece(text, spoken=False)] if text else pieces
 
 
-def chat_pieces(
-    messages: Sequence[Message],
-    tokenizer: PreTrainedTokenizerBase,
-    eot: bool,
-    tails: dict[tuple[str, ...], str],
-) -> list[Piece]:
-    """The model's own chat template; ``tails`` remembers what it writes behind a reply, by roles."""
-    full = _text(messages, tokenizer)
-    pieces: list[Piece] = []
-    done = 0
-    for at, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        opened = _text(messages[:at], tokenizer, opening=True)
-        begin = len(opened)
-        if not full.startswith(opened) or begin < done:
-            raise _uncuttable(tokenizer)
-        roles = tuple(m.role for m in messages[: at + 1])
-        if roles not in tails:
-            tails[roles] = _tail(messages[:at], tokenizer)
-        end = _turn_end(messages, at, full, begin, tails[roles], tokenizer)
-        closed = bool(tails[roles].strip())
-        pieces.append(Piece(full[done:begin], spoken=False))
-        pieces.append(Piece(full[begin:end], spoken=True, eot=eot and not closed))
-        done = end
-    return [*pieces, Piece(full[done:], spoken=False)] if done < len(full) else pieces
-
-
-def _tail(before: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template writes behind the content of an assistant turn."""
-    text = _text([*before, Message("assistant", STAND_IN)], tokenizer)
-    return text[text.rindex(STAND_IN) + len(STAND_IN) :]
-
-
-def _turn_end(
-    messages: Sequence[Message], at: int, full: str, begin: int, tail: str, tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """Return where an assistant turn ends in ``full``: behind its end token, before white space."""
-    upto = full if at == len(messages) - 1 else _text(messages[: at + 1], tokenizer)
-    kept = len(upto) - len(tail) + len(tail.rstrip())
-    if upto.endswith(tail) and full.startswith(upto[:kept]) and kept >= begin:
-        return kept
-    # Some templates show a turn otherwise once it is history: they put an empty line of reasoning
-    # before the last reply only.
-    content = messages[at].content.strip()
-    said = begin + len(full[begin:]) - len(full[begin:].lstrip())
-    if full.startswith(content + tail.rstrip(), said):
-        return said + len(content) + len(tail.rstrip())
-    raise _uncuttable(tokenizer)
-
-
-def _text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, opening: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise ModelError(
-            f"The tokenizer of '{tokenizer.name_or_path}' has no chat template. "
-            "Choose the template alpaca, tulu or turns."
-        )
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    try:
-        return apply_template(turns, tokenizer, opening=opening)
-    except TemplateError as error:
-        roles = ", ".join(m.role for m in messages)
-        raise InputError(f"The model's chat template refuses the turns {roles}: {error}") from error
-
-
 def apply_template(
     turns: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, opening: bool = False
 ) -> str:
@@ -220,12 +153,4 @@ def _clock(day: date) -> str:
         "{% macro strftime_now(format) %}{% set ns = namespace(text=format) %}"
         "{% for code, text in " + table + " %}{% set ns.text = ns.text | replace(code, text) %}{% endfor %}"
         "{{ ns.text }}{% endmacro %}"
-    )
-
-
-def _uncuttable(tokenizer: PreTrainedTokenizerBase) -> ModelError:
-    return ModelError(
-        f"The chat template of '{tokenizer.name_or_path}' writes the same turns differently when others "
-        "follow, so it cannot be said which tokens the assistant speaks. "
-        "Choose the template alpaca, tulu or turns."
     )

@@ -202,6 +202,18 @@ class Foretelling(Protocol):
         ...
 
 
+@runtime_checkable
+class Screening(Protocol):
+    """A trainer that knows beforehand which rows it could learn nothing from."""
+
+    def screen(self, pool: Pool) -> Mapping[int, str]:
+        """Return these rows by their place in ``pool.rows``, each with the reason; no weight is loaded.
+
+        A comparison sets them aside before a strategy sees the data, so what costs time should be a signal.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class EvalResult:
     """One value per prompt, so that statistics stay possible.

@@ -16,6 +16,7 @@ from dfilter.embed.device import Placement
 from dfilter.embed.prefix import Prefix
 from dfilter.errors import ModelError
 from dfilter.models import load_causal, resolve
+from dfilter.window import window
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,11 @@ class Causal:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     placement: Placement
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model can read at once."""
+        return window(self.model.config, self.tokenizer)
 
     @property
     def budget(self) -> int:

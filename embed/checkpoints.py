@@ -20,6 +20,7 @@ from dfilter.embed.moments import moments_file, read_moments
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.models import resolve
 from dfilter.types import Example, Json
+from dfilter.window import window
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Checkpoint:
         folder: the adapter, with the optimizer's state beside it.
         template: how a row is shown; "auto" follows what the adapter was trained with, then the
             model's own chat template, then tulu, LESS's own.
-        max_tokens: longer rows lose their end, as in LESS; 2,048 there.
+        max_tokens: longer rows lose their end, as in LESS, and so do rows longer than the model's window;
+            2,048 there.
         dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
             which it is.
         device: where to run.
@@ -56,9 +58,11 @@ class Checkpoint:
 
     def encode(self, rows: Sequence[Example]) -> tuple[list[Encoded], NDArray[np.int64]]:
         """Return the rows that have a label to learn from, encoded, and their places."""
-        tokenizer = self.load().tokenizer
+        adapted = self.load()
+        tokenizer = adapted.tokenizer
         template, eot = style(tokenizer, template=self.template, base="tulu")
-        encoded = render_many(rows, tokenizer, template=template, eot=eot, max_tokens=self.max_tokens)
+        limit = min(self.max_tokens, window(adapted.model.config, tokenizer))
+        encoded = render_many(rows, tokenizer, template=template, eot=eot, max_tokens=limit)
         usable = [at for at, row in enumerate(encoded) if row.trained]
         return [encoded[at] for at in usable], np.array(usable, dtype=np.int64)
 

@@ -50,7 +50,7 @@ class Directions:
     members: str = ""
 
     kind: ClassVar[str] = "directions"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 read beyond the model's window
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""

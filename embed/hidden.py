@@ -31,13 +31,16 @@ VECTOR_ROUNDING = {"weighted": 8.0, "last": 24.0}
 class HiddenState:
     """The last layer's hidden states over prompt and response, pooled to (n, d) float32, length 1.
 
+    A row that the model cannot be shown has NaN.
+
     Attributes:
         model: smollm2, a hub id, or a folder.
         pooling: ``weighted`` averages the positions with weight i / (1 + ... + t), the later the more
             (RDS+, arXiv 2503.01807, after SGPT); ``last`` takes the last token's (RDS as LESS compares
             with, arXiv 2402.04333).
         template: how a row is shown to the model; see :mod:`dfilter.chat`.
-        max_tokens: longer rows lose their end; 2,048 as in both papers.
+        max_tokens: longer rows lose their end, and so do rows longer than the model's window; 2,048 as in
+            both papers.
         dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
             which it is.
         device: where to run.
@@ -51,7 +54,7 @@ class HiddenState:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "hidden_state"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 read beyond the model's window
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -70,10 +73,13 @@ class HiddenState:
         """Return (len(rows), d) float32 vectors of length 1."""
         causal = load(self.model, self.placement())
         template, eot = style(causal.tokenizer, template=self.template)
-        encoded = render_many(rows, causal.tokenizer, template=template, eot=eot, max_tokens=self.max_tokens)
+        limit = min(self.max_tokens, causal.window)
+        encoded = render_many(rows, causal.tokenizer, template=template, eot=eot, max_tokens=limit)
+        shown = np.flatnonzero([len(row.input_ids) > 0 for row in encoded])
         embeddings: Any = causal.model.get_input_embeddings()
-        out = np.zeros((len(rows), embeddings.weight.shape[1]), dtype=np.float32)
-        for batch in token_batches([len(row.input_ids) for row in encoded], causal.budget):
+        out = np.full((len(rows), embeddings.weight.shape[1]), np.nan, dtype=np.float32)
+        for part in token_batches([len(encoded[at].input_ids) for at in shown.tolist()], causal.budget):
+            batch = shown[part]
             vectors = pooled(causal, [encoded[index] for index in batch.tolist()], self.pooling)
             out[batch] = vectors.cpu().numpy()
         return out

@@ -81,9 +81,8 @@ class ResponseLoss:
     def compute(self, rows: Sequence[Example]) -> NDArray[np.void]:
         """Return (len(rows),) of the fields above."""
         causal = load(self.model, self.placement())
-        prompted = render_many(
-            rows, causal.tokenizer, template=self.template, max_tokens=self.max_tokens, turns="last"
-        )
+        limit = min(self.max_tokens, causal.window)
+        prompted = render_many(rows, causal.tokenizer, template=self.template, max_tokens=limit, turns="last")
         lead = opening(causal.tokenizer, self.template) if self.opening else []
         lone = [alone(row, lead) for row in prompted]
         out = np.empty(len(rows), dtype=LOSSES)

@@ -14,6 +14,7 @@ from dfilter.embed.device import Placement
 from dfilter.models import count_parameters, load_tokenizer, resolve, verified
 from dfilter.progress import duration
 from dfilter.types import KEY_BYTES
+from dfilter.window import window_of
 
 if TYPE_CHECKING:
     from dfilter.data.dataset import Dataset
@@ -151,7 +152,8 @@ def _tokens(rows: Dataset, model: str, template: Template, max_tokens: int) -> f
     tokenizer = load_tokenizer(model)
     shown, eot = style(tokenizer, template=template, base="tulu")
     some = rows.take(np.unique(np.linspace(0, len(rows) - 1, SAMPLE_ROWS).astype(np.int64)))
-    encoded = render_many(some, tokenizer, template=shown, eot=eot, max_tokens=max_tokens)
+    limit = min(max_tokens, window_of(model, tokenizer))
+    encoded = render_many(some, tokenizer, template=shown, eot=eot, max_tokens=limit)
     return float(np.mean([len(row.input_ids) for row in encoded]))
 
 

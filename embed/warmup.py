@@ -14,7 +14,7 @@ import numpy as np
 from dfilter import registry
 from dfilter.errors import FolderError, ModelError, SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS, bare, component_identity, spec_of
-from dfilter.types import Json, Trainer
+from dfilter.types import Json, Screening, Trainer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Warmup:
     Attributes:
         model: the base.
         seed: of the draw, the order of rows and the adapter's start.
-        share: of the pool's rows, at least one; 0.05 in LESS (arXiv 2402.04333, §4.1).
+        share: of the pool's rows that can be trained on, at least one; 0.05 in LESS (arXiv 2402.04333, §4.1).
         epochs: 4 in LESS, a checkpoint after each.
         recipe: a name of the trainer's.
         overrides: single settings of the recipe.
@@ -53,7 +53,7 @@ class Warmup:
     trainer: str = "dfilter"
 
     kind: ClassVar[str] = "warmup"
-    version: ClassVar[int] = 2  # 1 trained in the order in which the rows stood
+    version: ClassVar[int] = 3  # 1 trained in the order in which the rows stood; 2 drew what it left out then
 
     def spec(self) -> Mapping[str, Json]:
         """All settings, the base by its contents, and the trainer with the settings that it gets."""
@@ -63,15 +63,18 @@ class Warmup:
     def compute(self, pool: Pool, folder: Path, longer: Path | None) -> None:
         """Train into ``folder``; a killed training continues from its last checkpoint."""
         del longer  # a training has no prefix that would be an answer
-        chosen = drawn(pool.rows, self.share, self.seed)
         trainer: Trainer = registry.create("trainers", self.trainer, self.settings())
+        lost = trainer.screen(pool) if isinstance(trainer, Screening) else {}
+        usable = np.setdiff1d(np.arange(len(pool.rows)), np.array([*lost], dtype=np.int64))
+        rows = pool.rows.take(usable) if len(usable) else pool.rows  # then the trainer says why
+        rows = rows.take(drawn(rows, self.share, self.seed))
         with pool.progress.stage("warm-up", total=self.epochs, unit="epochs") as bar:
             try:
-                trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
+                trainer.train(rows, folder / RESULT, seed=self.seed)
             except FolderError:  # what a killed run left is damaged, and it is nobody's but ours
                 pool.progress.say("What an interrupted warm-up left cannot be used; it starts anew.")
                 shutil.rmtree(folder / RESULT)
-                trainer.train(pool.rows.take(chosen), folder / RESULT, seed=self.seed)
+                trainer.train(rows, folder / RESULT, seed=self.seed)
             bar.advance(self.epochs)
 
     def settings(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Decoding, generate
+from dfilter.eval.generation import Decoding, Refusal, generate, not_shown
 from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT
@@ -57,7 +58,7 @@ class Exact:
         return [prompt.text for prompt in read_prompts(self.source)]
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
-        """Return 1 or 0 per prompt.
+        """Return 1 or 0 per prompt; NaN where the model's template cannot show it.
 
         Raises:
             InputError: a prompt has no known answer, or none with a number where numbers are compared.
@@ -75,9 +76,16 @@ class Exact:
                 )
         said = generate(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
         pairs = zip(said, prompts, strict=True)
-        values = np.array([is_right(text, p.answer, self.match) for text, p in pairs], dtype=np.float64)
-        facts: dict[str, Any] = {"bounds": [0, 1], "match": self.match, "silent": said.count("")}
+        values = np.array(
+            [
+                math.nan if isinstance(text, Refusal) else is_right(text, p.answer, self.match)
+                for text, p in pairs
+            ],
+            dtype=np.float64,
+        )
         ids = tuple(prompt.id for prompt in prompts)
+        facts: dict[str, Any] = {"bounds": [0, 1], "match": self.match, "silent": said.count("")}
+        facts |= not_shown(ids, said)
         return EvalResult(
             ids, values, "exact match", higher_is_better=True, facts=facts | shared_facts(prompts)
         )

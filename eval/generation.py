@@ -4,7 +4,8 @@
 
 MODEL is a hash of the weights, so a model keeps its answers wherever its folder lies. Which prompts
 share a batch depends on all prompts that are asked, never on what is stored already, because a
-model's answer depends a little on its batch.
+model's answer depends a little on its batch. A prompt that the model's template cannot show has a refusal
+where others have their answer.
 """
 
 from __future__ import annotations
@@ -12,27 +13,31 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
 from dfilter.digests import json_digest
-from dfilter.errors import SettingsError
+from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, SHOWN, settings_identity
 from dfilter.models import fast_dtype, load_causal, load_tokenizer, quiet_transformers, resolve
 from dfilter.store import home
 from dfilter.store.disk import disk_errors
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Json, Message
+from dfilter.window import window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from transformers import PreTrainedTokenizerBase
+
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the way answers are made; another one asks again
+VERSION = 2  # of the way answers are made; another one asks again. 1 wrote beyond the model's window
 CPU_TOKENS = 8_192  # prompt and answer tokens of a batch, padded
 GPU_TOKENS = 131_072
 
@@ -75,13 +80,20 @@ class Decoding:
             raise SettingsError(*findings)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Stands where an answer would: the model cannot be asked, and why."""
+
+    reason: str
+
+
 def generate(
     model: Path | str,
     prompts: Sequence[Sequence[Message]],
     decoding: Decoding | None = None,
     *,
     seed: int = 0,
-) -> list[str]:
+) -> list[str | Refusal]:
     """Return a model's answer to every prompt; what was generated before is read.
 
     Args:
@@ -91,7 +103,8 @@ def generate(
         seed: of sampling; greedy answers do not depend on it.
 
     Returns:
-        (n,) answers without special tokens; "" where the model said nothing.
+        (n,) answers without special tokens; "" where the model said nothing, a refusal where the model's
+        template or tokenizer cannot show the prompt.
     """
     import torch
 
@@ -109,7 +122,8 @@ def generate(
         spec["seed"] = seed
     folder = home() / "answers" / resolve(model).sha[:32] / json_digest(spec)
     tokenizer = load_tokenizer(model)
-    ids = [render_prompt(messages, tokenizer, template=decoding.template) for messages in prompts]
+    asked = [_asked(messages, tokenizer, decoding.template) for messages in prompts]
+    ids = [sequence for sequence in asked if not isinstance(sequence, Refusal)]
     keys = [_key(sequence) for sequence in ids]
     plan = _plan(ids, keys, decoding.max_new_tokens, budget)
     writer: _Writer | None = None
@@ -123,12 +137,39 @@ def generate(
             stored = dict(zip((keys[at] for at in batch), texts, strict=True))
             _keep(place, stored)
         answers |= stored
-    return [answers[key] for key in keys]
+    return [item if isinstance(item, Refusal) else answers[_key(item)] for item in asked]
+
+
+def _asked(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template
+) -> list[int] | Refusal:
+    try:
+        return render_prompt(messages, tokenizer, template=template)
+    except InputError as error:
+        return Refusal(str(error))
+
+
+def not_shown(prompts: Sequence[str], said: Sequence[object]) -> dict[str, Any]:
+    """Return the entry of an evaluation's facts about prompts without an answer; empty where all have one.
+
+    Args:
+        prompts: (n,) ids.
+        said: (n,) what came back.
+
+    Raises:
+        InputError: the model could be asked none of them.
+    """
+    named = zip(prompts, said, strict=True)
+    found = {prompt: item.reason for prompt, item in named if isinstance(item, Refusal)}
+    if found and len(found) == len(prompts):
+        (often, count), *_ = Counter(found.values()).most_common(1)
+        raise InputError(f"The model can be asked none of {len(found):,} prompts; of {count:,}: {often}.")
+    return {"not_shown": found} if found else {}
 
 
 def converse(
     model: Path | str, asked: Sequence[Sequence[Message]], decoding: Decoding | None = None, *, seed: int = 0
-) -> list[tuple[Message, ...]]:
+) -> list[tuple[Message, ...] | Refusal]:
     """Return conversations with the model's answers in them.
 
     Two user turns in a row are asked one after the other: the model answers the first, and its
@@ -141,9 +182,10 @@ def converse(
         seed: of sampling.
 
     Returns:
-        (n,) whole conversations; the last turn is the model's.
+        (n,) whole conversations; the last turn is the model's. A refusal where a turn cannot be asked.
     """
     done: list[list[Message]] = [[] for _ in asked]
+    refused: dict[int, Refusal] = {}
     left = [list(turns) for turns in asked]
     while any(left):
         open_ones = [at for at, turns in enumerate(left) if turns]
@@ -155,8 +197,11 @@ def converse(
                     break
         said = generate(model, [done[at] for at in open_ones], decoding, seed=seed)
         for at, text in zip(open_ones, said, strict=True):
-            done[at].append(Message("assistant", text))
-    return [tuple(turns) for turns in done]
+            if isinstance(text, Refusal):
+                refused[at], left[at] = text, []
+            else:
+                done[at].append(Message("assistant", text))
+    return [refused.get(at) or tuple(turns) for at, turns in enumerate(done)]
 
 
 def _key(content: Sequence[Any]) -> str:
@@ -206,9 +251,7 @@ class _Writer:
         template, eot = style(self.tokenizer, template=decoding.template)
         self.pad = special_ids(self.tokenizer).pad
         self.config = self._config(decoding, end_ids(self.tokenizer, template=template, eot=eot))
-        self.limit = (
-            int(getattr(self.model.config, "max_position_embeddings", 0) or 0) - decoding.max_new_tokens
-        )
+        self.window, self.new = window(self.model.config, self.tokenizer), decoding.max_new_tokens
 
     def _config(self, decoding: Decoding, ends: list[int]) -> Any:
         from transformers import GenerationConfig
@@ -230,9 +273,12 @@ class _Writer:
     def write(self, batch: Sequence[Sequence[int]], *, seed: int) -> list[str]:
         import torch
 
-        limit = self.limit if self.limit > 0 else max(map(len, batch))
-        kept = [list(sequence)[-limit:] for sequence in batch]  # the question's end and the opening stay
+        # Prompt and answer share the window. The question's end and the opening stay, and an answer has
+        # its wish, or half of the window.
+        limit = max(self.window - self.new, self.window // 2)
+        kept = [list(sequence)[-limit:] for sequence in batch]
         width = max(map(len, kept))
+        self.config.max_new_tokens = min(self.new, self.window - width)
         ids = torch.tensor([[self.pad] * (width - len(s)) + s for s in kept])
         mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in kept])
         place = self.model.device

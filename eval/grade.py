@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.eval.generation import Decoding, converse
+from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
 from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
@@ -93,7 +93,7 @@ class Grade:
         return [prompt.text for prompt in read_prompts(self.source)]
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
-        """Return one mean grade per prompt; NaN where no judge gave one that was understood.
+        """Return one mean grade per prompt; NaN where none was understood or the prompt cannot be shown.
 
         Raises:
             ServerError: a judge's server refuses.
@@ -106,16 +106,23 @@ class Grade:
             for sample in range(self._samples)
             for turns in converse(model, asked, self.decoding, seed=seed * 1000 + sample)
         ]
-        questions = [wording.messages(conversation=shown(turns)) for turns in conversations]
+        asked_for = [at for at, turns in enumerate(conversations) if not isinstance(turns, Refusal)]
+        questions = [
+            wording.messages(conversation=shown(turns))
+            for turns in conversations
+            if not isinstance(turns, Refusal)
+        ]
+        refused = not_shown([prompt.id for prompt in prompts], conversations[: len(prompts)])
         columns: dict[str, NDArray[np.float64]] = {}
         reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
         for server, name in zip(self.judges, judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
-            grades = found.reshape(self._samples, len(prompts))
-            missing += int(np.isnan(grades).sum())
-            columns[name] = _mean(grades)
+            missing += int(np.isnan(found).sum())
+            grades = np.full(len(conversations), math.nan)
+            grades[asked_for] = found
+            columns[name] = _mean(grades.reshape(self._samples, len(prompts)))
         facts: dict[str, Any] = {
             "missing": missing,
             "samples": self._samples,
@@ -126,6 +133,7 @@ class Grade:
         if len(columns) > 1:
             facts["judges"] = {name: column.tolist() for name, column in columns.items()}
         ids = tuple(prompt.id for prompt in prompts)
+        facts |= refused
         values = _mean(np.array(list(columns.values())))
         return EvalResult(
             ids, values, LABELS[self.scale], higher_is_better=True, facts=facts | shared_facts(prompts)

@@ -7,6 +7,7 @@ It is cheap and precise, and it is a proxy: LIMA saw perplexity anti-correlate w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
 from dfilter.models import fast_dtype, load_causal
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult
+from dfilter.window import window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +40,8 @@ class Heldout:
         per: "row": every row counts alike, its value is the mean loss of its answer's tokens; "token":
             every token counts alike, a row's value is its summed loss over the mean number of
             tokens of a row, so that the mean over rows is the loss per token of the whole file.
-        max_tokens: longer rows are cut; rows whose answer is cut off entirely have no value.
+        max_tokens: longer rows are cut, and so are rows longer than the model's window; rows whose answer
+            is cut off entirely have no value, nor have those that the template cannot show.
         template: of the prompt; see :mod:`dfilter.chat`.
         batch_tokens: padded tokens of a batch; 0 chooses by the device.
         dtype: of the weights: "auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16".
@@ -51,7 +54,7 @@ class Heldout:
     batch_tokens: Annotated[int, ANYHOW] = 0
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 read beyond the model's window
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
@@ -68,18 +71,20 @@ class Heldout:
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
         """Return one loss in nats per row; lower is better.
 
-        Facts: ``loss_per_token`` and ``loss_per_row`` of the file, ``tokens`` of each row's answer.
+        Facts: ``loss_per_token`` and ``loss_per_row`` of the file, ``tokens`` of each row's answer, and
+        ``not_shown``, the reason of each row without a value.
 
         Raises:
-            InputError: no row has an answer within ``max_tokens``.
+            InputError: no row has a value.
         """
         from dfilter.data.loading import load
 
         rows = list(load(self.source))
-        sums, tokens = self._losses(rows, model)
+        sums, tokens, lacking = self._losses(rows, model)
         counted = tokens > 0
         if not counted.any():
-            raise InputError(f"No row of {self.source} has an answer within {self.max_tokens} tokens.")
+            why = "; ".join(f"{count:,}: {reason}" for reason, count in Counter(lacking).most_common(3))
+            raise InputError(f"No row of {self.source} has an answer that the model can be shown ({why}).")
         sums = np.where(counted, sums, math.nan)
         per_row = sums / np.maximum(tokens, 1)
         per_token = sums / tokens[counted].mean()
@@ -89,6 +94,9 @@ class Heldout:
             "loss_per_row": float(np.nanmean(per_row)),
             "tokens": tokens.tolist(),
         }
+        if not counted.all():
+            named = zip(rows, lacking, strict=True)
+            facts["not_shown"] = {row.id: reason for row, reason in named if reason}
         labels = clusters(row.prompt for row in rows)
         if len(set(labels)) < len(labels):
             facts["clusters"] = labels
@@ -101,21 +109,28 @@ class Heldout:
             facts=facts,
         )
 
-    def _losses(self, rows: Sequence[Any], model: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _losses(
+        self, rows: Sequence[Any], model: Path
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], list[str]]:
+        """Return each row's summed loss, its number of tokens, and why there are none."""
         import torch
 
         dtype = fast_dtype() if self.dtype == "auto" else self.dtype
         network, tokenizer = load_causal(
             model, dtype=dtype
         )  # an adapter folded into bfloat16 would be rounded
-        encoded = render_many(rows, tokenizer, template=self.template, max_tokens=self.max_tokens)
+        limit = min(self.max_tokens, window(network.config, tokenizer))
+        encoded = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
         on_gpu = network.device.type == "cuda"
         budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
         sums = np.zeros(len(rows))
+        tokens = np.array([row.trained for row in encoded], dtype=np.int64)
+        some = np.flatnonzero(tokens)
         with torch.inference_mode():
-            for batch in _batches([len(row.input_ids) for row in encoded], budget):
-                sums[batch] = response_losses(network, [encoded[at] for at in batch])
-        return sums, np.array([row.trained for row in encoded], dtype=np.int64)
+            for part in _batches([len(encoded[at].input_ids) for at in some.tolist()], budget):
+                batch = some[part]
+                sums[batch] = response_losses(network, [encoded[at] for at in batch.tolist()])
+        return sums, tokens, [row.lacks(limit) for row in encoded]
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
-from dfilter.eval.generation import Decoding, converse
+from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
 from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
@@ -90,19 +90,25 @@ class Pairwise:
         return [prompt.text for prompt in read_prompts(self.source)]
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
-        """Return one win share per prompt.
+        """Return one win share per prompt; NaN where a model's template cannot show it.
 
         Raises:
             CheckError: only humans judge, and their sheet is not filled in yet.
             InputError: the file of answers lacks a prompt.
             ServerError: a judge's server refuses.
         """
-        prompts = read_prompts(self.source)
-        ours = answers_of(model, prompts, self.decoding, seed)
-        theirs = self._opponent(prompts, seed)
+        asked = read_prompts(self.source)
+        said = [answers_of(model, asked, self.decoding, seed), self._opponent(asked, seed)]
+        both = [a if isinstance(a, Refusal) else b for a, b in zip(*said, strict=True)]
+        ids = tuple(prompt.id for prompt in asked)
+        refused = not_shown(ids, both)
+        shown = [at for at, text in enumerate(both) if not isinstance(text, Refusal)]
+        prompts = [asked[at] for at in shown]
+        ours, theirs = ([str(side[at]) for at in shown] for side in said)
         shares, health, reported = self._machine(prompts, ours, theirs)
         if self.human:
             shares |= self._people(prompts, ours, theirs)
+        shares = {name: _spread(column, shown, len(asked)) for name, column in shares.items()}
         table = np.array(list(shares.values()))
         known = np.isfinite(table)
         counted = np.maximum(known.sum(0), 1)
@@ -113,14 +119,17 @@ class Pairwise:
             "against": self.needs,
             "health": {name: list(found.counts()) for name, found in health.items()},
             "reported_models": reported,
-            "length_difference": [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)],
+            "length_difference": [
+                0 if isinstance(a, Refusal) or isinstance(b, Refusal) else len(a) - len(b)
+                for a, b in zip(*said, strict=True)
+            ],
             "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
         }
         if len(shares) > 1:
             facts["judges"] = {name: column.tolist() for name, column in shares.items()}
         name = f"win rate against {self.needs or Path(self.against).stem}"
-        ids = tuple(prompt.id for prompt in prompts)
-        return EvalResult(ids, pooled, name, higher_is_better=True, facts=facts | shared_facts(prompts))
+        facts |= refused | shared_facts(asked)
+        return EvalResult(ids, pooled, name, higher_is_better=True, facts=facts)
 
     def _machine(
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
@@ -160,7 +169,7 @@ class Pairwise:
             f"A sheet for people to fill in lies at {sheet}; fill its column 'better' and run again."
         )
 
-    def _opponent(self, prompts: Sequence[Prompt], seed: int) -> list[str]:
+    def _opponent(self, prompts: Sequence[Prompt], seed: int) -> Sequence[str | Refusal]:
         if self.needs:
             if not self.opponent:
                 raise SettingsError(
@@ -170,10 +179,17 @@ class Pairwise:
         return read_answers(Path(self.against), prompts)
 
 
-def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int) -> list[str]:
-    """Return a model's last answer to every prompt."""
+def _spread(column: NDArray[np.float64], places: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Return values at their places among ``count``, NaN elsewhere."""
+    found = np.full(count, math.nan)
+    found[list(places)] = column
+    return found
+
+
+def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int) -> list[str | Refusal]:
+    """Return a model's last answer to every prompt, or why it cannot be asked."""
     said = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
-    return [turns[-1].content for turns in said]
+    return [turns if isinstance(turns, Refusal) else turns[-1].content for turns in said]
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:

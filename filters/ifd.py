@@ -12,6 +12,7 @@ import numpy as np
 
 from dfilter.chat import Template
 from dfilter.embed.losses import ResponseLoss
+from dfilter.embed.shown import why_not
 from dfilter.errors import SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
 from dfilter.types import Scores
@@ -96,7 +97,11 @@ class IFD:
             "prompt_does_not_help": int((known & dropped).sum()),
             "not_measured": int((~known).sum()),
         }
-        return Scores(values, reasons=[self._reason(value) for value in ratio.tolist()], facts=facts)
+        why = why_not(
+            pool.rows, np.flatnonzero(~known), self.model, template=self.template, max_tokens=self.max_tokens
+        )
+        reasons = [why.get(at) or self._reason(value) for at, value in enumerate(ratio.tolist())]
+        return Scores(values, reasons=reasons, facts=facts)
 
     def ratio(self, prompted: NDArray[np.float32], alone: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return loss over loss, or perplexity over perplexity; NaN where there is none."""

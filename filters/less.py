@@ -23,6 +23,7 @@ from dfilter.embed.directions import Directions, about, forget, subtasks
 from dfilter.embed.influence import Affinity, GradientSketch, ProjectedGradient
 from dfilter.embed.matching import divided, mean_directions, normalised, unusable
 from dfilter.embed.quote import influence_quote
+from dfilter.embed.shown import why_not
 from dfilter.embed.warmup import Warmup, epoch_folders, learning_rates
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHORT, SHOWN, WEIGHTS, identity, settings_identity
@@ -137,7 +138,12 @@ class LESS:
             state = np.where(state, state, unusable(lengths))
             facts |= more
         state = np.where((state == 0) & ~np.isfinite(cosines).all(axis=1), 3, state)
-        return _scores(cosines, state, names, self.max_tokens, facts)
+        lacking = np.flatnonzero(state == 1)
+        model = str(folders[0])
+        said = why_not(
+            pool.rows, lacking, model, template=self.template, max_tokens=self.max_tokens, base="tulu"
+        )
+        return _scores(cosines, state, names, said, facts)
 
     def warmed_up(self, pool: Pool) -> list[Path]:
         """Return the checkpoints' folders: the user's, or those of a warm-up, which is trained if need be."""
@@ -258,20 +264,22 @@ def _scores(
     cosines: NDArray[np.float64],
     state: NDArray[np.int64],
     names: Sequence[str],
-    max_tokens: int,
+    said: Mapping[int, str],
     facts: dict[str, Json],
 ) -> Scores:
-    """Take each row's best subtask; abstain where it has no usable gradient."""
+    """Take each row's best subtask; abstain where it has no usable gradient, and ``said`` may tell why."""
     nearest = cosines.argmax(axis=1)
     values = np.where(state == 0, cosines[np.arange(len(cosines)), nearest], np.nan)
     why = {
-        1: f"nothing to learn from within {max_tokens} tokens",
+        1: "nothing to learn from",
         2: "its gradient is zero",
         3: "its gradient overflows",
     }
     reasons = [
-        why.get(code) or f"cosine {value:.4f} to {names[subtask]}"
-        for code, value, subtask in zip(state.tolist(), values.tolist(), nearest.tolist(), strict=True)
+        said.get(at) or why.get(code) or f"cosine {value:.4f} to {names[subtask]}"
+        for at, (code, value, subtask) in enumerate(
+            zip(state.tolist(), values.tolist(), nearest.tolist(), strict=True)
+        )
     ]
     abstained = {why[code]: int((state == code).sum()) for code in why if (state == code).any()}
     return Scores(values, groups=nearest.astype(np.int64), reasons=reasons, facts={**facts, **abstained})

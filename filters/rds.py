@@ -13,13 +13,14 @@ import numpy as np
 from dfilter.chat import Template
 from dfilter.embed.directions import subtasks
 from dfilter.embed.hidden import HiddenState
+from dfilter.embed.shown import why_not
 from dfilter.errors import InputError, SettingsError
 from dfilter.filters.order import content_places
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,17 +58,20 @@ class RDS:
         _check("rds", self.max_tokens)
 
     def score(self, pool: Pool) -> Scores:
-        """Return each row's mean cosine to its nearest subtask, from -1 to 1."""
+        """Return each row's mean cosine to its nearest subtask, from -1 to 1; NaN for what is not shown."""
         signal = HiddenState(self.model, "last", self.template, self.max_tokens, self.dtype)
         ours, theirs, names, subtask = _vectors(pool, signal, self.target_by, "rds")
+        why = _lacking(pool, signal, ours)
         means = np.stack([theirs[subtask == group].mean(axis=0) for group in range(len(names))])
         cosines = ours @ means.T
-        nearest = cosines.argmax(axis=1)
         values = cosines.max(axis=1)
+        nearest = np.where(np.isnan(values), -1, cosines.argmax(axis=1))
         reasons = [
-            f"cosine {v:.4f} to {names[g]}" for v, g in zip(values.tolist(), nearest.tolist(), strict=True)
+            why.get(at) or f"cosine {v:.4f} to {names[g]}"
+            for at, (v, g) in enumerate(zip(values.tolist(), nearest.tolist(), strict=True))
         ]
-        return Scores(values, groups=nearest.astype(np.int64), reasons=reasons, facts=_facts(signal, names))
+        facts = _facts(signal, names, why)
+        return Scores(values, groups=nearest.astype(np.int64), reasons=reasons, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -105,24 +109,27 @@ class RDSPlus:
             raise SettingsError(f"rds_plus: within = '{self.within}' is neither turns nor max.")
 
     def score(self, pool: Pool) -> Scores:
-        """Return minus the place in the order of picks; NaN for rows beyond ``pool.wanted``."""
+        """Return minus the place in the order of picks; NaN beyond ``pool.wanted``, or not shown."""
         signal = HiddenState(self.model, "weighted", self.template, self.max_tokens, self.dtype)
         ours, theirs, names, subtask = _vectors(pool, signal, self.target_by, "rds_plus")
-        wanted = min(pool.wanted, len(pool.rows))
-        places = content_places(pool.rows)
+        why = _lacking(pool, signal, ours)
+        shown = np.flatnonzero(~np.isnan(ours[:, 0]))
+        wanted = min(pool.wanted, len(shown))
+        places = content_places(pool.rows)[shown]
         tasks = []
         for group in range(len(names)):
             queries = theirs[subtask == group]
-            tasks.append(_ranked(ours, queries, places, wanted, largest=self.within == "max"))
+            lists = _ranked(ours[shown], queries, places, wanted, largest=self.within == "max")
+            tasks.append([shown[found] for found in lists])
         values = np.full(len(ours), np.nan)
         groups = np.full(len(ours), -1, dtype=np.int64)
         for rank, (row, group) in enumerate(_picks(tasks, wanted)):
             values[row], groups[row] = -rank, group
         reasons = [
-            f"pick {-v:.0f} for {names[g]}" if g >= 0 else "not reached"
-            for v, g in zip(values.tolist(), groups.tolist(), strict=True)
+            why.get(at) or (f"pick {-v:.0f} for {names[g]}" if g >= 0 else "not reached")
+            for at, (v, g) in enumerate(zip(values.tolist(), groups.tolist(), strict=True))
         ]
-        return Scores(values, groups=groups, reasons=reasons, facts=_facts(signal, names))
+        return Scores(values, groups=groups, reasons=reasons, facts=_facts(signal, names, why))
 
 
 def _check(name: str, max_tokens: int) -> None:
@@ -137,12 +144,39 @@ def _vectors(
         raise InputError(f"{name} selects for a target: name its rows with --target FILE.")
     names, subtask = subtasks(pool.target, column)
     ours, theirs = pool.signal(signal), pool.target.signal(signal)
-    return ours.astype(np.float64), theirs.astype(np.float64), names, subtask
+    shown = ~np.isnan(theirs[:, 0])
+    lacking = [part for group, part in enumerate(names) if not shown[subtask == group].any()]
+    if lacking:
+        why = why_not(
+            pool.target.rows,
+            np.flatnonzero(~shown),
+            signal.model,
+            template=signal.template,
+            max_tokens=signal.max_tokens,
+        )
+        raise InputError(
+            f"'{signal.model}' can be shown no row of the target's subtask {', '.join(lacking)}: "
+            f"{next(iter(why.values()), 'they are empty')}."
+        )
+    return ours.astype(np.float64), theirs[shown].astype(np.float64), names, subtask[shown]
 
 
-def _facts(signal: HiddenState, names: Sequence[str]) -> dict[str, str | int]:
+def _lacking(pool: Pool, signal: HiddenState, ours: NDArray[np.float64]) -> dict[int, str]:
+    """Return why rows have no vector, by place."""
+    places = np.flatnonzero(np.isnan(ours[:, 0]))
+    found = why_not(pool.rows, places, signal.model, template=signal.template, max_tokens=signal.max_tokens)
+    return {at: found.get(at, "there is nothing in it to read") for at in places.tolist()}
+
+
+def _facts(signal: HiddenState, names: Sequence[str], why: Mapping[int, str]) -> dict[str, str | int]:
     where = signal.placement()
-    return {"subtask_count": len(names), "model": signal.model, "device": where.device, "dtype": where.dtype}
+    facts: dict[str, str | int] = {
+        "subtask_count": len(names),
+        "model": signal.model,
+        "device": where.device,
+        "dtype": where.dtype,
+    }
+    return facts | ({"not_shown": len(why)} if why else {})
 
 
 def _ranked(

@@ -27,8 +27,46 @@ REASONING = (
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Each turn is written with its length and with the conversation's, so nothing shows where it stands.
 UNCUTTABLE = (
-    "{% for m in messages %}{{ messages | length }} {{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% for m in messages %}{{ messages | length }} {{ m['content'] | length }} "
+    "{{ m['content'] }}\n{% endfor %}"
+)
+# How families of models write turns that are history, reduced to what matters here.
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] | replace('assistant', 'model') }}\n"
+    "{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+MISTRAL = (  # the system prompt stands in the last turn, if that is the user's, and else nowhere
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set turns = messages[1:] %}{% else %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{% if m['role'] == 'user' %}{% if loop.last and system is defined %}"
+    "[INST] {{ system }}\n{{ m['content'] }}[/INST]{% else %}[INST] {{ m['content'] }}[/INST]{% endif %}"
+    "{% else %} {{ m['content'] | trim }}<|im_end|>{% endif %}{% endfor %}"
+)
+PHI3 = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ '<|endoftext|>' }}{% endif %}"
+)
+THOUGHT = "{% set said = m['content'].split('</think>')[-1].lstrip('\n') %}"
+QWEN3 = (
+    "{% set ns = namespace(asked=0) %}{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
+    + THOUGHT
+    + "<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.index0 > ns.asked %}<think>\n"
+    "{% if '</think>' in m['content'] %}{{ m['content'].split('</think>')[0].split('<think>')[-1] | trim }}"
+    "{% endif %}{{ '\n</think>\n\n' }}{% endif %}{{ said }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\nOPENING{% endif %}"
+)
+QWEN35 = QWEN3.replace("OPENING", "<think>\n")
+QWEN3 = QWEN3.replace("OPENING", "")
+DEEPSEEK = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% elif m['role'] == 'user' %}"
+    "<|im_start|>{{ m['content'] }}{% else %}"
+    + THOUGHT
+    + "|A|{{ said }}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}|A|<think>\n{% endif %}"
 )
 
 TURNS = (
@@ -59,8 +97,80 @@ TABLES = {
         <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
         <|im_start|> assistant Ċ |< |think |> |Ċ |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ
     """,
+    "phi3": """
+        <|im_start|> user Ċ make Ġtwo <|im_end|> Ċ
+        <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+        <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+        <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> |Ċ |<|endoftext|>
+    """,
+    "qwen3.5": """
+        <|im_start|> user Ċ make Ġtwo <|im_end|> Ċ
+        <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+        <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+        <|im_start|> assistant Ċ < think > Ċ |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ
+    """,
+    "deepseek": """
+        <|im_start|> make Ġtwo | A | |end |<|im_end|>
+        <|im_start|> what Ġnow | A | |follow |Ġme |<|im_end|>
+    """,
 }
-TEMPLATES = {"chatml": None, "llama2": LLAMA2, "zephyr": ZEPHYR, "reasoning": REASONING}
+TEMPLATES = {
+    "chatml": None,
+    "llama2": LLAMA2,
+    "zephyr": ZEPHYR,
+    "reasoning": REASONING,
+    "phi3": PHI3,
+    "qwen3.5": QWEN35,
+    "deepseek": DEEPSEEK,
+}
+SYSTEM = Message("system", "be kind")
+REASONED = (
+    TURNS[0],
+    Message("assistant", "<think>\nmore\n</think>\n\nend"),
+    TURNS[2],
+    Message("assistant", "<think>\nsay\n</think>\n\nfollow me"),
+)
+# Turns that a template moves or shortens once others follow, and a greeting that nobody asked for.
+MOVED = {
+    "chatml, greeted": (
+        None,
+        TURNS[1:],
+        """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+           <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> Ċ""",
+    ),
+    "phi3, greeted": (
+        PHI3,
+        TURNS[1:],
+        """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
+           <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> |Ċ |<|endoftext|>""",
+    ),
+    "mistral, one reply": (
+        MISTRAL, (SYSTEM, *TURNS[:2]),
+        "[ I N S T ] Ġbe Ġkind Ċ make Ġtwo [ / I N S T ] |Ġend |<|im_end|>",
+    ),
+    "mistral, two replies": (
+        MISTRAL, (SYSTEM, *TURNS),
+        """[ I N S T ] Ġmake Ġtwo [ / I N S T ] |Ġend |<|im_end|>
+           [ I N S T ] Ġbe Ġkind Ċ what Ġnow [ / I N S T ] |Ġfollow |Ġme |<|im_end|>""",
+    ),
+    "qwen3": (
+        QWEN3, REASONED,
+        """<|im_start|> user Ċ make Ġtwo <|im_end|> Ċ <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+           <|im_start|> user Ċ what Ġnow <|im_end|> Ċ <|im_start|> assistant Ċ
+           |< |think |> |Ċ |say |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ""",
+    ),
+    "qwen3.5": (
+        QWEN35, REASONED,
+        """<|im_start|> user Ċ make Ġtwo <|im_end|> Ċ <|im_start|> assistant Ċ |end |<|im_end|> Ċ
+           <|im_start|> user Ċ what Ġnow <|im_end|> Ċ <|im_start|> assistant Ċ
+           < think > Ċ |say |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ""",
+    ),
+    "deepseek": (
+        DEEPSEEK, (SYSTEM, *REASONED),
+        """be Ġkind <|im_start|> make Ġtwo | A | |end |<|im_end|>
+           <|im_start|> what Ġnow | A | |follow |Ġme |<|im_end|>""",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -88,6 +198,18 @@ def test_labels_of_a_conversation_equal_the_table_written_by_hand(
     encoded = chat.render(TURNS, tokenizer)
     assert shown(encoded, tokenizer) == by_hand(TABLES[name])
     assert encoded.trained == sum(token.startswith("|") and token != "|" for token in by_hand(TABLES[name]))
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_turns_that_a_template_moves_or_shortens_are_cut_as_the_last_reply_is_asked_for(
+    name: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    template, turns, table = MOVED[name]
+    tokenizer.chat_template = template or tokenizer.chat_template
+    encoded = chat.render(turns, tokenizer)
+    assert shown(encoded, tokenizer) == by_hand(table)
+    last = chat.render(turns, tokenizer, turns="last")
+    assert last.input_ids[: last.start] == chat.render_prompt(turns, tokenizer)
 
 
 def test_only_the_last_turn_is_labelled_when_asked(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -151,7 +273,7 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_si
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.tuples(words, words), min_size=1, max_size=3),
-    name=st.sampled_from(["chatml", "zephyr", "llama2", "alpaca", "tulu", "turns"]),
+    name=st.sampled_from([*set(TEMPLATES) - {"reasoning"}, "alpaca", "tulu", "turns"]),
     eot=st.booleans(),
 )
 def test_a_prompt_is_what_stands_before_the_labels(
@@ -191,15 +313,40 @@ def test_a_reply_ends_at_the_token_that_ended_turns_in_training(tokenizer: PreTr
 
 def test_a_template_that_cannot_be_cut_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = UNCUTTABLE
-    with pytest.raises(ModelError, match="which tokens the assistant speaks"):
+    with pytest.raises(InputError, match="which tokens the assistant speaks"):
         chat.render(TURNS, tokenizer)
 
 
-def test_a_template_that_refuses_a_role_says_so(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    row = Example("r7", (Message("system", "x"), *TURNS), {})
-    with pytest.raises(InputError, match=r"Row 'r7'.*no system role"):
-        chat.render_many([row], tokenizer)
+def test_a_row_that_cannot_be_shown_is_refused_alone_and_says_why(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = GEMMA
+    rows = [Example("a", TURNS, {}), Example("b", (SYSTEM, *TURNS), {}), Example("c", TURNS[:2], {})]
+    good, bad, other = chat.render_many(rows, tokenizer)
+    assert [good, other] == [chat.render(TURNS, tokenizer), chat.render(TURNS[:2], tokenizer)]
+    assert (bad.input_ids, bad.labels, bad.trained) == ([], [], 0)
+    assert "System role not supported" in bad.refused
+    assert bad.lacks(64) == bad.refused
+    assert good.lacks(64) == good.refused == ""
+    for show in (chat.render, chat.render_prompt):
+        with pytest.raises(InputError, match="System role not supported"):
+            show((SYSTEM, *TURNS), tokenizer)
+    (cut,) = chat.render_many(rows[:1], tokenizer, max_tokens=5)
+    assert cut.lacks(5) == "no response within 5 tokens"
+
+
+def test_a_row_that_the_tokenizer_cannot_read_is_refused_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import TokenizersBackend
+
+    words = ["make", "two", "end", "</s>"]
+    raw = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}))  # and no token for the unknown
+    raw.pre_tokenizer = WhitespaceSplit()
+    strict = TokenizersBackend(tokenizer_object=raw, eos_token="</s>")
+    rows = [Example("a", TURNS[:2], {}), Example("b", TURNS[2:], {})]
+    good, bad = chat.render_many(rows, strict, template="turns")
+    assert (good.trained, good.refused) == (2, "")
+    assert "tokenizer cannot read it" in bad.refused
 
 
 def test_a_tokenizer_without_end_token_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:

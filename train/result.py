@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dfilter import models
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, DFilterError, FolderError
@@ -259,7 +261,8 @@ def choose_epoch(out: Path, evaluator: Evaluator, seed: int) -> dict[str, Any]:
     for folder in sorted((out / "epochs").glob("epoch-*")):
         found = evaluator.evaluate(folder, seed=seed)
         better = 1.0 if found.higher_is_better else -1.0
-        scores[folder.name] = float(found.values.mean())
+        known = found.values[~np.isnan(found.values)]  # a prompt that cannot be shown has no value
+        scores[folder.name] = float(known.mean()) if len(known) else math.nan
     finite = {name: score for name, score in scores.items() if math.isfinite(score)}
     if not finite:
         raise CheckError(

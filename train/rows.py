@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,6 +33,7 @@ class Rows:
         offsets: (rows + 1,) int64, where each row begins.
         trained: (rows,) int64, labelled tokens that are predicted.
         skipped: ids of rows left out because nothing in them is labelled.
+        because: how many were left out for which reason.
     """
 
     ids: NDArray[np.int32]
@@ -39,6 +41,7 @@ class Rows:
     offsets: NDArray[np.int64]
     trained: NDArray[np.int64]
     skipped: tuple[str, ...] = ()
+    because: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.trained)
@@ -62,44 +65,50 @@ def encode(
     template: Template,
     eot: bool,
     max_tokens: int,
-    unlabelled: Literal["refuse", "skip"] = "refuse",
+    unlabelled: Literal["refuse", "skip"] = "skip",
 ) -> Rows:
     """Tokenize rows and label what the assistant says.
 
     Raises:
-        InputError: there are no rows, or a row has no labelled token and ``unlabelled`` is "refuse".
+        InputError: no row has a labelled token, or one has none and ``unlabelled`` is "refuse".
     """
     ids: list[NDArray[np.int32]] = []
     labels: list[NDArray[np.int32]] = []
     trained: list[int] = []
-    masked: list[str] = []
+    lost: dict[str, str] = {}
     for start in range(0, len(rows), CHUNK):
         part = [rows[at] for at in range(start, min(start + CHUNK, len(rows)))]
         found = render_many(part, tokenizer, template=template, eot=eot, max_tokens=max_tokens)
         for row, encoded in zip(part, found, strict=True):
             if not encoded.trained:
-                masked.append(row.id)
+                lost[row.id] = encoded.lacks(max_tokens)
                 continue
             ids.append(np.array(encoded.input_ids, np.int32))
             labels.append(np.array(encoded.labels, np.int32))
             trained.append(encoded.trained)
-    _refuse(masked, len(trained), max_tokens, unlabelled)
+    if not trained or (lost and unlabelled == "refuse"):
+        raise _nothing_in(lost, len(trained))
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
     return Rows(
-        np.concatenate(ids), np.concatenate(labels), offsets, np.array(trained, np.int64), tuple(masked)
+        np.concatenate(ids),
+        np.concatenate(labels),
+        offsets,
+        np.array(trained, np.int64),
+        tuple(lost),
+        dict(Counter(lost.values())),
     )
 
 
-def _refuse(masked: list[str], usable: int, max_tokens: int, unlabelled: str) -> None:
-    if not masked and not usable:
-        raise InputError("There are no rows to train on.")
-    if masked and (unlabelled == "refuse" or not usable):
-        shown = ", ".join(f"'{name}'" for name in masked[:NAMED]) + (", …" if len(masked) > NAMED else "")
-        raise InputError(
-            f"{len(masked)} of {len(masked) + usable} rows have no token to learn from within {max_tokens} "
-            f"tokens, because the prompt fills them or the response is empty: {shown}. "
-            "Leave these rows out, raise max_tokens, or set unlabelled = 'skip'."
-        )
+def _nothing_in(lost: Mapping[str, str], usable: int) -> InputError:
+    """Return the error of rows without a labelled token, with ids and reasons."""
+    if not lost:
+        return InputError("There are no rows to train on.")
+    shown = ", ".join(f"'{name}'" for name in list(lost)[:NAMED]) + (", …" if len(lost) > NAMED else "")
+    why = "; ".join(f"{count:,}: {reason}" for reason, count in Counter(lost.values()).most_common())
+    return InputError(
+        f"{len(lost):,} of {len(lost) + usable:,} rows have no token to learn from ({why}): {shown}. "
+        "Leave these rows out, raise max_tokens, choose another template, or set unlabelled = 'skip'."
+    )
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
 
 from dfilter import chat, models, registry
 from dfilter.errors import ModelError, SettingsError
@@ -24,7 +27,14 @@ from dfilter.identity import (
 from dfilter.train import result
 from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
+from dfilter.train.screen import TrainedTokens
 from dfilter.types import EvalResult, Evaluator, Example, Json
+from dfilter.window import window_of
+
+if TYPE_CHECKING:
+    from dfilter.pool import Pool
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,9 @@ class FineTune:
             order. None: 1,024 on a CPU, 16,384 on a GPU.
         gradient_checkpointing: recompute activations instead of keeping them.
         save_moments: write Adam's moments by parameter name beside every model that is kept.
-        unlabelled: what to do with rows that hold no token to learn from.
+        unlabelled: "skip" leaves out rows that hold no token to learn from, because the template or the
+            tokenizer cannot show them or their prompt fills the window, and names them in
+            ``training.json``; "refuse" trains on all rows or none.
         choose: takes the best of the kept epochs as the result, by its mean value on a development
             set; an evaluator, or a table with the name and settings of a registered one.
         checkpoint_minutes: between two checkpoints; there is one at every epoch's end too.
@@ -94,12 +106,12 @@ class FineTune:
     micro_tokens: Annotated[int | None, ANYHOW] = None
     gradient_checkpointing: Annotated[bool, ANYHOW] = False
     save_moments: bool = False
-    unlabelled: Literal["refuse", "skip"] = "refuse"
+    unlabelled: Literal["refuse", "skip"] = "skip"
     choose: Choice | Evaluator | None = None
     checkpoint_minutes: Annotated[float, ANYHOW] = 10.0
     checkpoint_steps: Annotated[int | None, ANYHOW] = None
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 trained beyond the model's window
 
     def __post_init__(self) -> None:
         """Refuse two budgets, a budget of nothing, and what no recipe has."""
@@ -126,7 +138,7 @@ class FineTune:
             seed: of the order of rows, the adapter's start and dropout.
 
         Raises:
-            InputError: rows with nothing to learn from.
+            InputError: no row with a token to learn from, or one without where these are refused.
             CheckError: a loss, gradient or weight that is not finite.
             ModelError: the model cannot be found, loaded, padded or ended.
             FolderError: ``out`` holds another training.
@@ -136,6 +148,8 @@ class FineTune:
         plan, encoded = self.plan(rows, seed=seed)
         if result.claim(out, plan):
             return out
+        if encoded.skipped:
+            log.warning("%d of %d rows are left out: %s.", len(encoded.skipped), len(rows), encoded.because)
         summary = _run(self, plan, encoded, out)
         if result.is_main():
             if self.choose is not None and (out / "epochs").is_dir():
@@ -168,22 +182,15 @@ class FineTune:
         """
         files = models.resolve(self.model)
         made = recipe(self.recipe, models.count_parameters(files.path), self.overrides)
-        tokenizer = models.load_tokenizer(files.path)
-        template, eot = chat.style(tokenizer, template=self.template, eot=made.eot, base=made.base_template)
-        if eot:
-            if made.method == "lora" and chat.eot_id(tokenizer) is None:
-                raise SettingsError(
-                    f"'{self.model}' has no end-of-turn token, and an adapter cannot learn a new one. "
-                    "Set the recipe's eot to false, or its method to 'full'."
-                )
-            chat.add_eot(tokenizer)
+        shown = self._shown(made)
+        tokenizer = shown.tokenizer()
         chat.special_ids(tokenizer)
         encoded = encode(
             rows,
             tokenizer,
-            template=template,
-            eot=eot,
-            max_tokens=made.max_tokens,
+            template=shown.template,
+            eot=shown.eot,
+            max_tokens=shown.max_tokens,
             unlabelled=self.unlabelled,
         )
         steps = steps_for(
@@ -200,8 +207,8 @@ class FineTune:
             recipe_name=self.recipe,
             recipe=made,
             settings=bare(settings_identity(self)) | {"version": self.version},
-            template=template,
-            eot=eot,
+            template=shown.template,
+            eot=shown.eot,
             dtype=models.fast_dtype() if self.dtype == "auto" else self.dtype,
             seed=seed,
             rows=len(encoded),
@@ -211,6 +218,28 @@ class FineTune:
             input_tokens=int(encoded.offsets[-1]),
             labelled_tokens=int(encoded.trained.sum()),
         ), encoded
+
+    def screen(self, pool: Pool) -> Mapping[int, str]:
+        """Return the rows that it could learn nothing from, by place, and why; no weight is loaded."""
+        files = models.resolve(self.model)
+        made = recipe(self.recipe, models.count_parameters(files.path), self.overrides)
+        shown = self._shown(made)
+        places = np.flatnonzero(pool.signal(shown) == 0)
+        found = shown.encode(pool.rows.take(places)) if len(places) else []
+        return {at: row.lacks(shown.max_tokens) for at, row in zip(places.tolist(), found, strict=True)}
+
+    def _shown(self, made: Recipe) -> TrainedTokens:
+        """Return how rows are shown to the model."""
+        tokenizer = models.load_tokenizer(self.model)
+        template, eot = chat.style(tokenizer, template=self.template, eot=made.eot, base=made.base_template)
+        if eot and made.method == "lora" and chat.eot_id(tokenizer) is None:
+            raise SettingsError(
+                f"'{self.model}' has no end-of-turn token, and an adapter cannot learn a new one. "
+                "Set the recipe's eot to false, or its method to 'full'."
+            )
+        return TrainedTokens(
+            self.model, template, eot, min(made.max_tokens, window_of(self.model, tokenizer))
+        )
 
 
 # Small pieces pad little and stay in a CPU's cache; a GPU wants to be filled.
@@ -265,7 +294,8 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
         running.train(resume_from_checkpoint=str(latest) if latest else None)
         loop.refuse_nan(running.model)
         keep.write_into(running, out)
-        return result.figures(running.state.log_history, running.args.device.type, plan)
+        found = result.figures(running.state.log_history, running.args.device.type, plan)
+        return found | ({"skipped_because": dict(rows.because)} if rows.because else {})
 
 
 def _load(plan: result.Plan) -> tuple[Any, Any, Any]:

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from dfilter.cutting import template_text
 from dfilter.digests import json_digest
+from dfilter.errors import InputError
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.reported import Reported
-from dfilter.turns import apply_template
 from dfilter.types import Json
+from dfilter.window import window
 
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
@@ -29,7 +31,7 @@ OPENING = "Score: 4"  # the digit is taken off again: some tokenizers join it to
 TOPS = 20
 CHUNK = 64  # requests looked up, sorted by length and committed together
 TOKENS = 4096  # tokens in one pass through the model, padding included
-LONGEST = 4096  # a longer prompt is cut in the middle of its tokens
+LONGEST = 4096  # a longer prompt, or one longer than the model's window, is cut in the middle of its tokens
 
 
 class LocalSession:
@@ -144,9 +146,15 @@ class LocalSession:
             model, tokenizer = load_causal(self.server.local, dtype=fast_dtype())
             self._model = (model, tokenizer)
         model, tokenizer = self._model
-        ids = [_prompt_ids(tokenizer, request) for request in requests]
-        order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        ids: list[list[int]] = [[] for _ in requests]
         bodies = [""] * len(ids)
+        longest = min(LONGEST, window(model.config, tokenizer))
+        for at, request in enumerate(requests):
+            try:
+                ids[at] = _prompt_ids(tokenizer, request, longest)
+            except InputError as error:
+                bodies[at] = _refusal(self.server.model, str(error))
+        order = sorted((at for at in range(len(ids)) if ids[at]), key=lambda i: (len(ids[i]), i))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         for group in _groups(order, ids):
             width = max(len(ids[i]) for i in group)
@@ -169,15 +177,15 @@ class LocalSession:
         return bodies
 
 
-def _prompt_ids(tokenizer: Any, request: Request) -> list[int]:
+def _prompt_ids(tokenizer: Any, request: Request, longest: int) -> list[int]:
     if tokenizer.chat_template:
-        text = apply_template(request.messages, tokenizer, opening=True)
+        text = template_text(request.messages, tokenizer, opening=True)
         ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"][:-1]
     else:
         text = "\n\n".join(m["content"] for m in request.messages)
         ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"][:-1]
-    if len(ids) > LONGEST:
-        ids = [*ids[: LONGEST // 2], *ids[len(ids) - LONGEST // 2 :]]
+    if len(ids) > longest:
+        ids = [*ids[: longest // 2], *ids[len(ids) - longest // 2 :]]
     return list(ids)
 
 
@@ -201,10 +209,17 @@ def _body(model: str, tops: Sequence[tuple[str, float]], size: int) -> str:
     return json.dumps({"model": model, "choices": [choice], "usage": usage})
 
 
+def _refusal(model: str, reason: str) -> str:
+    """Return what a server sends when the model declines."""
+    message = {"role": "assistant", "content": None, "refusal": reason}
+    return json.dumps({"model": model, "choices": [{"message": message, "finish_reason": "stop"}]})
+
+
 def _understood(request: Request, body: str, reader: Reader, latency: float) -> Stored:
     reply = read_body(body)
     reading = reader.read(reply)
+    why = reply.refusal or reading.reason
     return Stored(
-        request.key, reading.status, reading.value, reading.mass, reading.reason, reader.name, body,
+        request.key, reading.status, reading.value, reading.mass, why, reader.name, body,
         reply.model, reply.input_tokens, reply.output_tokens, 0.0, latency,
     )  # fmt: skip

@@ -22,6 +22,7 @@ class Known:
     def __init__(self, prompted: list[float], alone: list[float]) -> None:
         self.losses = np.zeros(len(prompted), dtype=LOSSES)
         self.losses["prompted"], self.losses["alone"] = prompted, alone
+        self.rows = Dataset.from_rows([example(at, "word", "answer") for at in range(len(prompted))])
 
     def signal(self, _: object) -> Any:
         return self.losses
@@ -35,7 +36,7 @@ PROMPTED, ALONE = [1.0, 2.0, 3.0, float("nan")], [2.0, 2.5, 3.0, float("nan")]
 
 
 def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> None:
-    scores = IFD().score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    scores = IFD("tiny").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
     np.testing.assert_allclose(scores.values, [0.5, 0.8, np.nan, np.nan])
     assert scores.reasons == [
         "ratio 0.500",
@@ -48,19 +49,19 @@ def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> Non
 
 
 def test_superfilter_divides_perplexities() -> None:
-    scores = IFD(definition="superfilter").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    scores = IFD("tiny", definition="superfilter").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
     np.testing.assert_allclose(scores.values, [np.exp(-1), np.exp(-0.5), np.nan, np.nan])
 
 
 def test_direction_and_cut_are_settings() -> None:
-    lowest = IFD(keep="lowest", cut=0.0).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    lowest = IFD("tiny", keep="lowest", cut=0.0).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
     np.testing.assert_allclose(lowest.values, [-0.5, -0.8, -1.0, np.nan])
-    tighter = IFD(cut=0.8).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
+    tighter = IFD("tiny", cut=0.8).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
     np.testing.assert_allclose(tighter.values, [0.5, np.nan, np.nan, np.nan])
 
 
 def test_a_response_that_costs_nothing_alone_has_no_loss_ratio() -> None:
-    scores = IFD(cut=0.0).score(Known([1.0], [0.0]))  # type: ignore[arg-type]
+    scores = IFD("tiny", cut=0.0).score(Known([1.0], [0.0]))  # type: ignore[arg-type]
     assert np.isnan(scores.values).all()
 
 

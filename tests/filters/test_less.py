@@ -215,7 +215,7 @@ def test_rows_without_a_usable_gradient_abstain_alone(checkpoints: tuple[str, ..
     scores = made(checkpoints, max_tokens=128).score(pool)
     assert np.flatnonzero(np.isnan(scores.values)).tolist() == [2]
     assert scores.reasons is not None
-    assert scores.reasons[2] == "nothing to learn from within 128 tokens"
+    assert scores.reasons[2] == "no response within 128 tokens"
     lengths = np.array([1.0, np.nan, 0.0, np.inf], dtype=np.float32)
     assert unusable(lengths).tolist() == [0, 1, 2, 3]
 

@@ -46,12 +46,13 @@ def test_rows_without_a_token_to_learn_from_are_named(rows: list[Example]) -> No
     with pytest.raises(
         InputError, match=r"7 of 31 rows .* 64 tokens.*'long0', 'long1', 'long2', 'long3', 'long4', …"
     ):
-        encode([*rows, *long], tokenizer, template="auto", eot=False, max_tokens=64)
-    kept = encode([*rows, *long], tokenizer, template="auto", eot=False, max_tokens=64, unlabelled="skip")
+        encode([*rows, *long], tokenizer, template="auto", eot=False, max_tokens=64, unlabelled="refuse")
+    kept = encode([*rows, *long], tokenizer, template="auto", eot=False, max_tokens=64)
     assert len(kept) == len(rows)
     assert kept.skipped == tuple(row.id for row in long)
+    assert kept.because == {"no response within 64 tokens": 7}
     with pytest.raises(InputError, match="7 of 7 rows"):
-        encode(long, tokenizer, template="auto", eot=False, max_tokens=64, unlabelled="skip")
+        encode(long, tokenizer, template="auto", eot=False, max_tokens=64)
     with pytest.raises(InputError, match="no rows"):
         encode([], tokenizer, template="auto", eot=False, max_tokens=64)
 

@@ -246,14 +246,17 @@ def test_less_keeps_every_epoch_with_named_moments_and_its_mean_rate(
 class Development:
     """An evaluator whose opinion of each epoch is given."""
 
-    def __init__(self, values: dict[str, float], higher_is_better: bool = True) -> None:
+    def __init__(self, values: dict[str, float], higher_is_better: bool = True, missing: int = 0) -> None:
         self.values = values
         self.higher_is_better = higher_is_better
+        self.missing = missing
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         models.load_causal(model, device="cpu")  # a kept epoch is a whole model
-        value = self.values[model.name]
-        return EvalResult(("p",), np.array([value]), "grade", self.higher_is_better)
+        values = [self.values[model.name], *[math.nan] * self.missing]
+        return EvalResult(
+            [str(at) for at in range(len(values))], np.array(values), "grade", self.higher_is_better
+        )
 
 
 def test_lima_chooses_the_epoch_that_the_development_set_prefers(rows: list[Example], tmp_path: Path) -> None:
@@ -274,6 +277,8 @@ def test_lima_chooses_the_epoch_that_the_development_set_prefers(rows: list[Exam
     tie = {"epoch-02": math.nan, "epoch-03": 2.0, "epoch-04": 2.0}
     for values, higher, best in ((opinion, False, "epoch-02"), (tie, True, "epoch-03")):
         assert result.choose_epoch(out, Development(values, higher), 0)["chosen"] == best
+        lacking = Development(values, higher, missing=1)  # a prompt that cannot be shown has no value
+        assert result.choose_epoch(out, lacking, 0)["chosen"] == best
         assert holds() == [best]
 
 

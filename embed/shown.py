@@ -1,0 +1,62 @@
+"""Why a model has no value for a row: what its template, its window or its tokenizer cannot show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from dfilter.chat import Template, render_many, style
+from dfilter.errors import InputError
+from dfilter.models import load_tokenizer
+from dfilter.window import window_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dfilter.data.dataset import Dataset
+
+
+def why_not(
+    rows: Dataset,
+    places: NDArray[np.int64],
+    model: str,
+    *,
+    template: Template,
+    max_tokens: int,
+    base: Template = "alpaca",
+) -> dict[int, str]:
+    """Return why the rows at ``places`` have no value, by place; those that can be shown are left out.
+
+    The few rows are rendered once more, which spares every value in the store a reason.
+
+    Args:
+        rows: all rows.
+        places: (m,) those without a value.
+        model: whose template, window and tokenizer; no weight is read.
+        template: as the rows were shown.
+        max_tokens: as the rows were cut.
+        base: what a model without a template of its own takes.
+
+    Raises:
+        InputError: no row at all can be shown.
+    """
+    if not len(places):
+        return {}
+    tokenizer = load_tokenizer(model)
+    limit = min(max_tokens, window_of(model, tokenizer))
+    shown, eot = style(tokenizer, template=template, base=base)
+    found = render_many(rows.take(places), tokenizer, template=shown, eot=eot, max_tokens=limit)
+    reasons = {at: row.lacks(limit) for at, row in zip(places.tolist(), found, strict=True)}
+    if len(places) == len(rows) and all(reasons.values()):
+        raise none_shown(model, list(reasons.values()))
+    return {at: reason for at, reason in reasons.items() if reason}
+
+
+def none_shown(model: str, reasons: list[str]) -> InputError:
+    """Return the error of rows of which a model can be shown none, with the most frequent reason."""
+    (often, count), *_ = Counter(reasons).most_common(1)
+    return InputError(
+        f"'{model}' can be shown none of {len(reasons):,} rows; of {count:,}: {often}. Choose another model, "
+        "the template alpaca, tulu or turns, or more tokens."
+    )
