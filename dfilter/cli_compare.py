@@ -100,10 +100,12 @@ def compare(
 @click.command(cls=Command)
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--format", "style", type=click.Choice(STYLES), default="table", show_default=True)
-@click.option("--strategies", help="Only these, with commas; random, longest and full stay.")
-@click.option("--keep", help="Only these budgets, with commas.")
+@click.option("--strategies", help="Show only these, with commas; random, longest and full stay.")
+@click.option("--keep", help="Show only these budgets, with commas.")
 def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, keep: str | None) -> None:
-    """Print the table of a comparison again, filtered, or merged over folders of one protocol.
+    """Print the table of a comparison again, or one over several folders of one protocol.
+
+    What is not shown still belongs to the table: p and verdicts stay as they are.
 
     FOLDERS may be logs of elsewhere too: CSV, JSONL or JSON files (or folders of them) with one value of
     one prompt a row. Columns: strategy, prompt, value; where they say anything, budget, seed, metric,
@@ -130,15 +132,18 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
 
     cells = read_all(folders)
     margin = recorded_margin(folders)
-    _print_board(None, only(cells, _list(strategies), _list(keep)), margin, style)
+    shown = only(cells, _list(strategies), _list(keep)) if strategies or keep else None
+    _print_board(None, cells, margin, style, shown)
 
 
-def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any) -> None:
-    """Print the table; with a folder, write it there in every form too."""
+def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any, shown: Any = None) -> None:
+    """Print the table, or the rows of the cells ``shown``; with a folder, write it in every form too."""
     from dfilter.leaderboard import leaderboard as make
     from dfilter.store.disk import disk_errors, write_text
 
     board = make(cells, margin=margin)
+    if shown is not None:
+        board = board.showing((cell.strategy, cell.budget) for cell in shown)
     if out is not None:
         with disk_errors(out):
             for suffix in ("json", "md", "csv"):

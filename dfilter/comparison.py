@@ -424,7 +424,7 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
 
 
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
-    """Return the cells of some strategies and budgets, with the references of their sizes."""
+    """Return the cells of some strategies and budgets, with the references of their sizes, to be shown."""
     wanted = [c for c in cells if not labels or c.strategy in {*labels, *REFERENCES}]
     sizes = {*budgets, *(c.against for c in cells if c.against and c.budget in budgets), "full"}
     return [c for c in wanted if not budgets or c.budget in sizes]

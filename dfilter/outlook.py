@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import CELL
-from dfilter.leaderboard.power import TYPICAL, plans, smallest_difference
+from dfilter.leaderboard.power import TYPICAL, Family, plans, smallest_difference
+from dfilter.leaderboard.verdicts import VERDICT_SEEDS
 from dfilter.places import UNKNOWN, Place, Size, lay_out
 from dfilter.plaintext import shown_lines
 from dfilter.pool import Pool
@@ -203,23 +205,27 @@ def _judging(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
 
 def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
     plan = setting.plan
-    comparisons = max(1, len([g for g in found if g.label not in {"random", "full"}]))
+    sizes = Counter(g.budget for g in found if g.label not in {"random", "full"})
+    verdicts = sizes.total() * len(setting.evaluations)
     for entry in setting.evaluations:
-        noise = TYPICAL.get(KINDS.get(entry.kind, ""))
-        prompts = _prompts(entry)
-        if noise is None or prompts < 2:
+        kind = KINDS.get(entry.kind, "")
+        noise, prompts = TYPICAL.get(kind), _prompts(entry)
+        if noise is None or prompts < 2 or not verdicts or all(g.label != "random" for g in found):
             continue
-        verdicts = "1 verdict" if comparisons == 1 else f"{comparisons} verdicts"
-        reach = smallest_difference(noise, plan.seeds, prompts, comparisons=comparisons)
-        yield (
-            f"{entry.name}: {prompts:,} prompts and {plan.seeds} seeds find a difference of {reach:.3g} "
-            f"({KINDS[entry.kind]}) with 80% power, at usual noise and {verdicts}"
-        )
+        parity = entry.kind == "pairwise" and entry.settings.get("against", "random") == "random"
+        family = Family(verdicts, min(sizes.values()), parity=parity)
+        reach = smallest_difference(noise, max(plan.seeds, VERDICT_SEEDS), prompts, family)
+        if plan.seeds >= VERDICT_SEEDS:
+            table = "1 verdict" if verdicts == 1 else f"{verdicts} verdicts"
+            yield (
+                f"{entry.name}: {prompts:,} prompts and {plan.seeds} seeds find a difference of {reach:.3g} "
+                f"({kind}) with 80% power, at usual noise and {table}"
+            )
         effect = plan.margin or reach / 2
-        for option in plans(effect, noise, comparisons=comparisons):
+        for option in plans(effect, noise, family=family):
             need = f"{option.prompts:,} prompts" if option.prompts else "more prompts than 100,000"
             yield f"  a difference of {effect:.3g} needs {need} with {option.seeds} seeds"
-    if plan.seeds < 3:
+    if plan.seeds < VERDICT_SEEDS:
         yield "Fewer than three seeds: the table will have intervals, and no verdicts"
 
 

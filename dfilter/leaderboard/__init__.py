@@ -3,7 +3,11 @@
 cells       one trained model of a comparison, read from and written to its folder
 logs        values that were published elsewhere, as cells; logrows is their form
 statistics  the estimators: two-way variance, Holm, equivalence, intervals
-measured    what a set of cells says about one evaluation; differences between two sets
+measured    what a set of cells says about one evaluation
+differences two sets on the same prompts and seeds, and all that a difference is tested against
+decision    the test that decides: interval, p and what it takes to be found, in one
+flips       chance alone, where prompts are few or take few values
+reach       what a table's test could have found
 panel       all strategies of one evaluation, and their ranks
 verdicts    better, worse, equivalent, inconclusive, over the whole table
 board       the leaderboard of all that, with one sentence on top; table prints it

@@ -7,6 +7,7 @@ shown is called inconclusive, never "no difference".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
-from dfilter.leaderboard.cells import same_protocol, same_strategies
-from dfilter.leaderboard.measured import estimate
-from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
-from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
+from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
+from dfilter.leaderboard.measured import Measured, estimate, no_value
+from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
+from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
 from dfilter.llm.families import shared_family
 from dfilter.plaintext import shown_all, shown_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dfilter.leaderboard.cells import Cell
     from dfilter.types import Json
@@ -47,7 +48,11 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The table, and the sentence above it."""
+    """The table, and the sentence above it.
+
+    ``shown`` names the strategies and budgets whose rows are printed, where not all are. What is hidden
+    still belongs to the table: its tests count in every p.
+    """
 
     rows: tuple[Row, ...]
     metrics: tuple[Metric, ...]
@@ -56,6 +61,31 @@ class Leaderboard:
     notes: tuple[str, ...]
     failed: tuple[str, ...]
     protocol: Mapping[str, Json]
+    shown: tuple[Key, ...] | None = None
+
+    @property
+    def visible(self) -> tuple[Row, ...]:
+        """The rows that are printed."""
+        if self.shown is None:
+            return self.rows
+        return tuple(row for row in self.rows if (row.strategy, row.budget) in self.shown)
+
+    @property
+    def hidden(self) -> int:
+        """How many rows are not printed."""
+        return len(self.rows) - len(self.visible)
+
+    def showing(self, keys: Iterable[Key]) -> Leaderboard:
+        """Return the same table with the rows of these strategies and budgets printed alone.
+
+        Raises:
+            InputError: none is left.
+        """
+        made = replace(self, shown=tuple(dict.fromkeys(keys)))
+        if not made.visible:
+            held = ", ".join(dict.fromkeys(f"{row.strategy} at {row.budget}" for row in self.rows))
+            raise InputError(f"No row of the table is left to show; it holds {held}.")
+        return made
 
     def render(self, style: Format = "table", width: int = 120) -> str:
         """Return the table as text of at most ``width`` columns, Markdown, CSV or JSON."""
@@ -80,7 +110,8 @@ def leaderboard(
     """Compare the cells of one protocol.
 
     Args:
-        cells: every cell of the comparison, the failed ones too.
+        cells: every cell of the comparison, or of several of one protocol, the failed ones too. What
+            occurs in two of them counts once.
         margin: a difference within ± this is too small to matter (in the metric's unit; 0.02 is two
             points of a rate). It must be fixed before the results are seen. Without it nothing is
             called equivalent or non-inferior.
@@ -90,7 +121,7 @@ def leaderboard(
 
     Raises:
         InputError: no cell has a result.
-        FolderError: the cells followed different protocols.
+        FolderError: the cells followed different protocols, or contradict each other.
         SettingsError: the margin is not positive.
     """
     if margin is not None and not margin > 0:
@@ -100,6 +131,7 @@ def leaderboard(
         raise InputError(f"No cell has a result yet. {reasons}".strip())
     same_protocol(cells)
     same_strategies(cells)
+    cells = merged(cells)
     names = list(dict.fromkeys(name for cell in cells for name in cell.results))
     panels = [gather(name, cells) for name in names]
     drafts: list[Draft] = []
@@ -125,26 +157,42 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
     for key, measured in panel.measured.items():
         value, _ = estimate(measured)
         if value is None:
+            drafts.append(Draft(_blank(panel, key, measured), panel, None, None, tested=False))
             continue
         against = None if key[0] == "full" else panel.minus(key, reference)
         longest, full = panel.minus(key, "longest"), panel.minus(key, "full")
         row = Row(
-            panel.metric.name,
-            *key,
-            measured.seeds,
-            any(cell.short for cell in panel.cells[key]),
-            _figures(panel.cells[key]),
-            max((cell.contaminated.get(panel.metric.name, 0) for cell in panel.cells[key]), default=0),
-            value,
-            against.estimate if against else None,
-            longest.estimate if longest and key[0] != "full" else None,
-            full.estimate if full else None,
+            value=value,
+            random=against.estimate if against else None,
+            longest=longest.estimate if longest and key[0] != "full" else None,
+            full=full.estimate if full else None,
             ranks=places.get(key),
+            reason=without_verdict(against) if against else "",
+            **_of_cells(panel, key),
             **judged(panel, key, replicates),
         )
-        tested = against is not None and against.way is not None and against.estimate.seeds >= VERDICT_SEEDS
+        tested = against is not None and against.estimate.seeds >= VERDICT_SEEDS
         drafts.append(Draft(row, panel, against, full, tested))
     return drafts
+
+
+def _blank(panel: Panel, key: Key, measured: Measured) -> Row:
+    """Return the row of a strategy that has no value, with the reason."""
+    value, reason = no_value(measured)
+    return Row(**_of_cells(panel, key), value=value, reason=reason)
+
+
+def _of_cells(panel: Panel, key: Key) -> dict[str, Any]:
+    cells = panel.cells[key]
+    return {
+        "metric": panel.metric.name,
+        "strategy": key[0],
+        "budget": key[1],
+        "seeds": panel.measured[key].seeds,
+        "short": any(cell.short for cell in cells),
+        "figures": _figures(cells),
+        "contaminated": max((cell.contaminated.get(panel.metric.name, 0) for cell in cells), default=0),
+    }
 
 
 def _figures(cells: Sequence[Cell]) -> dict[str, float]:
@@ -160,7 +208,8 @@ def _order(names: list[str], cells: Sequence[Cell], panels: list[Panel]) -> Any:
     def key(row: Row) -> tuple[Any, ...]:
         place = len(budgets) if row.strategy == "full" else budgets.index(row.budget)
         best_first = -row.value.value if up[row.metric] else row.value.value
-        return names.index(row.metric), place, best_first, row.strategy
+        missing = bool(np.isnan(best_first))
+        return names.index(row.metric), place, missing, 0.0 if missing else best_first, row.strategy
 
     return key
 
@@ -200,9 +249,16 @@ def _notes(
                 f"{panel.metric.name}: Krippendorff's alpha between the judges is {panel.metric.alpha:.2f}."
             )
         notes += [f"{panel.metric.name}: {warning}." for warning in _families(panel, cells)]
+        notes += [f"{panel.metric.name}: {note}." for note in panel.notes]
+        valued = [r for r in mine if np.isfinite(r.value.value)]
+        notes += [
+            f"{panel.metric.name}: {r.strategy} at {r.budget} has no value: {r.reason}."
+            for r in mine
+            if r not in valued
+        ]
         missing = {
             f"{r.strategy} at {r.budget}"
-            for r in mine
+            for r in valued
             if r.random is None and r.strategy not in {reference, "full"}
         }
         if missing:
@@ -238,10 +294,12 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
     where = f"on {metric.label}" + (" (a proxy, not quality)" if metric.proxy else "")
     if not rows:
         return f"{where}, nothing could be compared with {reference}"
-    seeds = min(r.random.seeds for r in rows if r.random)
-    if not any(r.verdict for r in rows):
-        runs = "one training seed allows" if seeds == 1 else f"{seeds} training seeds allow"
-        return f"{where}, {runs} intervals but no verdicts (three are needed)"
+    without = {
+        reason: [r for r in rows if r.reason == reason] for reason in dict.fromkeys(r.reason for r in rows)
+    }
+    without.pop("", None)
+    if len(without) == 1 and not any(r.verdict for r in rows):
+        return f"{where}, {next(iter(without))}"
     said = []
     for word, phrase in (
         ("better", f"better than {reference} of the same size"),
@@ -253,9 +311,13 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
         if found:
             names = [_named(r, metric, several, sized=word in {"better", "worse"}) for r in found]
             said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {phrase}")
-    open_rows = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
-    if any(open_rows):
-        said[-1] += f" (differences under {amount(max(open_rows), metric)} could stay unseen)"
+    reach = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
+    if reach and max(reach) == math.inf:
+        said[-1] += " (with so few prompts hardly any difference would be seen)"
+    elif reach and math.isfinite(max(reach)):
+        said[-1] += f" (differences under {amount(max(reach), metric)} could stay unseen)"
+    for reason, found in without.items():
+        said.append(f"of {_listed([_named(r, metric, several, sized=False) for r in found])}, {reason}")
     return f"{where}, {_listed(said)}"
 
 

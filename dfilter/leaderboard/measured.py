@@ -1,24 +1,16 @@
-"""From results to estimates: seed-by-prompt tables, and the differences between two of them."""
+"""From results to estimates: seed-by-prompt tables, and what each says by itself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.leaderboard.statistics import (
-    ONE_SEED,
-    TwoWay,
-    detectable,
-    interval,
-    rate_interval,
-    square_and_add,
-    two_way,
-)
+from dfilter.leaderboard.statistics import ONE_SEED, TwoWay, interval, rate_interval, two_way, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +36,9 @@ class Estimate:
         seeds: training seeds.
         prompts: prompts used; those that lack a value in any seed are left out.
         excluded: prompts left out.
-        detectable: smallest true difference that would be found with a probability of 80%.
+        detectable: smallest true difference that the table's test finds with a probability of 80%, the
+            other strategies being like the reference; infinite where so few prompts find none, NaN where
+            there is no test.
         method: how the interval was made.
     """
 
@@ -148,100 +142,61 @@ def complete(*tables: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def estimate(measured: Measured) -> tuple[Estimate | None, TwoWay | None]:
-    """Estimate a strategy's own value; none when no prompt has a value."""
+    """Estimate a strategy's own value; none when no prompt has a value in every seed."""
     keep = complete(measured.values)
     labels = [label for label, kept in zip(measured.clusters, keep, strict=True) if kept]
-    return _estimate(measured.values[:, keep], labels, int((~keep).sum()), rate=measured.rate)
+    return estimate_table(measured.values[:, keep], labels, int((~keep).sum()), rate=measured.rate)
 
 
-def _estimate(
+def no_value(measured: Measured) -> tuple[Estimate, str]:
+    """Return the estimate of what has none, and why it has none."""
+    gap, (k, n) = math.nan, measured.values.shape
+    made = Estimate(gap, gap, gap, gap, gap, k, 0, n, gap, "no value")
+    seeds = "its one seed" if k == 1 else f"any of its {k} seeds"
+    if n == 0:
+        return made, f"no prompt is common to its {k} seeds"
+    if np.isfinite(measured.values).any():
+        return made, f"none of the {n} prompts has a value in every one of its {k} seeds"
+    return made, f"none of the {n} prompts has a value in {seeds}"
+
+
+def estimate_table(
     table: NDArray[np.float64], labels: list[str], excluded: int, *, rate: bool
 ) -> tuple[Estimate | None, TwoWay | None]:
+    """Estimate the mean of a (k, n) table without gaps; none without a prompt, no variance of one."""
     k, n = table.shape
     if n == 0:
         return None, None
+    gap = math.nan
     if len(set(labels)) < 2:
-        gap = math.nan
-        return Estimate(float(table.mean()), gap, gap, gap, gap, k, n, excluded, gap, "one prompt"), None
+        mean = float(table.mean())
+        _, low, high = single(table) if rate else (gap, gap, gap)
+        return Estimate(mean, low, high, gap, gap, k, n, excluded, gap, "one prompt"), None
     way = two_way(table, labels)
     low, high = (float(end) for end in interval(way))
     method = "two-way" if k > 1 else ONE_SEED
-    if rate and (way.n < FEW_PROMPTS or _extreme(way)):
+    if rate and (way.n < FEW_PROMPTS or extreme(way) or still(way)):
         (low, high), method = rate_interval(way), "Wilson" if k > 1 else f"Wilson; {ONE_SEED}"
+    elif still(way):
+        low, high, method = gap, gap, f"{method}; nothing varies"
     variance, df = float(way.variance), float(way.df)
-    reach = float(detectable(variance, df))
-    made = Estimate(float(way.mean), low, high, math.sqrt(variance), df, k, n, excluded, reach, method)
+    made = Estimate(float(way.mean), low, high, math.sqrt(variance), df, k, n, excluded, gap, method)
     return made, way
 
 
-def _extreme(way: TwoWay) -> bool:
+def extreme(way: TwoWay) -> bool:
+    """Return whether a rate has too few successes or failures for Student's t."""
     rate = float(way.mean)
     return min(rate, 1 - rate) * way.n < FEW_OUTCOMES
 
 
-@dataclass(frozen=True, eq=False)
-class Difference:
-    """One strategy minus another on the same prompts and seeds.
-
-    Attributes:
-        estimate: with interval.
-        way: its variance by source; none when fewer than two prompts are shared.
-        own: the strategy alone, on the same prompts and seeds.
-        reference: the other alone, or none where the values are comparisons already.
-    """
-
-    estimate: Estimate
-    way: TwoWay | None
-    own: TwoWay | None
-    reference: TwoWay | None
+def still(way: TwoWay) -> bool:
+    """Return whether nothing varies, but for what rounding adds."""
+    return bool(way.variance <= (1e-12 * (1 + abs(float(way.mean)))) ** 2)
 
 
-def difference(
-    measured: Measured, reference: Measured | None, null: float | None = None
-) -> Difference | None:
-    """Return ``measured`` minus ``reference``, paired by seed and prompt; none when nothing is shared.
-
-    Args:
-        measured: the strategy.
-        reference: what it is compared with.
-        null: for values that are comparisons already: the value that means parity. The reference is
-            not looked at then.
-    """
-    if null is not None:
-        shifted = replace(measured, values=measured.values - null, rate=False)
-        made, way = estimate(shifted)
-        return Difference(made, way, None, None) if made else None
-    if reference is None:
-        return None
-    seeds = [seed for seed in measured.seeds if seed in set(reference.seeds)]
-    there = set(reference.prompts)
-    same = measured.prompts == reference.prompts
-    prompts = measured.prompts if same else tuple(p for p in measured.prompts if p in there)
-    if not seeds or not prompts:
-        return None
-    one, two = measured.select(seeds, prompts), reference.select(seeds, prompts)
-    keep = complete(one, two)
-    one, two = one[:, keep], two[:, keep]
-    cluster = dict(zip(measured.prompts, measured.clusters, strict=True))
-    labels = [cluster[p] for p, kept in zip(prompts, keep, strict=True) if kept]
-    made, way = _estimate(one - two, labels, int((~keep).sum()), rate=False)
-    if made is None:
-        return None
-    if way is None:
-        return Difference(made, None, None, None)
-    own, other = two_way(one, labels), two_way(two, labels)
-    if measured.rate and reference.rate and (_extreme(own) or _extreme(other)):
-        made = _rate_difference(made, way, own, other)
-    return Difference(made, way, own, other)
-
-
-def _rate_difference(made: Estimate, way: TwoWay, own: TwoWay, other: TwoWay) -> Estimate:
-    """Give a difference of rates near 0 or 1 an interval that is not empty when nothing varies."""
-    product = math.sqrt(float(own.variance) * float(other.variance))
-    shared = (float(own.variance) + float(other.variance) - float(way.variance)) / 2
-    correlation = min(max(shared / product, -1.0), 1.0) if product > 0 else 0.0
-    low, high = square_and_add(
-        (float(own.mean), *rate_interval(own)), (float(other.mean), *rate_interval(other)), correlation
-    )
-    method = "square-and-add" if made.seeds > 1 else f"square-and-add; {ONE_SEED}"
-    return replace(made, low=low, high=high, method=method)
+def single(table: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the rate and the interval of a single prompt."""
+    rate = float(table.mean())
+    low, high = wilson(rate, 1)
+    return rate, float(low), float(high)

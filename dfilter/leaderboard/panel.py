@@ -11,16 +11,8 @@ import numpy as np
 
 from dfilter.errors import InputError
 from dfilter.leaderboard.agreement import JudgeHealth, Tally, krippendorff_alpha, length_controlled
-from dfilter.leaderboard.measured import (
-    Difference,
-    Estimate,
-    Measured,
-    complete,
-    difference,
-    estimate,
-    measure,
-    numbers,
-)
+from dfilter.leaderboard.differences import Difference, difference
+from dfilter.leaderboard.measured import Estimate, Measured, complete, estimate, measure, numbers
 from dfilter.leaderboard.statistics import rank_intervals
 
 if TYPE_CHECKING:
@@ -66,6 +58,7 @@ class Panel:
     null: float | None
     measured: dict[Key, Measured]
     cells: dict[Key, list[Cell]]
+    notes: tuple[str, ...] = ()
 
     def partner(self, key: Key, name: str) -> Measured | None:
         """Return the reference of the same size (random, longest), or the only one there is (full)."""
@@ -96,7 +89,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
     for cell in cells:
         if name in cell.results:
             grouped.setdefault((cell.strategy, cell.budget), []).append(cell)
-    first = next(iter(grouped.values()))[0].results[name]
+    notes: list[str] = []
     measured = {}
     for key, group in grouped.items():
         by_seed = {cell.seed: cell.results[name] for cell in group}
@@ -104,8 +97,14 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
             raise InputError(
                 f"Strategy '{key[0]}' at {key[1]} has two cells with one seed; give one of them."
             )
+        empty = [seed for seed, result in by_seed.items() if not np.isfinite(result.values).any()]
+        if 0 < len(empty) < len(by_seed):
+            notes.append(f"{key[0]} at {key[1]}, {_seeds(empty)}: no prompt has a value")
+            by_seed = {seed: result for seed, result in by_seed.items() if seed not in empty}
         measured[key] = measure(name, by_seed)
     results = [cell.results[name] for group in grouped.values() for cell in group]
+    first = results[0]
+    notes += _unheard(results)
     facts = first.facts
     null = facts.get("null")
     metric = Metric(
@@ -118,7 +117,13 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         _health(results),
         _alpha(results),
     )
-    return Panel(metric, float(null) if isinstance(null, int | float) else None, measured, grouped)
+    parity = float(null) if isinstance(null, int | float) else None
+    return Panel(metric, parity, measured, grouped, tuple(notes))
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    named = ", ".join(map(str, sorted(seeds)))
+    return f"seed {named}" if len(seeds) == 1 else f"seeds {named}"
 
 
 def _health(results: Sequence[EvalResult]) -> dict[str, JudgeHealth]:
@@ -141,11 +146,29 @@ def _alpha(results: Sequence[EvalResult]) -> float | None:
     return krippendorff_alpha(list(columns.values()), "ordinal")
 
 
+def _unheard(results: Sequence[EvalResult]) -> list[str]:
+    """Say why judges cannot be held against each other, where they cannot."""
+    heard: dict[str, int] = {}
+    for result in results:
+        judges = result.facts.get("judges") or result.facts.get("health")
+        for judge in judges if isinstance(judges, Mapping) else ():
+            heard[judge] = heard.get(judge, 0) + 1
+    if len(heard) == 1:
+        return ["one judge was asked, so how far judges agree is not known (two judges are needed)"]
+    return [
+        f"judge {judge} was asked in {count} of {len(results)} results, so how far judges agree is not known"
+        for judge, count in heard.items()
+        if count < len(results)
+    ]
+
+
 def ranks(panel: Panel, reference: str, replicates: int) -> dict[Key, tuple[int, int]]:
     """Rank the strategies of each budget on the prompts and seeds they share."""
     found: dict[Key, tuple[int, int]] = {}
     for budget in dict.fromkeys(budget for _, budget in panel.measured):
-        group = {k: m for k, m in panel.measured.items() if k[1] == budget}
+        group = {k: m for k, m in panel.measured.items() if k[1] == budget and np.isfinite(m.values).any()}
+        if not group:
+            continue
         prompts = next(iter(group.values())).prompts
         common = set(prompts).intersection(*(m.prompts for m in group.values()))
         prompts = tuple(p for p in prompts if p in common)
@@ -228,9 +251,13 @@ def _winning(measured: Measured, first: EvalResult, null: float) -> dict[str, Es
     cluster = dict(zip(measured.prompts, measured.clusters, strict=True))
     made = {}
     for name, prompts in places.items():
-        points = 1 + np.sign(measured.select(measured.seeds, prompts) - null)
+        points = np.sign(measured.select(measured.seeds, prompts) - null)
         labels = tuple(cluster[prompt] for prompt in prompts)
-        found, _ = estimate(Measured(measured.seeds, tuple(prompts), points, labels))
+        shares = Measured(measured.seeds, tuple(prompts), (1 + points) / 2, labels, rate=True)
+        found = difference(shares, None, 0.5)
         if found:
-            made[name] = replace(found, low=max(found.low, 0.0), high=min(found.high, 2.0))
+            e = found.estimate
+            made[name] = replace(
+                e, value=1 + 2 * e.value, low=1 + 2 * e.low, high=1 + 2 * e.high, se=2 * e.se
+            )
     return made

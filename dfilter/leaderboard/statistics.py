@@ -186,10 +186,25 @@ def pooled(
     else:
         terms = [(noise, float(free)), (reference.seeds, float(reference.k - 1))]
         rest = rest + reference.residual
-    seeds = np.asarray(sum(value for value, _ in terms))
-    variance = np.maximum(seeds - rest, 0.0) + own.prompts
-    weight = np.asarray(sum(value**2 / df for value, df in terms) + own.prompts**2 / (own.n - 1))
-    df = np.where(weight > 0, variance**2 / np.where(weight > 0, weight, 1.0), own.n - 1)
+    return pooled_variance(terms, rest, own.prompts, own.n - 1)
+
+
+def pooled_variance(
+    terms: Sequence[tuple[ArrayLike, float]], rest: ArrayLike, prompts: ArrayLike, free: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return variance and degrees of freedom of a difference whose seeds vary by ``terms``.
+
+    Args:
+        terms: variances of seed means, each with its degrees of freedom.
+        rest: the part of them that is the residual's.
+        prompts: variance by prompts.
+        free: its degrees of freedom.
+    """
+    asked = np.asarray(prompts, np.float64)
+    seeds = np.asarray(sum(np.asarray(value, np.float64) for value, _ in terms))
+    variance = np.maximum(seeds - rest, 0.0) + asked
+    weight = np.asarray(sum(np.asarray(value, np.float64) ** 2 / df for value, df in terms) + asked**2 / free)
+    df = np.where(weight > 0, variance**2 / np.where(weight > 0, weight, 1.0), free)
     return np.asarray(variance), np.asarray(np.maximum(df, 1.0))
 
 

@@ -75,7 +75,7 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
         _Column("vs full", lambda r: r.against_full or NONE, 12, left=True),
         _Column("rank", lambda r: f"{r.ranks[0]}-{r.ranks[1]}" if r.ranks else NONE, 10),
         *_judged(rows, number),
-        _Column("verdict", lambda r: r.verdict or NONE, 1, left=True),
+        _Column("verdict", _word, 1, left=True),
     ]
     always = {"strategy", "keep", "rows", "seeds"}
     return [c for c in columns if c.title in always or any(c.cell(row) != NONE for row in rows)]
@@ -127,6 +127,10 @@ def _strategy(row: Row) -> str:
     return row.strategy + marks
 
 
+def _word(row: Row) -> str:
+    return row.verdict or (NONE if math.isfinite(row.value.value) else "no value")
+
+
 def _overlap(row: Row) -> str:
     if "overlap" not in row.figures:
         return NONE
@@ -152,9 +156,10 @@ def as_text(board: Leaderboard, width: int = 120) -> str:
     """Return the finding, one table per metric within ``width`` columns, and the notes."""
     blocks = [_wrapped(board.finding, width)]
     for metric in board.metrics:
-        rows = [row for row in board.rows if row.metric == metric.name]
-        columns = _fitting(_columns(metric, board), rows, width)
-        blocks.append("\n".join(_grid(columns, rows, width)))
+        rows = [row for row in board.visible if row.metric == metric.name]
+        if rows:
+            columns = _fitting(_columns(metric, board), rows, width)
+            blocks.append("\n".join(_grid(columns, rows, width)))
     blocks.append("\n".join(_wrapped(line, width) for line in _legend(board)))
     return "\n\n".join(blocks) + "\n"
 
@@ -192,7 +197,10 @@ def _legend(board: Leaderboard) -> list[str]:
     lines = [
         "Intervals are 95%, over prompts and training seeds; p is adjusted by Holm over the whole table;"
     ]
-    lines[0] += " MDE is the smallest difference found with a probability of 80%."
+    lines[0] += " MDE is the smallest true difference that this test finds with a probability of 80%."
+    if board.hidden:
+        some = "1 row of the table is" if board.hidden == 1 else f"{board.hidden} rows of the table are"
+        lines.append(f"{some} hidden; p, verdicts and the sentence above are the whole table's.")
     methods = {e.method for row in board.rows for e in (row.value, row.random) if e is not None}
     if any("one training seed" in method for method in methods):
         lines.append(f"Some rows: {ONE_SEED}.")
@@ -217,7 +225,9 @@ def as_markdown(board: Leaderboard) -> str:
     """Return the finding, one table with all columns per metric, and the notes."""
     blocks = [board.finding]
     for metric in board.metrics:
-        rows = [row for row in board.rows if row.metric == metric.name]
+        rows = [row for row in board.visible if row.metric == metric.name]
+        if not rows:
+            continue
         columns = _columns(metric, board)
         lines = [
             "| " + " | ".join(c.title for c in columns) + " |",
@@ -266,6 +276,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "against_full": row.against_full,
         "rank_low": ranks[0],
         "rank_high": ranks[1],
+        "reason": row.reason,
     }
 
 
@@ -276,7 +287,7 @@ def _known(value: Any) -> Any:
 def as_csv(board: Leaderboard) -> str:
     """Return one line per strategy, budget and metric, with every number in a column of its own."""
     out = io.StringIO()
-    flat = [_flat(row) for row in board.rows]
+    flat = [_flat(row) for row in board.visible]
     writer = csv.DictWriter(out, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
@@ -291,7 +302,8 @@ def as_json(board: Leaderboard) -> str:
         "margin": board.margin,
         "protocol": board.protocol,
         "metrics": [asdict(metric) for metric in board.metrics],
-        "rows": [asdict(row) for row in board.rows],
+        "rows": [asdict(row) for row in board.visible],
+        "hidden": board.hidden,
         "notes": board.notes,
         "failed": board.failed,
     }

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dfilter.leaderboard.statistics import ALPHA, equivalence, holm, pooled, tail, two_sided
+from dfilter.leaderboard.reach import detectable, fewest_prompts
+from dfilter.leaderboard.statistics import ALPHA, holm, pooled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dfilter.leaderboard.agreement import Tally
-    from dfilter.leaderboard.measured import Difference, Estimate
+    from dfilter.leaderboard.decision import Decision
+    from dfilter.leaderboard.differences import Difference
+    from dfilter.leaderboard.measured import Estimate
     from dfilter.leaderboard.panel import Panel
     from dfilter.leaderboard.statistics import TwoWay
 
@@ -42,6 +47,7 @@ class Row:
         tallies: wins, ties and losses by test set, for pairwise judgements.
         winning: winning score by test set, from 0 to 2.
         length_controlled: win rate at equal length, low, high.
+        reason: why there is no value, or no verdict; else empty.
     """
 
     metric: str
@@ -63,6 +69,7 @@ class Row:
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     winning: Mapping[str, Estimate] = field(default_factory=dict)
     length_controlled: tuple[float, float, float] | None = None
+    reason: str = ""
 
 
 @dataclass(eq=False)
@@ -77,57 +84,83 @@ class Draft:
 
 
 def judge(drafts: list[Draft], margin: float | None) -> None:
-    """Give every row its adjusted p and its verdicts."""
+    """Give every row its adjusted p, its verdicts, and the interval and the power of what decides them."""
     tested = [d for d in drafts if d.tested]
-    p = holm([_worst(d, tested, d.random, "zero") for d in tested])
-    same = holm([_worst(d, tested, d.random, "equal", margin) for d in tested])
-    for draft, adjusted, equal in zip(tested, p, same, strict=True):
-        word = _verdict(draft, float(adjusted), float(equal), margin)
+    peers = [_peers(d, tested) for d in tested]
+    decisions = [_decision(d.random, p) for d, p in zip(tested, peers, strict=True)]
+    p = holm([decision.p() if decision else 1.0 for decision in decisions])  # one prompt says nothing
+    same = holm([_equal(decision, margin) for decision in decisions])
+    for draft, family, decision, adjusted, equal in zip(tested, peers, decisions, p, same, strict=True):
+        _show(draft, family, decision, len(tested))
+        word = "" if draft.row.reason else _verdict(draft, float(adjusted), float(equal), margin)
         draft.row = replace(draft.row, p=float(adjusted), verdict=word)
+    for draft in drafts:
+        _from_parity(draft)
+    if margin is not None:
+        _against_full(drafts, margin)
+
+
+def _peers(draft: Draft, family: list[Draft], *, is_full: bool = False) -> list[TwoWay]:
+    """Return the strategies of the same table and budget, each alone where there is a reference."""
+    found = [
+        d.full if is_full else d.random
+        for d in family
+        if d.panel is draft.panel and d.row.budget == draft.row.budget
+    ]
+    return [way for f in found if f is not None and (way := f.own or f.way) is not None]
+
+
+def _decision(found: Difference | None, peers: Sequence[TwoWay]) -> Decision | None:
+    """Return what decides: the difference must withstand its own training noise and that of its table."""
+    if found is None or found.decision is None or found.way is None:
+        return None
+    variance, df = pooled(found.way, peers or [found.way], found.reference)
+    return found.decision.also(float(variance), float(df))
+
+
+def _equal(decision: Decision | None, margin: float | None) -> float:
+    """Return the p of two one-sided tests: "the true difference is ``margin`` or more, either way"."""
     if margin is None:
+        return math.nan
+    if decision is None:
+        return 1.0
+    return max(decision.beyond(-margin, up=True), decision.beyond(margin, up=False))
+
+
+def _show(draft: Draft, peers: Sequence[TwoWay], decision: Decision | None, tests: int) -> None:
+    """Give the difference to the reference the interval that decides, and the power of the decision."""
+    found, shown = draft.random, draft.row.random
+    if found is None or shown is None:
         return
+    shown = replace(shown, detectable=detectable(found, decision, peers, tests))
+    if decision:
+        low, high = decision.interval()
+        shown = replace(shown, low=low, high=high)
+    draft.row = replace(draft.row, random=shown)
+
+
+def _from_parity(draft: Draft) -> None:
+    """Give values that are comparisons already the interval of their difference to parity."""
+    found, row, null = draft.random, draft.row, draft.panel.null
+    if found is None or row.random is None or null is None or not found.parity:
+        return
+    low, high = row.random.low + null, row.random.high + null
+    draft.row = replace(row, value=replace(row.value, low=low, high=high, method=row.random.method))
+
+
+def _against_full(drafts: list[Draft], margin: float) -> None:
     rivals = [d for d in drafts if d.full and d.full.way and d.full.estimate.seeds >= VERDICT_SEEDS]
-    kept = holm([_worst(d, rivals, d.full, "kept", margin) for d in rivals])
-    lost = holm([_worst(d, rivals, d.full, "lost", margin) for d in rivals])
-    for draft, good, bad in zip(rivals, kept, lost, strict=True):
+    rivals = [d for d in rivals if d.full and d.full.way and d.full.way.n >= fewest_prompts()]
+    kept, lost = [], []
+    for draft in rivals:
+        decision = _decision(draft.full, _peers(draft, rivals, is_full=True))
+        up = draft.panel.metric.higher_is_better
+        bound = -margin if up else margin  # at most so much worse than full
+        kept.append(decision.beyond(bound, up=up) if decision else 1.0)
+        lost.append(decision.beyond(bound, up=not up) if decision else 1.0)
+    for draft, good, bad in zip(rivals, holm(kept), holm(lost), strict=True):
         word = "non-inferior" if good <= ALPHA / 2 else "inferior" if bad <= ALPHA / 2 else "inconclusive"
         draft.row = replace(draft.row, against_full=word)
-
-
-def _worst(
-    draft: Draft, family: list[Draft], found: Difference | None, question: str, margin: float | None = None
-) -> float:
-    """Return the larger p of two: with the difference's own training noise, and with the table's."""
-    if found is None or found.way is None or (margin is None and question != "zero"):
-        return math.nan
-    way = found.way
-    peers = [
-        peer
-        for d in family
-        if d.panel is draft.panel
-        and d.row.budget == draft.row.budget
-        and (peer := _alone(d, is_full=found is draft.full)) is not None
-    ]
-    sign = 1.0 if draft.panel.metric.higher_is_better else -1.0
-    distance = sign * float(way.mean)
-    worst = 0.0
-    for variance, df in ((way.variance, way.df), pooled(way, peers or [way], found.reference)):
-        if question == "zero":
-            p = two_sided(distance, variance, df)
-        elif question == "equal":
-            p = equivalence(distance, margin or 0.0, variance, df)
-        else:
-            far = distance + (margin or 0.0)
-            p = tail(far if question == "kept" else -far, variance, df)
-        worst = max(worst, float(p))
-    return worst
-
-
-def _alone(draft: Draft, *, is_full: bool) -> TwoWay | None:
-    found = draft.full if is_full else draft.random
-    if found is None:
-        return None
-    return found.own or found.way
 
 
 def _verdict(draft: Draft, p: float, equal: float, margin: float | None) -> str:
@@ -136,6 +169,25 @@ def _verdict(draft: Draft, p: float, equal: float, margin: float | None) -> str:
         return ""
     if margin is not None and -margin < found.low and found.high < margin and equal <= ALPHA:
         return "equivalent"  # whatever its p: a difference this small does not matter
-    if p <= ALPHA and (found.low > 0 or found.high < 0):
+    if p <= ALPHA:
         return "better" if (found.value > 0) == draft.panel.metric.higher_is_better else "worse"
     return "inconclusive"
+
+
+def without_verdict(found: Difference) -> str:
+    """Say what is missing for a verdict: seeds, or prompts, or both; empty where nothing is."""
+    seeds, prompts = found.estimate.seeds, found.estimate.prompts
+    groups = found.way.n if found.way else 1
+    held, needed = [], []
+    if seeds < VERDICT_SEEDS:
+        held.append("one training seed" if seeds == 1 else f"{seeds} training seeds")
+        needed.append("three seeds")
+    if groups < fewest_prompts():
+        apart = "" if groups == prompts else f" in {groups} clusters" if groups > 1 else " in one cluster"
+        held.append(("one prompt" if prompts == 1 else f"{prompts} prompts") + apart)
+        needed.append("six clusters" if apart else "six prompts")
+    if not held:
+        return ""
+    verb = "allows" if len(held) == 1 and held[0].startswith("one ") else "allow"
+    some = "intervals but no verdicts" if math.isfinite(found.estimate.low) else "no verdicts"
+    return f"{' and '.join(held)} {verb} {some} ({' and '.join(needed)} are needed)"

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from dfilter.cli import main
 from dfilter.errors import FolderError, InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import (
@@ -82,9 +84,7 @@ def test_difference_by_hand():
     half = stats.t.ppf(0.975, df) * math.sqrt(4 / 3)
     assert found.value == 3
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
-    assert found.detectable == pytest.approx(
-        (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)) * math.sqrt(4 / 3)
-    )
+    assert math.isnan(found.detectable)  # two seeds have no test, so none that has a power
     assert (found.seeds, found.prompts) == (2, 3)
 
 
@@ -295,10 +295,8 @@ def test_other_protocols_are_refused_with_what_differs():
         leaderboard(one + two)
 
 
-def test_a_cell_given_twice_and_a_bad_margin_are_refused():
+def test_a_bad_margin_and_a_prompt_named_twice_are_refused():
     made = cells({"random": 0, "mine": 0})
-    with pytest.raises(InputError, match="two cells with one seed"):
-        leaderboard([*made, made[0]])
     with pytest.raises(SettingsError, match="margin"):
         leaderboard(made, margin=0.0)
     twice = EvalResult(("a", "a"), np.zeros(2), "m", higher_is_better=True)
@@ -320,6 +318,181 @@ def test_rates_at_the_edge_have_intervals_and_no_verdict_without_evidence():
     assert mine.verdict != "better"
     solved = [replace(c, results={"exact": result([1.0] * 30, "exact match", True)}) for c in made[3:]]
     assert row(leaderboard(made[:3] + solved), "mine").verdict == "better"
+
+
+def test_comparisons_of_one_protocol_merge():
+    one, two = cells({"random": 0, "mine": 1}), cells({"random": 0, "other": 0.5})
+    both = leaderboard([*one, *two])
+    assert {r.strategy for r in both.rows} == {"random", "mine", "other"}
+    assert row(both, "random").seeds == (0, 1, 2)
+    again = leaderboard([*one, *[replace(c, train_seconds=7.0) for c in one]])  # another clock, the same cell
+    assert [r.value for r in again.rows] == [r.value for r in leaderboard(one).rows]
+    failed = [replace(c, results={}, failed="no memory") for c in one]
+    assert leaderboard([*failed, *one]).failed == ()
+    turned = []
+    for cell in one:
+        found = cell.results["m"]
+        turned.append(
+            replace(
+                cell, results={"m": replace(found, prompts=found.prompts[::-1], values=found.values[::-1])}
+            )
+        )
+    assert row(leaderboard([*one, *turned]), "mine").value == row(leaderboard(one), "mine").value
+
+
+def test_cells_that_contradict_each_other_are_refused_by_name():
+    made = cells({"random": 0, "mine": 1})
+    off = made[4].results["m"]
+    other = replace(made[4], results={"m": replace(off, values=off.values + 0.5)})
+    first, second = off.values.mean(), off.values.mean() + 0.5
+    with pytest.raises(FolderError, match="Strategy 'mine' at 1000, seed 1") as told:
+        leaderboard([*made, other])
+    assert f"m is {first:.6g} on average and {second:.6g} on average" in str(told.value)
+    with pytest.raises(FolderError, match=r"seed 2, has two cells .* rows 1000 and 999"):
+        leaderboard([*made, replace(made[5], rows=999)])
+    few = replace(made[0], results={"m": result(made[0].results["m"].values[:30], "score", True)})
+    with pytest.raises(FolderError, match=r"seed 0, has two cells .* 60 and 30 prompts"):
+        leaderboard([*made, few])
+
+
+def test_what_is_hidden_still_belongs_to_the_table():
+    crowd = {"random": 0, "mine": 0.02} | {f"s{i}": 0 for i in range(9)}
+    board = leaderboard(cells(crowd, noise=0.1), replicates=0)
+    shown = board.showing([("random", "1000"), ("mine", "1000")])
+    assert [r.strategy for r in shown.visible] == [
+        r.strategy for r in board.rows if r.strategy in {"random", "mine"}
+    ]
+    assert (shown.finding, shown.hidden) == (board.finding, 9)
+    whole, part = (b.render(width=200).splitlines() for b in (board, shown))
+    assert [line.split() for line in part if line.startswith("mine")] == [
+        line.split() for line in whole if line.startswith("mine")
+    ]
+    assert "9 rows of the table are hidden" in shown.render(width=200)
+    assert "9 rows of the table are hidden" in shown.render("md")
+    assert "hidden" not in board.render(width=200)
+    assert json.loads(shown.render("json"))["hidden"] == 9
+    entry = next(r for r in json.loads(shown.render("json"))["rows"] if r["strategy"] == "mine")
+    assert (entry["p"], entry["verdict"]) == (row(board, "mine").p, row(board, "mine").verdict)
+    assert len(list(csv.DictReader(io.StringIO(shown.render("csv"))))) == 2
+    with pytest.raises(InputError, match="mine at 1000"):
+        board.showing([("nobody", "1000")])
+
+
+def test_the_command_hides_rows_and_nothing_else(tmp_path):
+    crowd = {"random": 0, "mine": 0.02} | {f"s{i}": 0 for i in range(9)}
+    for cell in cells(crowd, noise=0.1):
+        write_cell(tmp_path / f"{cell.strategy}-{cell.seed}", cell)
+
+    def told(*options):
+        done = CliRunner().invoke(main, ["leaderboard", str(tmp_path), "--format", "json", *options])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    whole, part = told(), told("--strategies", "mine")
+    assert {r["strategy"] for r in part["rows"]} == {"random", "mine"}
+    assert part["rows"] == [r for r in whole["rows"] if r["strategy"] in {"random", "mine"}]
+    assert part["finding"] == whole["finding"]
+    assert part["hidden"] == 9
+    assert told("--keep", "1000")["rows"] == whole["rows"]
+
+
+def test_a_strategy_without_any_value_stands_in_the_table_with_the_reason():
+    made = cells({"random": 0, "mine": 1, "other": 0.5})
+    blank = [
+        replace(c, results={"m": result(np.full(60, np.nan), "score", True)}) if c.strategy == "mine" else c
+        for c in made
+    ]
+    board = leaderboard(blank)
+    why = "none of the 60 prompts has a value in any of its 3 seeds"
+    mine = row(board, "mine")
+    assert (mine.reason, mine.verdict) == (why, "")
+    assert math.isnan(mine.value.value)
+    assert board.rows[-1] == mine  # last, whichever way is up
+    assert row(board, "other").verdict == "better"
+    assert row(board, "other").ranks == (1, 1)  # the blank one takes no rank and spoils none
+    for style in ("table", "md"):
+        text = board.render(style, 200)
+        assert f"m: mine at 1000 has no value: {why}." in text
+        assert "no value" in next(line for line in text.splitlines() if line.strip("| ").startswith("mine"))
+    line = next(r for r in csv.DictReader(io.StringIO(board.render("csv"))) if r["strategy"] == "mine")
+    assert (line["value"], line["reason"]) == ("", why)
+    entry = next(r for r in json.loads(board.render("json"))["rows"] if r["strategy"] == "mine")
+    assert (entry["value"]["value"], entry["reason"]) == (None, why)
+
+
+def test_a_seed_without_any_value_is_said_and_the_others_count():
+    made = cells({"random": 0, "mine": 1}, seeds=4)
+    made[5] = replace(made[5], results={"m": result(np.full(60, np.nan), "score", True)})
+    board = leaderboard(made)
+    assert row(board, "mine").seeds == (0, 2, 3)
+    assert row(board, "mine").verdict == "better"
+    assert "m: mine at 1000, seed 1: no prompt has a value." in board.notes
+
+
+@pytest.mark.parametrize(
+    ("seeds", "prompts", "said"),
+    [
+        (1, 60, "one training seed allows intervals but no verdicts (three seeds are needed)"),
+        (2, 60, "2 training seeds allow intervals but no verdicts (three seeds are needed)"),
+        (3, 5, "5 prompts allow intervals but no verdicts (six prompts are needed)"),
+        (3, 1, "one prompt allows no verdicts (six prompts are needed)"),
+        (
+            2,
+            4,
+            "2 training seeds and 4 prompts allow intervals but no verdicts (three seeds and six prompts are",
+        ),
+    ],
+)
+def test_what_is_missing_for_a_verdict_is_named(seeds, prompts, said):
+    board = leaderboard(cells({"random": 0, "mine": 1}, seeds=seeds, prompts=prompts))
+    assert f"On score, {said}" in board.finding
+    assert row(board, "mine").verdict == ""
+    assert row(board, "mine").reason in board.finding
+
+
+def test_a_strategy_that_lacks_seeds_is_named_beside_the_others():
+    made = [c for c in cells({"random": 0, "up": 1, "few": 1}) if c.strategy != "few" or c.seed < 2]
+    said = leaderboard(made).finding
+    assert "up (+" in said
+    assert "of few, 2 training seeds allow intervals but no verdicts (three seeds are needed)" in said
+
+
+def test_one_judge_and_an_absent_judge_are_named():
+    alone = leaderboard(judged(judges=("a",)), replicates=0)
+    assert any("one judge was asked" in note and "two judges are needed" in note for note in alone.notes)
+    made = judged()
+    facts = {**made[0].results["pairwise"].facts}
+    facts["judges"] = {"a": facts["judges"]["a"]}
+    made[0] = replace(made[0], results={"pairwise": replace(made[0].results["pairwise"], facts=facts)})
+    assert any("judge b was asked in 5 of 6 results" in n for n in leaderboard(made, replicates=0).notes)
+
+
+def test_the_interval_of_a_verdict_is_that_of_its_test():
+    # The neighbours' seeds vary more than the strategy's own: the interval shows what decides.
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=400)
+
+    def made(name, shifts):
+        return [
+            Cell(name, "10", k, results={"m": result(base + shift + 0.1 * rng.normal(size=400), up=True)})
+            for k, shift in enumerate(shifts)
+        ]
+
+    lucky = made("random", [0, 0.01, 0.02]) + made("lucky", [0.10, 0.11, 0.12])
+    wild = [c for i in range(3) for c in made(f"wild{i}", [0.4 * (i - 1), -0.3, 0.5])]
+    alone, crowd = row(leaderboard(lucky), "lucky"), row(leaderboard(lucky + wild), "lucky")
+    assert alone.random.low > 0
+    assert crowd.random.low < 0 < crowd.random.high
+    assert crowd.random.detectable > 3 * alone.random.detectable
+
+
+def test_power_is_that_of_all_tests_of_the_table():
+    one = row(leaderboard(cells({"random": 0, "mine": 0}, noise=0.1)), "mine").random
+    many = row(
+        leaderboard(cells({"random": 0, "mine": 0} | {f"s{i}": 0 for i in range(9)}, noise=0.1)), "mine"
+    ).random
+    assert many.se == pytest.approx(one.se)
+    assert many.detectable > 1.2 * one.detectable
 
 
 def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
