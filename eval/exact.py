@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Decoding, generate
+from dfilter.eval.generation import Decoding, answer
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
@@ -64,10 +64,12 @@ class Exact:
         blank = next((prompt.id for prompt in prompts if not prompt.answer.strip()), None)
         if blank is not None:
             raise InputError(f"Prompt '{blank}' of {self.source} has no answer in column '{self.answer}'.")
-        said = generate(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
+        answers = answer(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
+        said = [found.text for found in answers]
         pairs = zip(said, prompts, strict=True)
         values = np.array([is_right(text, p.answer, self.match) for text, p in pairs], dtype=np.float64)
         facts: dict[str, Any] = {"bounds": [0, 1], "match": self.match, "silent": said.count("")}
+        facts |= {"cut": sum(found.cut for found in answers), "answers": len(answers)}
         ids = tuple(prompt.id for prompt in prompts)
         return EvalResult(
             ids, values, "exact match", higher_is_better=True, facts=facts | shared_facts(prompts)

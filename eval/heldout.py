@@ -15,7 +15,7 @@ import numpy as np
 from dfilter.chat import Encoded, Template, render_many
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
-from dfilter.models import fast_dtype, load_causal
+from dfilter.models import load_causal, lossless_dtype
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult
 
@@ -41,7 +41,7 @@ class Heldout:
         max_tokens: longer rows are cut; rows whose answer is cut off entirely have no value.
         template: of the prompt; see :mod:`dfilter.chat`.
         batch_tokens: padded tokens of a batch; 0 chooses by the device.
-        dtype: of the weights: "auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16".
+        dtype: of the weights: "float32", "bfloat16", or "auto" (see :func:`dfilter.models.lossless_dtype`).
     """
 
     source: Annotated[str, CONTENT]
@@ -51,7 +51,7 @@ class Heldout:
     batch_tokens: Annotated[int, ANYHOW] = 0
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
@@ -104,10 +104,8 @@ class Heldout:
     def _losses(self, rows: Sequence[Any], model: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         import torch
 
-        dtype = fast_dtype() if self.dtype == "auto" else self.dtype
-        network, tokenizer = load_causal(
-            model, dtype=dtype
-        )  # an adapter folded into bfloat16 would be rounded
+        dtype = lossless_dtype(model) if self.dtype == "auto" else self.dtype
+        network, tokenizer = load_causal(model, dtype=dtype)
         encoded = render_many(rows, tokenizer, template=self.template, max_tokens=self.max_tokens)
         on_gpu = network.device.type == "cuda"
         budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)

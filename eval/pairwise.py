@@ -98,7 +98,7 @@ class Pairwise:
             ServerError: a judge's server refuses.
         """
         prompts = read_prompts(self.source)
-        ours = answers_of(model, prompts, self.decoding, seed)
+        ours, cut = answers_of(model, prompts, self.decoding, seed)
         theirs = self._opponent(prompts, seed)
         shares, health, reported = self._machine(prompts, ours, theirs)
         if self.human:
@@ -115,6 +115,8 @@ class Pairwise:
             "reported_models": reported,
             "length_difference": [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)],
             "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
+            "cut": cut,
+            "answers": len(ours),
         }
         if len(shares) > 1:
             facts["judges"] = {name: column.tolist() for name, column in shares.items()}
@@ -166,14 +168,16 @@ class Pairwise:
                 raise SettingsError(
                     f"Pairwise judging against {self.needs} needs that model; give its folder as opponent."
                 )
-            return answers_of(Path(self.opponent), prompts, self.decoding, seed)
+            return answers_of(Path(self.opponent), prompts, self.decoding, seed)[0]
         return read_answers(Path(self.against), prompts)
 
 
-def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int) -> list[str]:
-    """Return a model's last answer to every prompt."""
-    said = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
-    return [turns[-1].content for turns in said]
+def answers_of(
+    model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int
+) -> tuple[list[str], int]:
+    """Return a model's last answer to every prompt, and to how many its limit cut an answer short."""
+    said, cut = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
+    return [turns[-1].content for turns in said], cut
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:

@@ -17,6 +17,7 @@ from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard.cells import same_protocol, same_strategies
 from dfilter.leaderboard.measured import estimate
 from dfilter.leaderboard.panel import Metric, Panel, gather, judged, ranks
+from dfilter.leaderboard.remarks import remarks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge
 from dfilter.llm.families import shared_family
 from dfilter.plaintext import shown_all
@@ -198,6 +199,7 @@ def _notes(
                 f"{panel.metric.name}: Krippendorff's alpha between the judges is {panel.metric.alpha:.2f}."
             )
         notes += [f"{panel.metric.name}: {warning}." for warning in _families(panel, cells)]
+        notes += remarks(panel)
         missing = {
             f"{r.strategy} at {r.budget}"
             for r in mine
