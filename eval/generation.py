@@ -231,6 +231,8 @@ class _Writer:
     """A loaded model that answers batches."""
 
     def __init__(self, model: Path | str, decoding: Decoding) -> None:
+        # An adapter stays apart, as in training and held-out loss. With `quick`'s, 48 tokens of SmolLM2 take
+        # 1.21 s of CPU; folded into float32 1.16 s and twice the memory; into bfloat16 1.00 s, and rounded.
         self.model, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         template, eot = style(self.tokenizer, template=decoding.template)
         self.pad = special_ids(self.tokenizer).pad
