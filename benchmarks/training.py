@@ -31,9 +31,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Tr
 from dfilter import models
 from dfilter.chat import IGNORE
 from dfilter.train import loop
+from dfilter.train.adapters import adapt
 from dfilter.train.recipes import recipe
 from dfilter.train.rows import Rows
-from dfilter.train.trainer import MICRO_TOKENS, _adapted
+from dfilter.train.trainer import MICRO_TOKENS
 
 SHAPES = {  # hidden, intermediate, layers, heads, key-value heads, vocabulary
     "8m": (256, 688, 6, 8, 4, 8192),
@@ -96,9 +97,9 @@ def ours(setup: argparse.Namespace, rows: Rows, folder: Path) -> Any:
     made = recipe("quick", 1e8, {"method": setup.method, "batch": setup.batch, "lora_rank": 16})
     model = build(setup.model, setup.base, setup.device)
     if setup.method == "lora":
-        model = _adapted(model, made)
+        model = adapt(model, made)
     args = loop.arguments(made, folder, steps=setup.steps, seed=0, checkpointing=False, devices=1)
-    return loop.Loop(model, args, rows, pad=0, micro_tokens=setup.micro_tokens, bf16=setup.bf16)
+    return loop.Loop(model, args, rows, recipe=made, pad=0, micro_tokens=setup.micro_tokens, bf16=setup.bf16)
 
 
 def trl(setup: argparse.Namespace, rows: Rows, folder: Path, grouped: bool) -> Any:

@@ -38,6 +38,7 @@ __all__ = [
     "Specials",
     "Template",
     "add_eot",
+    "closes_replies",
     "end_ids",
     "eot_id",
     "remember_style",
@@ -204,6 +205,15 @@ def end_ids(
     if last in set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder):
         ends.append(last)
     return sorted(set(ends))
+
+
+def closes_replies(
+    tokenizer: PreTrainedTokenizerBase, *, template: Template = "auto", eot: bool = False
+) -> bool:
+    """Return whether a reply is rendered with a token at its end that ends generation: one to be learnt."""
+    probe = render([Message("user", "a"), Message("assistant", "b")], tokenizer, template=template, eot=eot)
+    last = [label for label in probe.labels if label != IGNORE][-1]
+    return last in end_ids(tokenizer, template=template, eot=eot)
 
 
 @dataclass(frozen=True, slots=True)

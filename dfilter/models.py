@@ -44,6 +44,7 @@ __all__ = [
     "is_adapter",
     "load_causal",
     "load_tokenizer",
+    "lossless_dtype",
     "quiet_transformers",
     "resolve",
     "stored_dtype",
@@ -158,8 +159,7 @@ def load_causal(
         name: as for :func:`resolve`; a LoRA result's folder loads its base model and the adapter.
         dtype: of the base weights; "auto" is the dtype they are stored in. Adapters stay float32.
         device: where to put the model; a GPU if there is one, unless said.
-        merge: fold a LoRA adapter into its base. It is faster to generate with, but in bfloat16
-            the sum is rounded.
+        merge: fold a LoRA adapter into its base; in bfloat16 the sum is rounded, and what was learnt lost.
 
     Raises:
         ModelError: it is not a causal language model, or cannot be read; see also :func:`resolve`.
@@ -239,6 +239,22 @@ def fast_dtype(device: str | torch.device | None = None) -> Literal["float32", "
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     flags = torch.cpu.get_capabilities() if place.type == "cpu" else {}
     return "bfloat16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "float32"
+
+
+def lossless_dtype(name: str | Path, device: str | torch.device | None = None) -> Dtype:
+    """Return what to evaluate a model in: bfloat16 where it is fast and rounds nothing learnt, else float32.
+
+    A fully trained model is rounded where it is stored in a wider format than bfloat16. An adapter is not
+    rounded, whatever its base is in; ours is evaluated on the base that it was trained on.
+    """
+    fast = fast_dtype(device)
+    folder = resolve(name).path
+    base = _base_of(folder)
+    stored = stored_dtype(base.path if base else folder)
+    told = folder / "training.json"
+    if base is not None and told.is_file():
+        stored = str(_table(told).get("dtype") or stored)
+    return fast if stored == "bfloat16" else "float32"
 
 
 def _load(files: ModelFiles, dtype: Dtype) -> PreTrainedModel:

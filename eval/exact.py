@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Decoding, Refusal, generate, not_shown
+from dfilter.eval.generation import Answer, Decoding, Refusal, answer, not_shown
 from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
-from dfilter.eval.prompts import read_prompts, shared_facts
+from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
 
@@ -74,21 +74,24 @@ class Exact:
                     f"Prompt '{bare.id}' of {self.source} has no number in column '{self.answer}', and match "
                     "is 'number'; take another column, or match 'ends'."
                 )
-        said = generate(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
-        pairs = zip(said, prompts, strict=True)
-        values = np.array(
-            [
-                math.nan if isinstance(text, Refusal) else is_right(text, p.answer, self.match)
-                for text, p in pairs
-            ],
-            dtype=np.float64,
-        )
+        said = answer(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
+        values = np.array([self._value(found, p) for found, p in zip(said, prompts, strict=True)], np.float64)
         ids = tuple(prompt.id for prompt in prompts)
-        facts: dict[str, Any] = {"bounds": [0, 1], "match": self.match, "silent": said.count("")}
+        answers = [found for found in said if not isinstance(found, Refusal)]
+        facts: dict[str, Any] = {
+            "bounds": [0, 1],
+            "match": self.match,
+            "silent": sum(not found.text for found in answers),
+            "cut": sum(found.cut for found in answers),
+            "answers": len(answers),
+        }
         facts |= not_shown(ids, said)
         return EvalResult(
             ids, values, "exact match", higher_is_better=True, facts=facts | shared_facts(prompts)
         )
+
+    def _value(self, said: Answer | Refusal, prompt: Prompt) -> float:
+        return math.nan if isinstance(said, Refusal) else is_right(said.text, prompt.answer, self.match)
 
 
 def normalised(text: str) -> str:

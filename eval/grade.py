@@ -101,11 +101,11 @@ class Grade:
         prompts = read_prompts(self.source)
         wording = Wording.load(self.template or self.scale, ("conversation",))
         asked = [prompt.messages for prompt in prompts]
-        conversations = [
-            turns
+        samples = [
+            converse(model, asked, self.decoding, seed=seed * 1000 + sample)
             for sample in range(self._samples)
-            for turns in converse(model, asked, self.decoding, seed=seed * 1000 + sample)
         ]
+        conversations = [turns for found, _ in samples for turns in found]
         asked_for = [at for at, turns in enumerate(conversations) if not isinstance(turns, Refusal)]
         questions = [
             wording.messages(conversation=shown(turns))
@@ -126,6 +126,8 @@ class Grade:
         facts: dict[str, Any] = {
             "missing": missing,
             "samples": self._samples,
+            "cut": sum(cut for _, cut in samples),
+            "answers": len(conversations),
             "reported_models": reported,
         }
         if self.scale != "likert":

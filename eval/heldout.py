@@ -16,7 +16,7 @@ import numpy as np
 from dfilter.chat import Encoded, Template, render_many
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
-from dfilter.models import fast_dtype, load_causal
+from dfilter.models import load_causal, lossless_dtype
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult
 from dfilter.window import window
@@ -44,7 +44,7 @@ class Heldout:
             is cut off entirely have no value, nor have those that the template cannot show.
         template: of the prompt; see :mod:`dfilter.chat`.
         batch_tokens: padded tokens of a batch; 0 chooses by the device.
-        dtype: of the weights: "auto" (bfloat16 where the hardware computes in it), "float32", "bfloat16".
+        dtype: of the weights: "float32", "bfloat16", or "auto" (see :func:`dfilter.models.lossless_dtype`).
     """
 
     source: Annotated[str, CONTENT]
@@ -115,10 +115,8 @@ class Heldout:
         """Return each row's summed loss, its number of tokens, and why there are none."""
         import torch
 
-        dtype = fast_dtype() if self.dtype == "auto" else self.dtype
-        network, tokenizer = load_causal(
-            model, dtype=dtype
-        )  # an adapter folded into bfloat16 would be rounded
+        dtype = lossless_dtype(model) if self.dtype == "auto" else self.dtype
+        network, tokenizer = load_causal(model, dtype=dtype)
         limit = min(self.max_tokens, window(network.config, tokenizer))
         encoded = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
         on_gpu = network.device.type == "cuda"

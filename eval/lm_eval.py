@@ -22,7 +22,7 @@ from dfilter import registry
 from dfilter.digests import path_sha256
 from dfilter.errors import InputError, MissingPackageError, SettingsError
 from dfilter.identity import ANYHOW, SHORT, settings_identity, shown
-from dfilter.models import fast_dtype, load_causal
+from dfilter.models import fast_dtype, load_causal, lossless_dtype
 from dfilter.turns import with_constant_date
 from dfilter.types import EvalResult, Json
 
@@ -65,7 +65,7 @@ class LMEval:
     batch_size: Annotated[int, ANYHOW] = 8
     chat: bool = False
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def identify(self) -> Mapping[str, Json]:
         """Return the settings, the harness's release, and what a YAML file and the files it names say."""
@@ -123,7 +123,7 @@ class LMEval:
             raise MissingPackageError(
                 "lm-evaluation-harness is not installed; get it with: pip install 'dfilter[lm-eval]'"
             ) from error
-        network, tokenizer = load_causal(model, dtype=fast_dtype(), merge=True)
+        network, tokenizer = load_causal(model, dtype=lossless_dtype(model))
         if self.chat and tokenizer.chat_template:  # the harness renders by itself, on whatever day
             tokenizer.chat_template = with_constant_date(tokenizer.get_chat_template())
         try:

@@ -98,7 +98,8 @@ class Pairwise:
             ServerError: a judge's server refuses.
         """
         asked = read_prompts(self.source)
-        said = [answers_of(model, asked, self.decoding, seed), self._opponent(asked, seed)]
+        answers, cut = answers_of(model, asked, self.decoding, seed)
+        said = [answers, self._opponent(asked, seed)]
         both = [a if isinstance(a, Refusal) else b for a, b in zip(*said, strict=True)]
         ids = tuple(prompt.id for prompt in asked)
         refused = not_shown(ids, both)
@@ -124,6 +125,8 @@ class Pairwise:
                 for a, b in zip(*said, strict=True)
             ],
             "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
+            "cut": cut,
+            "answers": len(ours),
         }
         if len(shares) > 1:
             facts["judges"] = {name: column.tolist() for name, column in shares.items()}
@@ -175,7 +178,7 @@ class Pairwise:
                 raise SettingsError(
                     f"Pairwise judging against {self.needs} needs that model; give its folder as opponent."
                 )
-            return answers_of(Path(self.opponent), prompts, self.decoding, seed)
+            return answers_of(Path(self.opponent), prompts, self.decoding, seed)[0]
         return read_answers(Path(self.against), prompts)
 
 
@@ -186,10 +189,12 @@ def _spread(column: NDArray[np.float64], places: Sequence[int], count: int) -> N
     return found
 
 
-def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int) -> list[str | Refusal]:
-    """Return a model's last answer to every prompt, or why it cannot be asked."""
-    said = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
-    return [turns if isinstance(turns, Refusal) else turns[-1].content for turns in said]
+def answers_of(
+    model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed: int
+) -> tuple[list[str | Refusal], int]:
+    """Return a model's last answer to every prompt, or why there is none, and how many were cut short."""
+    said, cut = converse(model, [prompt.messages for prompt in prompts], decoding, seed=seed)
+    return [turns if isinstance(turns, Refusal) else turns[-1].content for turns in said], cut
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:

@@ -203,6 +203,35 @@ def test_parameters_and_dtype_are_read_without_loading() -> None:
     assert models.stored_dtype("tiny") == "float32"
 
 
+def test_a_model_is_evaluated_in_a_format_that_rounds_nothing_it_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = models.resolve("tiny").path
+    for stored in ("float32", "float16", "bfloat16"):
+        folder = shutil.copytree(source, tmp_path / stored)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"dtype": stored}))
+        adapter = tmp_path / f"on-{stored}"
+        adapter.mkdir()
+        shutil.copy(source / "model.safetensors", adapter / "adapter_model.safetensors")
+        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+
+    def found(fast: str) -> dict[str, str]:
+        monkeypatch.setattr(models, "fast_dtype", lambda *_: fast)
+        return {folder.name: models.lossless_dtype(folder) for folder in sorted(tmp_path.iterdir())}
+
+    assert set(found("float32").values()) == {"float32"}
+    narrow = {name for name, dtype in found("bfloat16").items() if dtype == "bfloat16"}
+    assert narrow == {"bfloat16", "on-bfloat16"}
+    for trained, wanted in (
+        ("bfloat16", "bfloat16"),
+        ("float32", "float32"),
+    ):  # ours says what its base was in
+        told = {"model": str(tmp_path / "float32"), "dtype": trained}
+        (tmp_path / "on-float32" / "training.json").write_text(json.dumps(told))
+        assert models.lossless_dtype(tmp_path / "on-float32") == wanted
+
+
 def test_loading_is_quiet_and_leaves_the_log_level(capfd: pytest.CaptureFixture[str]) -> None:
     from transformers.utils import logging
 

@@ -238,6 +238,12 @@ def _write(path: Path, settings: Mapping[str, Any], made: Recipe, command: str) 
         lines.append("# Not expressed here: an end-of-turn token after every turn.")
     if made.final_learning_rate and "lr_scheduler_kwargs" not in settings:
         lines.append(f"# Not expressed here: the final learning rate {made.final_learning_rate}.")
+    if made.warmup and made.schedule != "constant":
+        lines.append("# Its warm-up begins at rate 0: the first step trains nothing.")
+    if made.method == "full":
+        lines.append(
+            "# What it saves may be rounded to the base's number format; small updates are then lost."
+        )
     lines += _yaml(settings)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -31,10 +31,24 @@ from dfilter.store.seal import flaw, seal
 from dfilter.train.recipes import Recipe
 from dfilter.train.result import barrier, epoch_folder
 from dfilter.train.rows import Order, Rows, collate, parts
+from dfilter.train.schedule import rate
 
 log = logging.getLogger(__name__)
 
 WHOLE = "whole"  # the seal that is written last into a checkpoint; one without it was cut short
+
+
+class OneDevice(TrainingArguments):
+    """Arguments of a process that trains on one device, however many it sees.
+
+    transformers would split every tensor of a batch between the GPUs, the columns of :func:`narrowed` too.
+    Several GPUs share a training as several processes (torchrun).
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """The GPUs of this process."""
+        return min(1, int(super().n_gpu))
 
 
 def arguments(
@@ -46,18 +60,11 @@ def arguments(
     transformers is told of no accumulation.
     """
     cuda = torch.cuda.is_available()
-    schedule: dict[str, Any] = {"lr_scheduler_type": recipe.schedule}
-    if recipe.final_learning_rate:
-        kwargs = {"lr_end": recipe.final_learning_rate, "power": 1.0}
-        schedule = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": kwargs}
-    elif recipe.schedule == "constant" and recipe.warmup:
-        schedule = {"lr_scheduler_type": "constant_with_warmup"}
-    return TrainingArguments(
+    return OneDevice(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=max(1, recipe.batch // devices),
         learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         adam_beta1=recipe.beta1,
         adam_beta2=recipe.beta2,
@@ -76,7 +83,6 @@ def arguments(
         disable_tqdm=True,
         log_level="error",
         ddp_find_unused_parameters=False,
-        **schedule,
     )
 
 
@@ -84,9 +90,18 @@ class Loop(TransformersTrainer):
     """Trains on token-weighted batches in an order of our own."""
 
     def __init__(
-        self, model: Any, args: TrainingArguments, rows: Rows, *, pad: int, micro_tokens: int, bf16: bool
+        self,
+        model: Any,
+        args: TrainingArguments,
+        rows: Rows,
+        *,
+        recipe: Recipe,
+        pad: int,
+        micro_tokens: int,
+        bf16: bool,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows, compute_loss_func=token_loss)
+        self.recipe = recipe
         self.remove_callback(PrinterCallback)
         self.bf16 = bf16
         plain: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -106,6 +121,17 @@ class Loop(TransformersTrainer):
         model: Any = self.model
         with disable_input_dtype_casting(model, active=self.bf16):
             return super().train(*args, **settings)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Follow the recipe's rates (see :mod:`dfilter.train.schedule`)."""
+
+        def factor(step: int) -> float:
+            return rate(self.recipe, step, num_training_steps) / self.recipe.learning_rate
+
+        if self.lr_scheduler is None:
+            stepped: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(stepped, factor)
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> Any:
         """Return batches of whole steps; their order does not depend on torch's random state."""

@@ -25,7 +25,7 @@ class Recipe:
         learning_rate: the highest.
         final_learning_rate: where the schedule ends; above 0 only with "linear".
         schedule: how the rate falls.
-        warmup: share of the steps in which it rises from 0.
+        warmup: share of the steps in which it rises; see :mod:`dfilter.train.schedule`.
         weight_decay: AdamW's; norms and biases are spared.
         beta1, beta2, epsilon: Adam's.
         clip: largest gradient norm; 0 does not clip.
@@ -36,7 +36,7 @@ class Recipe:
         residual_dropout: at the top layer; 0 at the bottom layer, linear between.
         lora_rank, lora_alpha, lora_dropout, lora_targets: the adapter; targets are module names, or
             "all-linear".
-        keep_epochs: first and last epoch whose model is kept; empty keeps only the end.
+        keep_epochs: first and last epoch among which a development set may choose; empty keeps only the end.
     """
 
     method: Literal["full", "lora"]

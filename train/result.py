@@ -28,6 +28,7 @@ from dfilter import models
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, DFilterError, FolderError
 from dfilter.store.seal import flaw, read_checked, seal, write_checked
+from dfilter.train.precision import LOSS, Saved, cast, lost
 from dfilter.train.recipes import Recipe
 from dfilter.types import Evaluator
 
@@ -178,12 +179,15 @@ class Keep:
     Attributes:
         model: the base's name, which is written beside adapters.
         tokenizer: saved beside every model.
-        dtype: torch dtype of fully trained weights.
+        stored: torch dtype of the base's weights.
+        dtype: torch dtype to save fully trained weights in; none is ``stored`` where that keeps what was
+            learnt, else float32.
         moments: write Adam's moments too.
     """
 
     model: str
     tokenizer: Any
+    stored: Any
     dtype: Any
     moments: bool
 
@@ -195,39 +199,68 @@ class Keep:
         if is_main():
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-        self.write_into(loop, scratch)
+        saved = self.write_into(loop, scratch)
         if is_main():
             from dfilter.train.loop import write_json
 
             log = loop.state.log_history
             part = [entry for entry in log if "loss" in entry and _epoch_of(entry, plan) == epoch]
-            write_json(
-                scratch / "training.json", {**_identity(plan), "epoch": epoch, **_sums(part), **_rates(part)}
-            )
+            told = {**_sums(part), **_rates(part), "saved": saved}
+            write_json(scratch / "training.json", {**_identity(plan), "epoch": epoch, **told})
             seal(scratch, folder.name)
             scratch.rename(folder)
 
-    def write_into(self, loop: Any, folder: Path) -> None:
-        """Write model, tokenizer and moments into a folder; every process takes part."""
+    def write_into(self, loop: Any, folder: Path) -> dict[str, Any] | None:
+        """Write model, tokenizer and moments into a folder; every process takes part.
+
+        Returns:
+            How the weights of a full training were saved; none for an adapter, which is float32.
+        """
+        import torch
+
         from dfilter.train.loop import write_json
 
         state = loop.accelerator.get_state_dict(loop.model_wrapped) if world() > 1 else None
         if not is_main():
-            return
+            return None
         model = loop.accelerator.unwrap_model(loop.model)
+        saved = None
         if _is_adapter(model):
             model.save_pretrained(folder, state_dict=state)
             (folder / "README.md").unlink(missing_ok=True)  # peft's card, without anything in it
         else:
-            weights = _cast(state or model.state_dict(), self.dtype)
-            model.save_pretrained(folder, state_dict=weights)
+            weights = state or model.state_dict()
+            saved = self._format(weights)
+            model.save_pretrained(folder, state_dict=cast(weights, getattr(torch, saved.dtype)))
             config = _read(folder / "config.json") or {}
-            write_json(folder / "config.json", {**config, "dtype": str(self.dtype).removeprefix("torch.")})
+            write_json(folder / "config.json", {**config, "dtype": saved.dtype})
         self.tokenizer.save_pretrained(folder)
         if self.moments:
             from dfilter.train.moments import save_moments
 
             save_moments(model, loop.optimizer, folder)
+        return asdict(saved) if saved else None
+
+    def _format(self, weights: Mapping[str, Any]) -> Saved:
+        """Decide what weights are saved in, by what the stored format would lose of them."""
+        import torch
+
+        wanted = self.dtype or self.stored
+        stored = _named(self.stored)
+        if wanted == torch.float32:
+            return Saved("float32", stored)
+        base, _ = models.load_causal(self.model, device="cpu")
+        moved, share = lost(weights, base.state_dict(), wanted)
+        if self.dtype is None and share > LOSS:
+            return Saved("float32", stored, moved, share)
+        saved = Saved(_named(wanted), stored, moved, share)
+        if saved.warning():
+            log.warning("%s", saved.warning())
+        return saved
+
+
+def _named(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def figures(log: Sequence[Mapping[str, Any]], device: str, plan: Plan) -> dict[str, Any]:
@@ -272,7 +305,8 @@ def choose_epoch(out: Path, evaluator: Evaluator, seed: int) -> dict[str, Any]:
     for file in (out / "epochs" / best).iterdir():
         if file.name not in {"training.json", "seal.json"}:
             shutil.copy2(file, out / file.name)
-    return {"chosen": best, "development": scores}
+    told = _read(out / "epochs" / best / "training.json") or {}
+    return {"chosen": best, "development": scores, "saved": told.get("saved")}
 
 
 def finish(out: Path, plan: Plan, summary: Mapping[str, Any]) -> None:
@@ -317,16 +351,6 @@ def _epoch_of(entry: Mapping[str, Any], plan: Plan) -> int:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def _cast(state: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
-    """Cast weights; those that share memory go on sharing it, so that they are saved once."""
-    done: dict[int, Any] = {}
-    cast = {}
-    for name, tensor in state.items():
-        wanted = dtype if tensor.is_floating_point() else tensor.dtype
-        cast[name] = done.setdefault(tensor.data_ptr(), tensor.to(wanted))
-    return cast
 
 
 def _is_adapter(model: Any) -> bool:

@@ -25,6 +25,7 @@ from dfilter.identity import (
     settings_identity,
 )
 from dfilter.train import result
+from dfilter.train.adapters import adapt, adapted, missed
 from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
 from dfilter.train.screen import TrainedTokens
@@ -80,7 +81,8 @@ class FineTune:
         template: see :mod:`dfilter.chat`; "auto" takes the recipe's for models without a chat template.
         dtype: "bfloat16" computes in it (full: float32 weights under autocast; LoRA: bfloat16 base,
             float32 adapter), "float32" in that; "auto" is bfloat16 where the device has it.
-        save_dtype: of a fully trained result; "auto" is the dtype the model came in.
+        save_dtype: of a fully trained result; "auto" is the dtype the model came in where that keeps what
+            was learnt, else float32 (see :mod:`dfilter.train.precision`).
         micro_tokens: padded tokens of one forward pass; less needs less memory, and sums in another
             order. None: 1,024 on a CPU, 16,384 on a GPU.
         gradient_checkpointing: recompute activations instead of keeping them.
@@ -89,7 +91,8 @@ class FineTune:
             tokenizer cannot show them or their prompt fills the window, and names them in
             ``training.json``; "refuse" trains on all rows or none.
         choose: takes the best of the kept epochs as the result, by its mean value on a development
-            set; an evaluator, or a table with the name and settings of a registered one.
+            set; an evaluator, or a table with the name and settings of a registered one. Without it
+            the last epoch is the result, and a recipe's epochs are kept only where ``overrides`` says so.
         checkpoint_minutes: between two checkpoints; there is one at every epoch's end too.
         checkpoint_steps: steps between two checkpoints.
     """
@@ -111,7 +114,7 @@ class FineTune:
     checkpoint_minutes: Annotated[float, ANYHOW] = 10.0
     checkpoint_steps: Annotated[int | None, ANYHOW] = None
 
-    version: ClassVar[int] = 2  # 1 trained beyond the model's window
+    version: ClassVar[int] = 2  # 1 trained beyond the model's window, and a first step at rate 0
 
     def __post_init__(self) -> None:
         """Refuse two budgets, a budget of nothing, and what no recipe has."""
@@ -162,8 +165,13 @@ class FineTune:
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, with the recipe's figures spelt out."""
         weights = models.count_parameters(models.resolve(self.model).path)
+        return settings_identity(self) | {"figures": identity(self._recipe(weights))}
+
+    def _recipe(self, weights: float) -> Recipe:
+        """Return the recipe for a model of that size, without epochs that nobody would choose from."""
         made = recipe(self.recipe, weights, self.overrides)
-        return settings_identity(self) | {"figures": identity(made)}
+        wanted = self.choose is not None or "keep_epochs" in self.overrides
+        return made if wanted else replace(made, keep_epochs=())
 
     def trained_tokens(self, sample: Sequence[Example], rows: int) -> int:
         """Return the tokens that training on so many rows like those of the sample would see."""
@@ -181,7 +189,7 @@ class FineTune:
         Nothing is written and no weight is loaded, so it is cheap enough for a dry run.
         """
         files = models.resolve(self.model)
-        made = recipe(self.recipe, models.count_parameters(files.path), self.overrides)
+        made = self._recipe(models.count_parameters(files.path))
         shown = self._shown(made)
         tokenizer = shown.tokenizer()
         chat.special_ids(tokenizer)
@@ -257,10 +265,12 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
     with models.quiet_transformers():
         model, tokenizer, stored = _load(plan)
         chat.remember_style(tokenizer, plan.template, plan.eot)
+        warnings = _warnings(job, plan, model, tokenizer)
         keep = result.Keep(
             model=plan.model,
             tokenizer=tokenizer,
-            dtype=stored if job.save_dtype == "auto" else getattr(torch, job.save_dtype),
+            stored=stored,
+            dtype=None if job.save_dtype == "auto" else getattr(torch, job.save_dtype),
             moments=job.save_moments,
         )
         args = loop.arguments(
@@ -275,6 +285,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             model,
             args,
             rows,
+            recipe=plan.recipe,
             pad=chat.special_ids(tokenizer).pad,
             micro_tokens=job.micro_tokens or MICRO_TOKENS[args.device.type == "cuda"],
             bf16=plan.dtype == "bfloat16",
@@ -293,9 +304,33 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
         latest = loop.last_whole(out / "checkpoints", result.sound(out, plan))
         running.train(resume_from_checkpoint=str(latest) if latest else None)
         loop.refuse_nan(running.model)
-        keep.write_into(running, out)
-        found = result.figures(running.state.log_history, running.args.device.type, plan)
-        return found | ({"skipped_because": dict(rows.because)} if rows.because else {})
+        saved = keep.write_into(running, out)
+        told = result.figures(running.state.log_history, running.args.device.type, plan)
+        if plan.recipe.method == "lora":
+            told["adapted"] = adapted(running.accelerator.unwrap_model(running.model))
+        if rows.because:
+            told["skipped_because"] = dict(rows.because)
+        return told | {"saved": saved, "warnings": warnings}
+
+
+def _warnings(job: FineTune, plan: result.Plan, model: Any, tokenizer: Any) -> list[str]:
+    """Return, and log, what a reader of the result must know of the training."""
+    found = missed(model, plan.recipe) if plan.recipe.method == "lora" else []
+    if not chat.closes_replies(tokenizer, template=plan.template, eot=plan.eot):
+        found.append(
+            f"The template '{plan.template}' of '{plan.model}' writes no end token behind a reply, so none "
+            "is learnt, and answers run to their limit. Set overrides.eot = true, or another template."
+        )
+    kept = recipe(plan.recipe_name, models.count_parameters(models.resolve(plan.model).path)).keep_epochs
+    if kept and not plan.recipe.keep_epochs and "keep_epochs" not in job.overrides:
+        found.append(
+            f"Recipe {plan.recipe_name} chooses among epochs {kept[0]} to {kept[1]} by a development set. "
+            "None is given (choose), so the last epoch is the result, and no other is kept."
+        )
+    if result.is_main():
+        for sentence in found:
+            log.warning("%s", sentence)
+    return found
 
 
 def _load(plan: result.Plan) -> tuple[Any, Any, Any]:
@@ -320,26 +355,5 @@ def _load(plan: result.Plan) -> tuple[Any, Any, Any]:
 
         add_residual_dropout(model, made.residual_dropout)
     if made.method == "lora":
-        model = _adapted(model, made)
+        model = adapt(model, made)
     return model, tokenizer, stored
-
-
-def _adapted(model: Any, made: Recipe) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    targets = made.lora_targets
-    config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=made.lora_rank,
-        lora_alpha=made.lora_alpha,
-        lora_dropout=made.lora_dropout,
-        target_modules="all-linear" if targets == ("all-linear",) else list(targets),
-        bias="none",
-    )
-    try:
-        with models.quiet_transformers():
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise SettingsError(
-            f"lora_targets = {list(targets)} do not fit {type(model).__name__}: {error}"
-        ) from error

@@ -18,6 +18,7 @@ from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
 from dfilter.leaderboard.measured import Measured, estimate, no_value
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
+from dfilter.leaderboard.remarks import remarks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
 from dfilter.llm.families import shared_family
 from dfilter.plaintext import shown_all, shown_json
@@ -256,6 +257,7 @@ def _notes(
             for r in mine
             if r not in valued
         ]
+        notes += remarks(panel)
         missing = {
             f"{r.strategy} at {r.budget}"
             for r in valued

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dfilter.errors import InputError
 from dfilter.eval import exact
-from dfilter.eval.generation import Decoding
+from dfilter.eval.generation import Answer, Decoding
 from dfilter.models import resolve
 
 RIGHT = [
@@ -281,17 +281,19 @@ def test_one_value_per_prompt(tmp_path, monkeypatch):
     lines = [{"id": i, "prompt": f"question {i}", "answer": str(i)} for i in range(4)]
     path.write_text("\n".join(map(json.dumps, lines)))
     said = ["It is 0", "2", "", "3."]
-    monkeypatch.setattr(exact, "generate", lambda model, prompts, decoding, seed: said)
+    answers = [Answer(text, cut=not text.endswith(".")) for text in said]
+    monkeypatch.setattr(exact, "answer", lambda model, prompts, decoding, seed: answers)
     found = exact.Exact(str(path)).evaluate(tmp_path)
     assert found.values.tolist() == [1, 0, 0, 1]
     assert found.prompts == ("q/0", "q/1", "q/2", "q/3")
     assert found.facts["silent"] == 1
+    assert (found.facts["cut"], found.facts["answers"]) == (3, 4)
     assert found.facts["bounds"] == [0, 1]
 
 
 def test_a_prompt_without_answer_is_refused_before_anything_is_generated(tmp_path, monkeypatch):
     (tmp_path / "q.jsonl").write_text('{"prompt": "a", "answer": " "}')
-    monkeypatch.setattr(exact, "generate", lambda *a, **k: pytest.fail("generated"))
+    monkeypatch.setattr(exact, "answer", lambda *a, **k: pytest.fail("generated"))
     with pytest.raises(InputError, match="no answer in column 'answer'"):
         exact.Exact(str(tmp_path / "q.jsonl")).evaluate(tmp_path)
 

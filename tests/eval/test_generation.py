@@ -20,11 +20,6 @@ ASKED = [
 SHORT = g.Decoding(max_new_tokens=6)
 
 
-@pytest.fixture(autouse=True)
-def float32(monkeypatch):
-    monkeypatch.setattr(g, "fast_dtype", lambda *_: "float32")
-
-
 @pytest.fixture
 def tiny():
     return resolve("tiny").path
@@ -58,6 +53,55 @@ def test_batched_greedy_answers_equal_one_token_at_a_time(talker):
     wanted = [slow_greedy(model, tokenizer, messages, 6) for messages in ASKED]
     assert g.generate(talker, ASKED, SHORT) == wanted
     assert len(set(wanted)) == len(ASKED)
+
+
+def test_an_answer_that_its_limit_cut_short_is_told_from_one_that_ended(talker, monkeypatch):
+    said = g.answer(talker, ASKED, SHORT)
+    assert all(found.cut for found in said)
+    model, tokenizer = load_causal(talker, dtype="float32")
+    ids = render_prompt(ASKED[0], tokenizer)
+    with torch.inference_mode():
+        first = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+    ends = [*end_ids(tokenizer), first]
+    monkeypatch.setattr(g, "end_ids", lambda *_, **__: ends)
+    found = g.answer(talker, ASKED, g.Decoding(max_new_tokens=5))
+    spoken = [render_prompt(messages, tokenizer) for messages in ASKED]
+    with torch.inference_mode():
+        for at, ids in enumerate(spoken):
+            start = len(ids)
+            while len(ids) < start + 5 and not (len(ids) > start and ids[-1] in ends):
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            assert found[at].cut == (ids[-1] not in ends)
+    assert not found[0].cut
+    assert any(one.cut for one in found)
+    assert g.answer(talker, ASKED, g.Decoding(max_new_tokens=5)) == found  # read again
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks for it
+def test_an_adapter_speaks_as_it_was_trained(tiny, tmp_path, monkeypatch):
+    """Folded into bfloat16 the small steps of an adapter are rounded away."""
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load_causal(tiny, dtype="bfloat16")
+    model.save_pretrained(tmp_path / "half")
+    tokenizer.save_pretrained(tmp_path / "half")
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            weight.copy_(torch.full_like(weight, 2e-4)) if "lora_B" in name else None
+    tuned.peft_config["default"].base_model_name_or_path = str(tmp_path / "half")
+    tuned.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    monkeypatch.setattr("dfilter.models.fast_dtype", lambda *_: "bfloat16")
+    speaking = g._Writer(tmp_path / "adapter", SHORT).model
+    ids = torch.tensor([render_prompt(ASKED[1], tokenizer)])
+    with torch.inference_mode():
+        exact, _ = load_causal(tmp_path / "adapter", dtype="float32", merge=True)
+        base, _ = load_causal(tmp_path / "half", dtype="bfloat16")
+        kept = {n: w for n, w in speaking.named_parameters() if "lora_" in n}
+        assert {w.dtype for w in kept.values()} == {torch.float32}
+        assert not speaking(ids).logits.equal(base(ids).logits)
+        assert torch.allclose(speaking(ids).logits.float(), exact(ids).logits, atol=0.05)
 
 
 def test_stored_answers_are_read_without_the_model(talker, monkeypatch):
@@ -141,7 +185,8 @@ def test_every_user_turn_is_answered(tiny):
         (Message("system", "be brief"), Message("user", "a"), Message("user", "b")),
         (Message("user", "q"), Message("assistant", "given"), Message("user", "r")),
     ]
-    said = g.converse(tiny, asked, SHORT)
+    said, cut = g.converse(tiny, asked, SHORT)
+    assert cut == 2  # the tiny model never ends
     assert [turn.role for turn in said[0]] == ["system", "user", "assistant", "user", "assistant"]
     assert [turn.content for turn in said[1]][:3] == ["q", "given", "r"]
     assert len(said[1]) == 4

@@ -29,7 +29,7 @@ def source(tmp_path):
 @pytest.fixture(autouse=True)
 def told(monkeypatch):
     def said(model, asked, decoding, seed):
-        return [(*turns, Message("assistant", f"answer {seed % 1000}")) for turns in asked]
+        return [(*turns, Message("assistant", f"answer {seed % 1000}")) for turns in asked], 1
 
     monkeypatch.setattr(grade, "converse", said)
 

@@ -44,6 +44,7 @@ def stand_in(monkeypatch, samples):
     for module in (harness, models, wrapped):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(adapter, "load_causal", lambda *a, **k: (None, None))
+    monkeypatch.setattr(adapter, "lossless_dtype", lambda *_: "float32")
     monkeypatch.setattr(adapter, "_version", lambda: "0")
     return asked
 

@@ -35,7 +35,7 @@ def told(monkeypatch):
     """Models say what their folder's name says, and their quality stands in their answers."""
 
     def said(model, prompts, decoding, seed):
-        return [f"quality {model.name} of {prompt.id} " + "x" * len(model.name) for prompt in prompts]
+        return [f"quality {model.name} of {prompt.id} " + "x" * len(model.name) for prompt in prompts], 3
 
     monkeypatch.setattr(pairwise, "answers_of", said)
 

@@ -751,3 +751,26 @@ def test_equivalent_is_wrong_in_few_of_two_thousand_tables(seeds, training, marg
     simulation = simulator()
     world = simulation.World(seeds, training, effect=margin)
     assert simulation.simulate(world, 2000, margin=margin).equivalent_rate <= 0.05
+
+
+def test_answers_cut_at_their_limit_are_in_the_notes():
+    def made(strategy, seed, cut):
+        told = {"cut": cut, "answers": 50} if cut is not None else {}
+        return Cell(strategy, "10", seed, results={"exact": result([0, 1, 0], "exact match", True, **told)})
+
+    found = leaderboard(
+        [made("random", 0, 0), made("random", 1, 1), made("mine", 0, 20), made("mine", 1, 25)]
+    )
+    [note] = [note for note in found.notes if "cut" in note]
+    assert note.startswith("exact: answers cut at their limit")
+    assert "1% of random at 10" in note
+    assert "45% of mine at 10" in note
+    for cut in (0, None):
+        quiet = leaderboard([made("random", 0, cut), made("mine", 0, cut)])
+        assert not any("cut" in note for note in quiet.notes)
+
+
+def test_questions_that_were_not_looked_for_are_in_the_notes():
+    for facts, said in (({"harness": "0.4"}, True), ({}, False)):
+        made = [Cell(s, "10", 0, results={"mmlu": result([0, 1], **facts)}) for s in ("random", "mine")]
+        assert any("not looked for" in note for note in leaderboard(made).notes) == said

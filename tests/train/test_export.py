@@ -88,6 +88,20 @@ def test_what_a_framework_cannot_say_is_written_on_top(tmp_path: Path) -> None:
         assert said in text
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_what_may_be_rounded_and_a_step_at_rate_zero_are_said(framework: str, tmp_path: Path) -> None:
+    for name, rounds, rises in (("alpaca", True, True), ("lima", True, False), ("less", False, True)):
+        written("messages", framework, tmp_path, recipe=name)
+        comments = [
+            line
+            for file in (tmp_path / "out").glob("*.yaml")
+            for line in file.read_text().splitlines()
+            if line.startswith("#")
+        ]
+        assert any("may be rounded" in line for line in comments) == rounds
+        assert any("begins at rate 0" in line for line in comments) == rises
+
+
 def test_warm_up_is_counted_in_steps(tmp_path: Path) -> None:
     found, data = written("messages", "trl", tmp_path, recipe="less")
     assert found["warmup_steps"] == 1  # 3% of 4 steps, rounded up

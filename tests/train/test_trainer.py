@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainingArguments
 
 from dfilter import chat, models
 from dfilter.errors import CheckError, FolderError, InputError, SettingsError
@@ -46,7 +48,7 @@ def rate_at(made: Recipe, step: int, steps: int) -> float:
     """The learning rate of a step, counted from 0, from the definition of each schedule."""
     warm = math.ceil(made.warmup * steps)
     if step < warm:
-        return made.learning_rate * step / max(1, warm)
+        return made.learning_rate * (step + 1) / (warm + 1)
     gone = (step - warm) / max(1, steps - warm)
     if made.schedule == "cosine":
         return made.learning_rate * 0.5 * (1 + math.cos(math.pi * gone))
@@ -186,11 +188,14 @@ def test_an_adapter_is_float32_on_a_bfloat16_base(rows: list[Example]) -> None:
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
 
-def test_a_result_is_saved_in_the_dtype_it_came_in(rows: list[Example], tmp_path: Path) -> None:
+def test_a_result_is_saved_in_the_dtype_it_came_in_or_was_asked_for(
+    rows: list[Example], tmp_path: Path
+) -> None:
     model, tokenizer = models.load_causal("tiny", device="cpu", dtype="bfloat16")
     model.save_pretrained(tmp_path / "half")
     tokenizer.save_pretrained(tmp_path / "half")
-    job = full(model=str(tmp_path / "half"), steps=2)
+    coarse = {**FULL, "learning_rate": 0.02, "weight_decay": 0.0, "warmup": 0.0}
+    job = full(model=str(tmp_path / "half"), steps=2, overrides=coarse)
     out = job.train(rows, tmp_path / "a", seed=0)
     loaded, _ = models.load_causal(out, device="cpu")
     assert loaded.dtype == torch.bfloat16
@@ -280,6 +285,47 @@ def test_lima_chooses_the_epoch_that_the_development_set_prefers(rows: list[Exam
         lacking = Development(values, higher, missing=1)  # a prompt that cannot be shown has no value
         assert result.choose_epoch(out, lacking, 0)["chosen"] == best
         assert holds() == [best]
+
+
+def test_epochs_are_kept_for_a_choice_or_a_wish_and_not_for_nobody(
+    rows: list[Example], tmp_path: Path
+) -> None:
+    """A cell of a comparison would keep six models, and evaluate a seventh."""
+    shape = {"batch": 4, "epochs": 5}
+    job = FineTune(model="tiny", recipe="lima", dtype="float32", overrides=shape)
+    out = job.train(rows[:4], tmp_path / "nobody", seed=0)
+    assert facts(out)["kept"] == []
+    assert not (out / "epochs").exists()
+    [said] = facts(out)["warnings"]
+    assert "chooses among epochs 5 to 10" in said
+    wish = replace(job, overrides={**shape, "keep_epochs": [5, 10]})
+    choice = replace(job, choose=Development({"epoch-05": 1.0}))
+    for name, other in (("wish", wish), ("choice", choice)):
+        out = other.train(rows[:4], tmp_path / name, seed=0)
+        assert facts(out)["kept"] == ["epoch-05"]
+        assert facts(out)["warnings"] == []
+
+
+def test_two_visible_gpus_train_as_one(
+    rows: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would wrap the model in DataParallel, which is stood in for by what it does."""
+    alone = lora(steps=2).train(rows, tmp_path / "alone", seed=0)
+
+    class Split(torch.nn.Module):
+        def __init__(self, module: Any) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, **inputs: Any) -> Any:
+            halves = [{name: value.chunk(2)[at] for name, value in inputs.items()} for at in (0, 1)]
+            said = [self.module(**half) for half in halves]
+            return type(said[0])(logits=torch.cat([half.logits for half in said]))
+
+    monkeypatch.setattr(torch.nn, "DataParallel", Split)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda args: (args.device, 2)[1]))
+    both = lora(steps=2).train(rows, tmp_path / "both", seed=0)
+    assert facts(both)["loss"] == facts(alone)["loss"]
 
 
 def test_the_chooser_may_be_named_in_a_settings_file(rows: list[Example], tmp_path: Path) -> None:
