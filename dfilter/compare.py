@@ -38,7 +38,6 @@ from dfilter.comparison import (
     OWN,
     REFERENCES,
     Comparison,
-    Evaluation,
     Setting,
     changed,
     prepare,
@@ -49,6 +48,7 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.digests import file_sha256
 from dfilter.errors import DFilterError, FolderError, SettingsError
+from dfilter.evaluations import Evaluation
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import (
     RESULTS,

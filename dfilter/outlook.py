@@ -18,7 +18,6 @@ from dfilter.comparison import (
     OWN,
     REFERENCES,
     Comparison,
-    Evaluation,
     Setting,
     prepare,
     settings_for,
@@ -27,6 +26,7 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
+from dfilter.evaluations import Evaluation
 from dfilter.leaderboard.power import TYPICAL, plans, smallest_difference
 from dfilter.plaintext import shown_lines
 from dfilter.pool import Pool

@@ -75,6 +75,7 @@ class Pairwise:
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
         found = settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        found |= {"people": True} if self.human else {}  # wherever their sheets lie
         return found | ({"against": self.needs} if self.needs else {})  # no file of that name
 
     def versus(self, opponent: Path) -> Pairwise:
