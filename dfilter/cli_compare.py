@@ -73,7 +73,7 @@ def compare(
 
     DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
     heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
-    lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a TOML file each may be
+    mmlu:DIR, bbh:DIR, lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a TOML file each may be
     a table [[eval]] with kind, source and settings. One kind may be asked for twice.
 
     \b
@@ -82,6 +82,7 @@ def compare(
       dfilter compare alpaca.json --strategies kcenter,lima,my.toml --keep 1k,3k,own --seeds 3
       dfilter compare pool.jsonl -s ifd --keep 10% --eval exact:heldout.jsonl --margin 0.02 --dry-run
       dfilter compare pool.jsonl --eval exact:gsm8k.jsonl,match=number,decoding.max_new_tokens=400
+      dfilter compare pool.jsonl -s less --target mmlu:mmlu --eval mmlu:mmlu,limit=20
     """
     from dfilter.compare import compare as run_comparison
     from dfilter.comparison import from_options
