@@ -73,8 +73,8 @@ def compare(
 
     DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
     heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
-    mmlu:DIR, bbh:DIR, lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a TOML file each may be
-    a table [[eval]] with kind, source and settings. One kind may be asked for twice.
+    mmlu:DIR, bbh:DIR, lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a
+    TOML file each may be a table [[eval]] with kind, source and settings. One kind may be asked for twice.
 
     \b
     Examples:

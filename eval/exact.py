@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from dfilter.errors import InputError
 from dfilter.eval.generation import Decoding, generate
-from dfilter.eval.prompts import read_prompts, shared_facts
+from dfilter.eval.prompts import read_answered, read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
 
@@ -54,16 +53,17 @@ class Exact:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
 
+    def check(self) -> None:
+        """Read the prompts and their answers, before there is a model."""
+        read_answered(self.source, self.answer)
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return 1 or 0 per prompt.
 
         Raises:
             InputError: a prompt has no known answer.
         """
-        prompts = read_prompts(self.source, answer=self.answer)
-        blank = next((prompt.id for prompt in prompts if not prompt.answer.strip()), None)
-        if blank is not None:
-            raise InputError(f"Prompt '{blank}' of {self.source} has no answer in column '{self.answer}'.")
+        prompts = read_answered(self.source, self.answer)
         said = generate(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
         pairs = zip(said, prompts, strict=True)
         values = np.array([is_right(text, p.answer, self.match) for text, p in pairs], dtype=np.float64)

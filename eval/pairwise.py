@@ -16,7 +16,7 @@ from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, converse
 from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
-from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.server import Server
@@ -41,7 +41,7 @@ class Pairwise:
     Attributes:
         source: a file of prompts, or named sets joined by "+" (koala+vicuna).
         judges: models that judge; several are pooled, and shown one by one.
-        against: random, longest or full of the same comparison (paired by seed), or a JSONL file of answers.
+        against: random, longest or full of the same comparison (paired by seed), or a file of answers.
         opponent: folder of the model to compare with; a comparison fills it in, see :meth:`versus`.
         template: pairwise, or a file that shows {question}, {first} and {second}.
         human: folder for blind sheets; a filled sheet counts as one more judge.
@@ -89,6 +89,20 @@ class Pairwise:
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def check(self) -> None:
+        """Read the prompts, the judge's template and the opponent's answers, before there is a model.
+
+        Raises:
+            InputError: a file is not what it should be, or the answers lack a prompt.
+            SettingsError: the template hides something from the judge, or the sheets' folder is a file.
+        """
+        prompts = read_prompts(self.source)
+        Wording.load(self.template, ("question", "first", "second"))
+        if not self.needs:
+            read_answers(Path(self.against), prompts)
+        if self.human and Path(self.human).is_file():
+            raise SettingsError(f"human = {self.human} is a file; name a folder for the sheets.")
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one win share per prompt.
@@ -178,7 +192,7 @@ def answers_of(model: Path, prompts: Sequence[Prompt], decoding: Decoding, seed:
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
-    """Read answers from JSONL, found by ``id`` or by the prompt's text.
+    """Read answers from a JSON array or JSONL, found by ``id`` or by the prompt's text.
 
     Columns: ``response``, ``output`` or ``answer``; and ``id`` (with or without the test set's
     name) or ``prompt``/``instruction``.
@@ -186,10 +200,7 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
     Raises:
         InputError: the file cannot be read, or lacks a prompt's answer.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"The answers {path} cannot be read: {error}.") from error
+    rows = read_objects(path)
     found: dict[str, str] = {}
     for row in rows:
         said = next(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from dfilter import registry, sample
+from dfilter.compare import compare
 from dfilter.comparison import Comparison, from_options, parse_evaluations, prepare
-from dfilter.errors import FolderError, SettingsError
-from dfilter.evaluations import named
+from dfilter.errors import DFilterError, FolderError, SettingsError
+from dfilter.evaluations import check_inputs, named
 from dfilter.identity import component_identity
 from dfilter.progress import Silent
 
@@ -168,3 +170,52 @@ def test_both_spellings_in_one_file_are_refused(tmp_path) -> None:
     file.write_text('eval = ["exact:f.jsonl"]\nevals = ["exact:g.jsonl"]\n')
     with pytest.raises(SettingsError, match="both 'eval' and 'evals'"):
         from_options(str(file), None, OPTIONS)
+
+
+WRONG = {
+    "no answers": ([{"prompt": "a", "answer": "1"}, {"prompt": "b"}], "has no answer in column 'answer'"),
+    "no prompts": ([{"answer": "1"}], "item 1 has no prompt"),
+    "no objects": (["a"], "item 1 is str"),
+    "empty": ([], "holds no prompts"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("array", [True, False])
+def test_what_an_evaluation_reads_is_read_before_anything_is_selected(tmp_path, case, array) -> None:
+    rows, said = WRONG[case]
+    file = tmp_path / "asked.json"
+    file.write_text(json.dumps(rows) if array else "\n".join(map(json.dumps, rows)))
+    plan = planned(tmp_path, f"exact:{file}", f"exact:{tmp_path / 'absent.jsonl'}")
+    with pytest.raises(DFilterError, match=said) as caught:
+        compare(plan)
+    assert "There is no file" in str(caught.value)  # both at once
+    assert not (tmp_path / "out" / "selections").exists()
+
+
+def test_answers_of_an_opponent_are_read_at_the_start_in_both_forms(tmp_path) -> None:
+    prompts = tmp_path / "asked.json"
+    prompts.write_text(json.dumps([{"id": i, "prompt": f"question {i}"} for i in range(3)]))
+    told = [{"id": i, "response": f"answer {i}"} for i in range(3)]
+    array, lines = tmp_path / "array.json", tmp_path / "lines.jsonl"
+    array.write_text(json.dumps(told))
+    lines.write_text("\n".join(map(json.dumps, told)))
+    for against in (array, lines):
+        made = parse_evaluations([f"pairwise:{prompts},against={against},human=sheets"], Comparison(tmp_path))
+        check_inputs(made)
+    array.write_text(json.dumps(told[:2]))
+    with pytest.raises(DFilterError, match="lacks answers to 1 prompts, the first is 'asked/2'"):
+        compare(planned(tmp_path, f"pairwise:{prompts},human=sheets", against=str(array)))
+
+
+def test_a_template_that_hides_an_answer_and_rows_without_one_are_said_at_the_start(tmp_path) -> None:
+    (tmp_path / "t.txt").write_text("--- user\n{question} {first}")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    (tmp_path / "bare.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
+    specs = [
+        f"pairwise:{tmp_path}/rows.jsonl,human=sheets,template={tmp_path}/t.txt",
+        f"heldout:{tmp_path}/bare.jsonl",
+    ]
+    with pytest.raises(DFilterError, match=r"lacks \{second\}") as caught:
+        check_inputs(parse_evaluations(specs, Comparison(tmp_path)))
+    assert "bare.jsonl" in str(caught.value)
