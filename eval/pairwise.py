@@ -14,9 +14,9 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, converse
-from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
+from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.server import Server
@@ -136,6 +136,32 @@ class Pairwise:
         name = f"win rate against {self.needs or Path(self.against).stem}"
         ids = tuple(prompt.id for prompt in prompts)
         return EvalResult(ids, pooled, name, higher_is_better=True, facts=facts | shared_facts(prompts))
+
+    def duel(
+        self, model: Path, *, seed: int = 0, limit: int | None = None
+    ) -> tuple[list[Pair], dict[str, Any]]:
+        """Return both models' answers, and the facts that any judgement of them has.
+
+        Args:
+            model: whose answers stand first.
+            seed: of sampled answers.
+            limit: so many prompts, drawn by their ids; all unless given.
+        """
+        prompts = read_prompts(self.source)
+        drawn = sorted(prompts, key=lambda p: hashlib.blake2b(p.id.encode("utf-8", "replace")).digest())
+        kept = {prompt.id for prompt in drawn[:limit]}
+        prompts = [prompt for prompt in prompts if prompt.id in kept]
+        ours = answers_of(model, prompts, self.decoding, seed)
+        theirs = self._opponent(prompts, seed)
+        facts = {
+            "bounds": [0, 1],
+            "null": 0.5,
+            "against": self.needs,
+            "length_difference": [len(a) - len(b) for a, b in zip(ours, theirs, strict=True)],
+            "identical": sum(a == b for a, b in zip(ours, theirs, strict=True)),
+        }
+        pairs = [Pair(p.id, p.text, a, b) for p, a, b in zip(prompts, ours, theirs, strict=True)]
+        return pairs, facts | shared_facts(prompts)
 
     def _machine(
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
