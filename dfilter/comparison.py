@@ -206,6 +206,9 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     aside = {"source": str(plan.out / HELDOUT)}
     asked = [replace(one, settings={**one.settings, **aside}) if one.share else one for one in given]
     evaluations = made_of(asked, _offered(plan))
+    for made, one in zip(evaluations, given, strict=True):
+        if sum(other.kind == one.kind for other in given) > 1:  # the table knows them by these names
+            progress.say(f"{made.name} is {one.said}")
     data = {"content": rows.source.digest[:SHORT], "named": place, "rows": as_read(rows)}
     split = {"share": share, "version": SPLIT} if share else None
     on_share = {made.name for made, one in zip(evaluations, given, strict=True) if one.share}

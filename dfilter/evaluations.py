@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dfilter import registry
-from dfilter.errors import DFilterError, InputError, SettingsError
+from dfilter.errors import DFilterError, SettingsError
 from dfilter.plaintext import safe_name
 from dfilter.settings import fields_of, merged, parse_assignment, plain
 from dfilter.types import Asking, Checking
@@ -181,7 +181,7 @@ def check_inputs(evaluations: Sequence[Evaluation]) -> None:
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
-        raise InputError("\n".join(dict.fromkeys(str(error) for error in wrong)))
+        raise SettingsError(*map(str, wrong))
 
 
 def _file_name(kind: str) -> str:

@@ -14,6 +14,7 @@ from dfilter.comparison import Comparison, from_options, parse_evaluations, prep
 from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.evaluations import check_inputs, named
 from dfilter.identity import component_identity
+from dfilter.leaderboard import leaderboard
 from dfilter.progress import Silent
 
 PARTS = Path(__file__).with_name("compare_parts.py")
@@ -23,6 +24,11 @@ OPTIONS = {"strategies": "longest", "keep": "10", "seeds": 2}
 
 def settings(*specs, **plan):
     return [made.settings for made in parse_evaluations(specs, Comparison(Path("out"), evals=specs, **plan))]
+
+
+@pytest.fixture(autouse=True)
+def calls(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
 
 
 def planned(tmp_path, *evals, **more) -> Comparison:
@@ -189,7 +195,8 @@ def test_what_an_evaluation_reads_is_read_before_anything_is_selected(tmp_path, 
     plan = planned(tmp_path, f"exact:{file}", f"exact:{tmp_path / 'absent.jsonl'}")
     with pytest.raises(DFilterError, match=said) as caught:
         compare(plan)
-    assert "There is no file" in str(caught.value)  # both at once
+    assert len(caught.value.findings) == 2  # both at once
+    assert "There is no file" in str(caught.value)
     assert not (tmp_path / "out" / "selections").exists()
 
 
@@ -219,3 +226,10 @@ def test_a_template_that_hides_an_answer_and_rows_without_one_are_said_at_the_st
     with pytest.raises(DFilterError, match=r"lacks \{second\}") as caught:
         check_inputs(parse_evaluations(specs, Comparison(tmp_path)))
     assert "bare.jsonl" in str(caught.value)
+
+
+def test_two_evaluations_of_one_kind_are_told_apart_in_the_table(tmp_path) -> None:
+    cells = compare(planned(tmp_path, NEAR, f"{NEAR},target=3", references=("random",)))
+    table = leaderboard(cells).render("md")
+    assert "nearness (near)" in table
+    assert "nearness (near2)" in table

@@ -110,7 +110,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
     null = facts.get("null")
     metric = Metric(
         name,
-        first.metric,
+        _label(name, first.metric, cells),
         first.higher_is_better,
         any(m.rate for m in measured.values()),
         bool(facts.get("proxy")),
@@ -119,6 +119,12 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         _alpha(results),
     )
     return Panel(metric, float(null) if isinstance(null, int | float) else None, measured, grouped)
+
+
+def _label(name: str, metric: str, cells: Sequence[Cell]) -> str:
+    """Return the metric's words, with the evaluation's name where another one has the same words."""
+    others = (r.metric for cell in cells for other, r in cell.results.items() if other != name)
+    return f"{metric} ({name})" if metric in others else metric
 
 
 def _health(results: Sequence[EvalResult]) -> dict[str, JudgeHealth]:
