@@ -16,6 +16,7 @@ import click
 
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, leaderboard
+from dfilter.cli_sheet import sheet
 from dfilter.commands import Command
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
@@ -481,7 +482,7 @@ def _progress(quiet: bool = False) -> Any:
     return Silent() if quiet or os.environ.get("DFILTER_QUIET") else for_stream(sys.stderr)
 
 
-for command in (compare, leaderboard, judge):
+for command in (compare, leaderboard, judge, sheet):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ STYLES = ["table", "md", "csv", "json"]
 )
 @click.option("--recipe", default="quick", show_default=True, help="alpaca, lima, less or quick.")
 @click.option("--train", multiple=True, metavar="SETTING=VALUE", help="A setting of the trainer. Repeatable.")
-@click.option("--eval", "evals", multiple=True, metavar="KIND:SOURCE", help="Repeatable; see above.")
+@click.option(
+    "--eval", "evals", multiple=True, metavar="KIND:SOURCE[,SETTING=VALUE]", help="Repeatable; see above."
+)
 @click.option("--set", "settings", multiple=True, metavar="STEP.SETTING=VALUE", help="A setting of a step.")
 @click.option("--target", type=click.Path(), help="The rows of the task to select for.")
 @click.option("--target-by", metavar="COLUMN", help="The column that names the target's subtasks.")
@@ -72,13 +74,16 @@ def compare(
 
     DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
     heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
-    lm-eval:TASK.
+    mmlu:DIR, bbh:DIR, lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a
+    TOML file each may be a table [[eval]] with kind, source and settings. One kind may be asked for twice.
 
     \b
     Examples:
       dfilter compare                                  (sample pool, smollm2, a few minutes each cell)
       dfilter compare alpaca.json --strategies kcenter,lima,my.toml --keep 1k,3k,own --seeds 3
       dfilter compare pool.jsonl -s ifd --keep 10% --eval exact:heldout.jsonl --margin 0.02 --dry-run
+      dfilter compare pool.jsonl --eval exact:gsm8k.jsonl,match=number,decoding.max_new_tokens=400
+      dfilter compare pool.jsonl -s less --target mmlu:mmlu --eval mmlu:mmlu,limit=20
     """
     from dfilter.compare import compare as run_comparison
     from dfilter.comparison import from_options

@@ -36,7 +36,6 @@ from dfilter import strategy as strategies
 from dfilter.comparison import (
     REFERENCES,
     Comparison,
-    Evaluation,
     Setting,
     changed,
     prepare,
@@ -47,6 +46,7 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.digests import file_sha256
 from dfilter.errors import DFilterError, FolderError
+from dfilter.evaluations import Evaluation
 from dfilter.identity import SHORT, bare, digest
 from dfilter.leaderboard.cells import (
     RESULTS,

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from dfilter import strategy as strategies
 from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError
+from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
-from dfilter.plaintext import safe_name
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
-from dfilter.settings import build, merged, parse_assignment, plain
+from dfilter.settings import build, fields_of, merged, parse_assignment
 from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
@@ -53,7 +53,7 @@ class Comparison:
         trainer: registered name of the trainer.
         recipe: of the trainer.
         train: further settings of the trainer.
-        evals: ``KIND:WHERE`` each; see dfilter.evaluations.
+        evals: texts or tables; see :mod:`dfilter.evaluations`.
         settings: ``STEP.SETTING=VALUE`` for every strategy that has such a step.
         target: the rows of the task to select for, for the strategies that want one.
         target_by: the column that names the target's subtasks.
@@ -76,7 +76,7 @@ class Comparison:
     trainer: str = "dfilter"
     recipe: str = "quick"
     train: Mapping[str, Any] = field(default_factory=dict)
-    evals: Sequence[str] = ()
+    evals: Sequence[Spec] = ()
     settings: Sequence[str] = ()
     target: str | None = None
     target_by: str | None = None
@@ -120,7 +120,7 @@ def from_options(
         if data is not None and not isinstance(data, str):
             raise SettingsError(f"data = {data!r} is no path and no hub id; write it in quotation marks.")
         out = out or (Path(table.pop("out")) if "out" in table else None)
-        in_file = {name.replace("-", "_"): value for name, value in table.items()}
+        in_file = _by_field(table)
         in_file = {name: value for name, value in in_file.items() if name not in typed}
         registry.refuse_code(_code_in(in_file))
         given |= in_file
@@ -146,10 +146,18 @@ def _code_in(options: Mapping[str, Any]) -> list[str]:
         if name in {"settings", "train"} and isinstance(value, list | tuple):
             values += [parse_assignment(str(text))[1] for text in value]
         elif name == "evals" and isinstance(value, list | tuple):
-            values += [part for text in value for part in _kind(str(text))]
+            values += [part for spec in value for part in parts(spec)]
         else:
             values.append(_words(value) if name == "strategies" and isinstance(value, str) else value)
     return sorted(set(registry.code_in(values)))
+
+
+def _by_field(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's keys as the comparison's fields; ``[[eval]]`` is what ``--eval`` is."""
+    if {"eval", "evals"} <= set(table):
+        raise SettingsError("The file has both 'eval' and 'evals'; put all evaluations in one.")
+    found = {name.replace("-", "_"): value for name, value in table.items()}
+    return {"evals" if name == "eval" else name: value for name, value in found.items()}
 
 
 def _words(value: str | Sequence[str]) -> list[str]:
@@ -165,15 +173,6 @@ def _table(value: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
         path, setting = parse_assignment(text)
         made = merged(made, path, setting)
     return made
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of the comparison: an evaluator's registered name and its settings."""
-
-    name: str
-    kind: str
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -207,13 +206,18 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
     rows = load(place, progress=progress)
-    given = tuple(plan.evals) or _usual_evaluations(plan, place)
+    given = [named(spec) for spec in plan.evals or _usual_evaluations(plan, place)]
     share = _share(given)
-    specs = [f"heldout:{plan.out / HELDOUT}" if spec == share else spec for spec in given]
-    evaluations = parse_evaluations(specs, plan)
+    aside = {"source": str(plan.out / HELDOUT)}
+    asked = [replace(one, settings={**one.settings, **aside}) if one.share else one for one in given]
+    evaluations = made_of(asked, _offered(plan))
+    for made, one in zip(evaluations, given, strict=True):
+        if sum(other.kind == one.kind for other in given) > 1:  # the table knows them by these names
+            progress.say(f"{made.name} is {one.said}")
     data = {"content": rows.source.digest[:SHORT], "named": place, "rows": as_read(rows)}
-    split = {"share": share.partition(":")[2], "version": SPLIT_VERSION} if share else None
-    on_share = {made.name for made, spec in zip(evaluations, given, strict=True) if spec == share}
+    split = {"share": share, "version": SPLIT_VERSION} if share else None
+    on_share = {made.name for made, one in zip(evaluations, given, strict=True) if one.share}
+    check_inputs([made for made in evaluations if made.name not in on_share])
     splits = {made.name: split if made.name in on_share else None for made in evaluations}
     measured_by = _measured_by(evaluations, splits)
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
@@ -260,7 +264,8 @@ def refuse_foreign(plan: Comparison) -> None:
     ours = (out / PROTOCOL).is_file() or read_checked(out / SPLIT) or any(out.glob("cells/*/job.json"))
     if there and not ours:
         raise FolderError(f"{out} exists and is not a comparison's folder; choose another -o.")
-    sources = [_kind(spec)[1] for spec in plan.evals]
+    asked = [named(spec).settings for spec in plan.evals]
+    sources = [str(settings.get(name) or "") for settings in asked for name in ("source", "against")]
     for text in (text for text in (plan.data, *sources, plan.target, plan.against) if text):
         path = Path(text)
         if path.exists() and path.resolve().is_relative_to(out.resolve()):
@@ -270,13 +275,11 @@ def refuse_foreign(plan: Comparison) -> None:
             )
 
 
-def _share(given: Sequence[str]) -> str:
-    """Return the evaluation on a share that is to be set aside, or nothing."""
-    shares = {spec for spec in given if spec.startswith("heldout:") and spec.endswith("%")}
+def _share(given: Sequence[Named]) -> str:
+    """Return the share that is to be set aside for evaluations, or nothing."""
+    shares = sorted({one.share for one in given} - {""})
     if len(shares) > 1:
-        raise SettingsError(
-            f"Only one share can be set aside, but {' and '.join(sorted(shares))} are asked for."
-        )
+        raise SettingsError(f"Only one share can be set aside, but {' and '.join(shares)} are asked for.")
     return next(iter(shares), "")
 
 
@@ -308,30 +311,18 @@ def trainer_of(plan: Comparison) -> dict[str, Any]:
     return settings
 
 
-def parse_evaluations(specs: Sequence[str], plan: Comparison) -> list[Evaluation]:
-    """Read ``KIND:SOURCE`` evaluations and check their settings; all findings are raised together.
+def parse_evaluations(specs: Sequence[Spec], plan: Comparison) -> list[Evaluation]:
+    """Read evaluations and check their settings; all findings are raised together.
 
     Raises:
-        SettingsError: an unknown kind, or a source that the evaluator refuses.
+        SettingsError: an unknown kind or setting, or a value that the evaluator refuses.
     """
-    made: list[Evaluation] = []
-    findings: list[str] = []
-    for spec in specs:
-        kind, source = _kind(spec)
-        settings: dict[str, Any] = {"source": source} if source else {}
-        offered = {"judges": _judges(plan), "against": plan.against}
-        try:
-            known = fields_of(registry.load("evaluators", kind))
-            settings |= {name: value for name, value in offered.items() if value and name in known}
-            settings = plain(registry.create("evaluators", kind, settings))
-        except SettingsError as error:
-            findings += [f"--eval {spec}: {finding}" for finding in error.findings]
-        name = _file_name(kind)
-        number = sum(_file_name(e.kind) == name for e in made) + 1
-        made.append(Evaluation(name if number == 1 else f"{name}{number}", kind, settings))
-    if findings:
-        raise SettingsError(*findings)
-    return made
+    return made_of([named(spec) for spec in specs], _offered(plan))
+
+
+def _offered(plan: Comparison) -> dict[str, Any]:
+    """Return what every evaluator gets that has such a setting."""
+    return {"judges": _judges(plan), "against": plan.against}
 
 
 def _judges(plan: Comparison) -> list[dict[str, str]]:
@@ -342,18 +333,6 @@ def _judges(plan: Comparison) -> list[dict[str, str]]:
     names = plan.judge_names or [""] * len(plan.judges)
     told = {"base_url": plan.base_url} if plan.base_url else {}
     return [{"model": model, "name": name} | told for model, name in zip(plan.judges, names, strict=True)]
-
-
-def _file_name(kind: str) -> str:
-    """Return what an evaluation's results/NAME.json is called, but for the number of a second one."""
-    return safe_name(kind.rpartition(":")[2].lower())
-
-
-def _kind(spec: str) -> tuple[str, str]:
-    """Split KIND:SOURCE; a kind may be ``file.py:Class``."""
-    file, local, rest = spec.partition(".py:")
-    kind, _, source = (rest if local else spec).partition(":")
-    return f"{file}.py:{kind}" if local else kind, source
 
 
 def settings_for(plan: Comparison, made: Strategy) -> list[str]:
@@ -380,11 +359,6 @@ def _refuse_idle_settings(plan: Comparison) -> None:
     if idle:
         steps = ", ".join(sorted({step.name for made in asked for step in made.steps}))
         raise SettingsError(*[f"--set {text} fits no strategy; steps here: {steps}." for text in idle])
-
-
-def fields_of(kind: type) -> set[str]:
-    """Return the names of a component's settings."""
-    return set(getattr(kind, "__dataclass_fields__", {}))
 
 
 def _usual_evaluations(plan: Comparison, place: str) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from dfilter.compare import opponents
 from dfilter.comparison import (
     REFERENCES,
     Comparison,
-    Evaluation,
     Setting,
     prepare,
     settings_for,
@@ -26,6 +25,7 @@ from dfilter.comparison import (
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
+from dfilter.evaluations import Evaluation
 from dfilter.leaderboard.cells import CELL
 from dfilter.leaderboard.power import TYPICAL, Family, plans, smallest_difference
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS

@@ -13,7 +13,8 @@ import numpy as np
 
 from dfilter import registry
 from dfilter.compare import train_and_evaluate
-from dfilter.comparison import Evaluation, Setting, trainer_of
+from dfilter.comparison import Setting, trainer_of
+from dfilter.evaluations import Evaluation
 from dfilter.store.disk import write_json
 from dfilter.types import Duel, Foretelling
 from dfilter.worker import TIMINGS

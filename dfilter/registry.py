@@ -53,10 +53,12 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "trainers": {"dfilter": "dfilter.train.trainer:FineTune"},
     "evaluators": {
+        "bbh": "dfilter.eval.bbh:BBH",
         "exact": "dfilter.eval.exact:Exact",
         "grade": "dfilter.eval.grade:Grade",
         "heldout": "dfilter.eval.heldout:Heldout",
         "lm-eval": "dfilter.eval.lm_eval:LMEval",
+        "mmlu": "dfilter.eval.mmlu:MMLU",
         "pairwise": "dfilter.eval.pairwise:Pairwise",
     },
     "transforms": {"lima_cleaning": "dfilter.filters.cleaning:LIMACleaning"},

@@ -149,3 +149,8 @@ def plain(component: Any) -> Any:
     if component is None or isinstance(component, bool | int | float | str):
         return component
     return str(component)
+
+
+def fields_of(kind: type) -> set[str]:
+    """Return the names of a component's settings."""
+    return set(getattr(kind, "__dataclass_fields__", {}))

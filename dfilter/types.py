@@ -252,6 +252,15 @@ class Asking(Protocol):
 
 
 @runtime_checkable
+class Checking(Protocol):
+    """An evaluator whose inputs can be read before there is a model."""
+
+    def check(self) -> None:
+        """Read what ``evaluate`` will read, and say what is wrong with it."""
+        ...
+
+
+@runtime_checkable
 class Duel(Protocol):
     """An evaluator that puts two models side by side."""
 

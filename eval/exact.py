@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Answer, Decoding, Refusal, answer, not_shown
+from dfilter.eval.generation import Answer, Decoding, Refusal, answer, counted
 from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
-from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.eval.prompts import Prompt, read_answered, read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
 
@@ -57,16 +57,27 @@ class Exact:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
 
+    def check(self) -> None:
+        """Read the prompts and their answers, before there is a model."""
+        self._answered()
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return 1 or 0 per prompt; NaN where the model's template cannot show it.
 
         Raises:
             InputError: a prompt has no known answer, or none with a number where numbers are compared.
         """
-        prompts = read_prompts(self.source, answer=self.answer)
-        blank = next((prompt.id for prompt in prompts if not prompt.answer.strip()), None)
-        if blank is not None:
-            raise InputError(f"Prompt '{blank}' of {self.source} has no answer in column '{self.answer}'.")
+        prompts = self._answered()
+        said = answer(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
+        values = np.array([self._value(found, p) for found, p in zip(said, prompts, strict=True)], np.float64)
+        ids = tuple(prompt.id for prompt in prompts)
+        facts: dict[str, Any] = {"bounds": [0, 1], "match": self.match} | counted(ids, said)
+        return EvalResult(
+            ids, values, "exact match", higher_is_better=True, facts=facts | shared_facts(prompts)
+        )
+
+    def _answered(self) -> list[Prompt]:
+        prompts = read_answered(self.source, self.answer)
         if self.match == "number":
             bare = next((p for p in prompts if not any(map(last_number, map(marked, known(p.answer))))), None)
             if bare is not None:
@@ -74,21 +85,7 @@ class Exact:
                     f"Prompt '{bare.id}' of {self.source} has no number in column '{self.answer}', and match "
                     "is 'number'; take another column, or match 'ends'."
                 )
-        said = answer(model, [prompt.messages for prompt in prompts], self.decoding, seed=seed)
-        values = np.array([self._value(found, p) for found, p in zip(said, prompts, strict=True)], np.float64)
-        ids = tuple(prompt.id for prompt in prompts)
-        answers = [found for found in said if not isinstance(found, Refusal)]
-        facts: dict[str, Any] = {
-            "bounds": [0, 1],
-            "match": self.match,
-            "silent": sum(not found.text for found in answers),
-            "cut": sum(found.cut for found in answers),
-            "answers": len(answers),
-        }
-        facts |= not_shown(ids, said)
-        return EvalResult(
-            ids, values, "exact match", higher_is_better=True, facts=facts | shared_facts(prompts)
-        )
+        return prompts
 
     def _value(self, said: Answer | Refusal, prompt: Prompt) -> float:
         return math.nan if isinstance(said, Refusal) else is_right(said.text, prompt.answer, self.match)

@@ -193,6 +193,21 @@ def not_shown(prompts: Sequence[str], said: Sequence[object]) -> dict[str, Any]:
     return {"not_shown": found} if found else {}
 
 
+def counted(prompts: Sequence[str], said: Sequence[Answer | Refusal]) -> dict[str, Any]:
+    """Return an evaluation's facts about answers: how many, how many silent or cut, and what was not shown.
+
+    Raises:
+        InputError: see :func:`not_shown`.
+    """
+    answers = [found for found in said if not isinstance(found, Refusal)]
+    facts = {
+        "silent": sum(not found.text for found in answers),
+        "cut": sum(found.cut for found in answers),
+        "answers": len(answers),
+    }
+    return facts | not_shown(prompts, said)
+
+
 def converse(
     model: Path | str, asked: Sequence[Sequence[Message]], decoding: Decoding | None = None, *, seed: int = 0
 ) -> tuple[list[tuple[Message, ...] | Refusal], int]:

@@ -92,6 +92,11 @@ class Grade:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
 
+    def check(self) -> None:
+        """Read the prompts and the judge's template, before there is a model."""
+        read_prompts(self.source)
+        Wording.load(self.template or self.scale, ("conversation",))
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one mean grade per prompt; NaN where none was understood or the prompt cannot be shown.
 

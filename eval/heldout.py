@@ -68,6 +68,17 @@ class Heldout:
 
         return [row.prompt for row in load(self.source)]
 
+    def check(self) -> None:
+        """Read the rows, before there is a model.
+
+        Raises:
+            InputError: none has an answer.
+        """
+        from dfilter.data.loading import load
+
+        if not any(row.response.strip() for row in load(self.source)):
+            raise InputError(f"No row of {self.source} has an answer, whose loss could be measured.")
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
         """Return one loss in nats per row; lower is better.
 

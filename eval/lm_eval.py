@@ -79,6 +79,20 @@ class LMEval:
             told["chat"] = shown("the model's template")
         return settings_identity(self) | told
 
+    def check(self) -> None:
+        """Make sure that the harness is there, and a task's own file.
+
+        Raises:
+            InputError: there is no such file.
+            MissingPackageError: lm-evaluation-harness is not installed.
+        """
+        if self.source.endswith(YAML) and not Path(self.source).is_file():
+            raise InputError(f"There is no file {self.source}.")
+        if find_spec("lm_eval") is None:
+            raise MissingPackageError(
+                "lm-evaluation-harness is not installed; get it with: pip install 'dfilter[lm-eval]'"
+            )
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - few-shot examples are fixed
         """Return the metric of every question.
 

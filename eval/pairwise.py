@@ -14,9 +14,9 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.human import Pair, read_sheet, write_sheet
 from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
-from dfilter.eval.prompts import Prompt, read_prompts, shared_facts
+from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
+from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.server import Server
@@ -41,7 +41,7 @@ class Pairwise:
     Attributes:
         source: a file of prompts, or named sets joined by "+" (koala+vicuna).
         judges: models that judge; several are pooled, and shown one by one.
-        against: random, longest or full of the same comparison (paired by seed), or a JSONL file of answers.
+        against: random, longest or full of the same comparison (paired by seed), or a file of answers.
         opponent: folder of the model to compare with; a comparison fills it in, see :meth:`versus`.
         template: pairwise, or a file that shows {question}, {first} and {second}.
         human: folder for blind sheets; a filled sheet counts as one more judge.
@@ -75,6 +75,7 @@ class Pairwise:
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
         found = settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        found |= {"people": True} if self.human else {}  # wherever their sheets lie
         return found | ({"against": self.needs} if self.needs else {})  # no file of that name
 
     def versus(self, opponent: Path) -> Pairwise:
@@ -88,6 +89,20 @@ class Pairwise:
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def check(self) -> None:
+        """Read the prompts, the judge's template and the opponent's answers, before there is a model.
+
+        Raises:
+            InputError: a file is not what it should be, or the answers lack a prompt.
+            SettingsError: the template hides something from the judge, or the sheets' folder is a file.
+        """
+        prompts = read_prompts(self.source)
+        Wording.load(self.template, ("question", "first", "second"))
+        if not self.needs:
+            read_answers(Path(self.against), prompts)
+        if self.human and Path(self.human).is_file():
+            raise SettingsError(f"human = {self.human} is a file; name a folder for the sheets.")
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one win share per prompt; NaN where a model's template cannot show it.
@@ -133,6 +148,35 @@ class Pairwise:
         name = f"win rate against {self.needs or Path(self.against).stem}"
         facts |= refused | shared_facts(asked)
         return EvalResult(ids, pooled, name, higher_is_better=True, facts=facts)
+
+    def duel(
+        self, model: Path, *, seed: int = 0, limit: int | None = None
+    ) -> tuple[list[Pair], dict[str, Any]]:
+        """Return both models' answers, and the facts that any judgement of them has.
+
+        Args:
+            model: whose answers stand first.
+            seed: of sampled answers.
+            limit: so many prompts, drawn by their ids; all unless given.
+        """
+        prompts = read_prompts(self.source)
+        drawn = sorted(prompts, key=lambda p: hashlib.blake2b(p.id.encode("utf-8", "replace")).digest())
+        kept = {prompt.id for prompt in drawn[:limit]}
+        prompts = [prompt for prompt in prompts if prompt.id in kept]
+        answers, _ = answers_of(model, prompts, self.decoding, seed)
+        said = zip(prompts, answers, self._opponent(prompts, seed), strict=True)
+        pairs = [
+            Pair(p.id, p.text, a, b) for p, a, b in said if isinstance(a, str) and isinstance(b, str)
+        ]  # what a template cannot show nobody can judge
+        facts = {
+            "bounds": [0, 1],
+            "null": 0.5,
+            "against": self.needs,
+            "length_difference": [len(pair.model) - len(pair.opponent) for pair in pairs],
+            "identical": sum(pair.model == pair.opponent for pair in pairs),
+        }
+        judged = {pair.prompt_id for pair in pairs}
+        return pairs, facts | shared_facts([prompt for prompt in prompts if prompt.id in judged])
 
     def _machine(
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
@@ -198,7 +242,7 @@ def answers_of(
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
-    """Read answers from JSONL, found by ``id`` or by the prompt's text.
+    """Read answers from a JSON array or JSONL, found by ``id`` or by the prompt's text.
 
     Columns: ``response``, ``output`` or ``answer``; and ``id`` (with or without the test set's
     name) or ``prompt``/``instruction``.
@@ -206,10 +250,7 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
     Raises:
         InputError: the file cannot be read, or lacks a prompt's answer.
     """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"The answers {path} cannot be read: {error}.") from error
+    rows = read_objects(path)
     found: dict[str, str] = {}
     for row in rows:
         said = next(

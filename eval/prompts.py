@@ -97,7 +97,7 @@ def read_prompts(source: str, *, answer: str = "answer") -> list[Prompt]:
     found: list[Prompt] = []
     for part in parts:
         name = part if part in SETS else Path(part).stem
-        rows = _rows(fetch(part) if part in SETS else Path(part))
+        rows = read_objects(fetch(part) if part in SETS else Path(part))
         found += [_prompt(row, at, name, answer, part) for at, row in enumerate(rows)]
     ids: dict[str, int] = {}
     for prompt in found:
@@ -110,6 +110,20 @@ def read_prompts(source: str, *, answer: str = "answer") -> list[Prompt]:
     if not found:
         raise InputError(f"{source} holds no prompts.")
     return found
+
+
+def read_answered(source: str, answer: str) -> list[Prompt]:
+    """Read test prompts that all have a known answer in the column ``answer``.
+
+    Raises:
+        InputError: as :func:`read_prompts`, and where an answer is absent or empty.
+    """
+    prompts = read_prompts(source, answer=answer)
+    blank = [prompt.id for prompt in prompts if not prompt.answer.strip()]
+    if blank:
+        more = "" if len(blank) == 1 else f", nor have {len(blank) - 1} others"
+        raise InputError(f"Prompt '{blank[0]}' of {source} has no answer in column '{answer}'{more}.")
+    return prompts
 
 
 def fetch(name: str) -> Path:
@@ -143,7 +157,12 @@ def fetch(name: str) -> Path:
     return place
 
 
-def _rows(path: Path) -> list[Mapping[str, Any]]:
+def read_objects(path: Path) -> list[Mapping[str, Any]]:
+    """Read the objects of a JSON array or of JSONL.
+
+    Raises:
+        InputError: the file is absent or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

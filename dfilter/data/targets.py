@@ -2,6 +2,7 @@
 
     FILE               any accepted form
     mmlu:FOLDER        dev questions as CSV files, one a subject; all of them, five a subject as published
+                       (of a folder that holds dev and test: those in dev)
     bbh:FOLDER|FILE    chain-of-thought prompts (TASK.txt, or one JSON of task to prompt), else the
                        tasks' examples (TASK.json)
     tydiqa:FILE        gold passages in SQuAD's JSON; the first question of every language
@@ -12,16 +13,15 @@ a task and one a language. The prompts' wording is our own.
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfilter.data.loading import load
+from dfilter.data.tasks import Chains, chain, choices, task
 from dfilter.digests import json_digest
 from dfilter.errors import InputError
 
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from dfilter.data.dataset import Dataset
 
 SUBTASK = "subtask"
-LETTERS = "ABCDEFGHIJ"
 PER_TASK, PER_LANGUAGE = 3, 1
-EXAMPLE = re.compile(r"^Q:\s*(.*?)^A:\s*(.*?)(?=^Q:|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def load_target(rows: Any, **options: Any) -> Dataset:
@@ -77,69 +75,35 @@ def subtask_column(rows: Any) -> str:
 
 
 def _mmlu(path: Path) -> Iterator[dict[str, str]]:
-    for file in _files(path, ("*.csv",)):
-        subject = file.stem.removesuffix("_dev").removesuffix("_test").removesuffix("_val")
-        with file.open(encoding="utf-8", newline="") as handle:
-            for number, line in enumerate(csv.reader(handle)):
-                if number == 0 and line[:1] == ["question"]:
-                    continue
-                if len(line) < 4:
-                    raise InputError(
-                        f"{file}, record {number + 1}: {len(line)} fields; wanted: question, choices, answer."
-                    )
-                yield _choice(subject, line[0], line[1:-1], line[-1].strip(), f"{file}, record {number + 1}")
-
-
-def _choice(subject: str, question: str, choices: list[str], answer: str, place: str) -> dict[str, str]:
-    known = LETTERS[: len(choices)]
-    letter = known[int(answer)] if answer.isdigit() and int(answer) < len(choices) else answer
-    if letter not in known or not letter:
-        raise InputError(
-            f"{place}: the answer '{answer}' is neither 0 to {len(choices) - 1} nor one of {known}."
-        )
-    listed = "\n".join(f"{name}. {choice}" for name, choice in zip(known, choices, strict=True))
-    about = subject.replace("_", " ")
-    prompt = (
-        f"A multiple-choice question about {about}. Name the right choice.\n\n{question.strip()}\n{listed}"
-    )
-    return {"prompt": prompt, "response": f"The answer is {letter}.", SUBTASK: subject}
+    dev = path / "dev"  # of the folder that holds dev and test
+    for file in _files(dev if dev.is_dir() else path, ("*.csv",)):
+        for found in choices(file):
+            about = found.subject.replace("_", " ")
+            prompt = f"A multiple-choice question about {about}. Name the right choice.\n\n{found.text}"
+            yield {"prompt": prompt, "response": f"The answer is {found.answer}.", SUBTASK: found.subject}
 
 
 def _bbh(path: Path) -> Iterator[dict[str, str]]:
     texts = sorted(path.glob("*.txt")) if path.is_dir() else []
-    if texts:
-        for file in texts:
-            yield from _chain(file.stem, file.read_text(encoding="utf-8"), str(file))
-        return
-    for file in _files(path, ("*.json",)):
-        found = _json(file)
-        if isinstance(found, Mapping) and "examples" in found:
-            yield from _plain(file.stem, found["examples"], str(file))
-        elif isinstance(found, Mapping) and all(isinstance(text, str) for text in found.values()):
-            for task, text in sorted(found.items()):
-                yield from _chain(str(task), text, str(file))
+    for file in texts:
+        yield from _worked(chain(file.stem, file.read_text(encoding="utf-8"), str(file)))
+    for file in [] if texts else _files(path, ("*.json",)):
+        found = task(file)
+        if isinstance(found, dict):
+            for chains in found.values():
+                yield from _worked(chains)
         else:
-            raise InputError(f"{file} holds neither a task's examples nor one prompt a task.")
+            for one in found[:PER_TASK]:
+                yield {"prompt": one.question, "response": one.answer, SUBTASK: one.task}
 
 
-def _chain(task: str, text: str, place: str) -> Iterator[dict[str, str]]:
-    """Cut a few-shot prompt into its questions, the others before each as its worked examples."""
-    body = text.partition("\n-----\n")[2] or text  # above the line stands a warning to those who crawl
-    pairs = [(q.strip(), a.strip()) for q, a in EXAMPLE.findall(body)]
-    if not pairs:
-        raise InputError(f"{place}: no lines beginning with Q: and A: for {task}.")
-    head = body[: body.index("Q:")].strip()
-    for number, (question, answer) in enumerate(pairs[:PER_TASK]):
-        others = [f"Q: {q}\nA: {a}" for at, (q, a) in enumerate(pairs[:PER_TASK]) if at != number]
-        prompt = "\n\n".join([*filter(None, [head]), *others, f"Q: {question}\nA:"])
-        yield {"prompt": prompt, "response": answer, SUBTASK: task}
-
-
-def _plain(task: str, examples: Any, place: str) -> Iterator[dict[str, str]]:
-    for example in examples[:PER_TASK]:
-        if not isinstance(example, Mapping) or not {"input", "target"} <= set(example):
-            raise InputError(f"{place}: an example of {task} lacks input or target.")
-        yield {"prompt": str(example["input"]), "response": str(example["target"]), SUBTASK: task}
+def _worked(found: Chains) -> Iterator[dict[str, str]]:
+    """Ask each question of a few-shot prompt with the others before it as worked examples."""
+    pairs = found.examples[:PER_TASK]
+    for number, one in enumerate(pairs):
+        others = [f"Q: {o.question}\nA: {o.answer}" for at, o in enumerate(pairs) if at != number]
+        prompt = "\n\n".join([*filter(None, [found.head]), *others, f"Q: {one.question}\nA:"])
+        yield {"prompt": prompt, "response": one.answer, SUBTASK: one.task}
 
 
 def _tydiqa(path: Path) -> Iterator[dict[str, str]]:

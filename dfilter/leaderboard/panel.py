@@ -109,7 +109,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
     null = facts.get("null")
     metric = Metric(
         name,
-        first.metric,
+        _label(name, first.metric, cells),
         first.higher_is_better,
         any(m.rate for m in measured.values()),
         bool(facts.get("proxy")),
@@ -124,6 +124,12 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
 def _seeds(seeds: Sequence[int]) -> str:
     named = ", ".join(map(str, sorted(seeds)))
     return f"seed {named}" if len(seeds) == 1 else f"seeds {named}"
+
+
+def _label(name: str, metric: str, cells: Sequence[Cell]) -> str:
+    """Return the metric's words, with the evaluation's name where another one has the same words."""
+    others = (r.metric for cell in cells for other, r in cell.results.items() if other != name)
+    return f"{metric} ({name})" if metric in others else metric
 
 
 def _health(results: Sequence[EvalResult]) -> dict[str, JudgeHealth]:

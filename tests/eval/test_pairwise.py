@@ -10,8 +10,9 @@ import re
 import numpy as np
 import pytest
 
+from dfilter import human
 from dfilter.errors import CheckError, InputError, SettingsError
-from dfilter.eval import human, pairwise
+from dfilter.eval import pairwise
 from dfilter.eval.judging import OneOf, PairScores, Wording, judge_names
 from dfilter.eval.pairwise import Pairwise
 from dfilter.leaderboard import leaderboard

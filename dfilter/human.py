@@ -42,7 +42,7 @@ def write_sheet(path: Path, pairs: Sequence[Pair]) -> None:
     rows = []
     for pair in pairs:
         first, second = (pair.opponent, pair.model) if _swapped(pair) else (pair.model, pair.opponent)
-        rows.append([_item(pair), *(_harmless(text) for text in (pair.prompt, first, second)), ""])
+        rows.append([item_of(pair), *(_harmless(text) for text in (pair.prompt, first, second)), ""])
     rows.sort()
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -60,14 +60,19 @@ def read_sheet(path: Path, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         (n,) in the pairs' order, seen from the model: 1 better, 0 tie, -1 worse, NaN not filled in.
 
     Raises:
-        InputError: an item is unknown or filled twice, or ``better`` is not 1, 2 or tie.
+        InputError: a column is absent, an item is unknown or filled twice, or ``better`` is not 1, 2 or tie.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
+            header = rows[0].keys() if rows else ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"The sheet {path} cannot be read: {error}.") from error
-    known = {_item(pair): at for at, pair in enumerate(pairs)}
+    if not {"item", "better"} <= set(header):
+        raise InputError(
+            f"{path} has no lines under the columns item and better; save the sheet as CSV with commas."
+        )
+    known = {item_of(pair): at for at, pair in enumerate(pairs)}
     found = np.full(len(pairs), np.nan)
     seen: set[str] = set()
     for number, row in enumerate(rows, start=2):
@@ -91,7 +96,8 @@ def _digest(pair: Pair) -> bytes:
     return hashlib.blake2b(both.encode("utf-8", "replace"), digest_size=8).digest()
 
 
-def _item(pair: Pair) -> str:
+def item_of(pair: Pair) -> str:
+    """Return what a pair is called on a sheet."""
     return f"x{_digest(pair).hex()}"
 
 
