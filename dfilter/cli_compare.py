@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dfilter.commands import Command
-from dfilter.plaintext import pass_on, say
+from dfilter.commands import WORDS, Command, with_budgets
+from dfilter.plaintext import pass_on, say, shown
 
 
 def _allow(_: click.Context, __: click.Parameter, files: tuple[str, ...]) -> None:
@@ -87,6 +87,7 @@ def compare(
     """
     from dfilter.compare import compare as run_comparison
     from dfilter.comparison import from_options
+    from dfilter.leaderboard.likeness import equal_budgets
     from dfilter.progress import for_stream
 
     typed = {n for n in options if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
@@ -97,7 +98,10 @@ def compare(
         say(outlook(plan, for_stream(sys.stderr)))
         return
     cells = run_comparison(plan, for_stream(sys.stderr))
-    _print_board(plan.out, cells, plan.margin, style)
+    board = _print_board(plan.out, cells, plan.margin, style)
+    budgets = equal_budgets(board.rows)
+    if budgets:
+        say(shown(f"At equal tokens: {with_budgets(ctx.meta[WORDS], budgets)}"), err=True)
     if any(cell.failed for cell in cells):
         raise SystemExit(1)
 
@@ -137,23 +141,24 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
 
     cells = read_all(folders)
     margin = recorded_margin(folders)
-    shown = only(cells, _list(strategies), _list(keep)) if strategies or keep else None
-    _print_board(None, cells, margin, style, shown)
+    chosen = only(cells, _list(strategies), _list(keep)) if strategies or keep else None
+    _print_board(None, cells, margin, style, chosen)
 
 
-def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any, shown: Any = None) -> None:
-    """Print the table, or the rows of the cells ``shown``; with a folder, write it in every form too."""
+def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any, only: Any = None) -> Any:
+    """Print the table, or the rows of the cells ``only``; with a folder, write it in every form too."""
     from dfilter.leaderboard import leaderboard as make
     from dfilter.store.disk import disk_errors, write_text
 
     board = make(cells, margin=margin)
-    if shown is not None:
-        board = board.showing((cell.strategy, cell.budget) for cell in shown)
+    if only is not None:
+        board = board.showing((cell.strategy, cell.budget) for cell in only)
     if out is not None:
         with disk_errors(out):
             for suffix in ("json", "md", "csv"):
                 write_text(out / f"leaderboard.{suffix}", board.render(suffix) + "\n")
     pass_on(board.render(style))
+    return board
 
 
 def _list(text: str | None) -> list[str]:

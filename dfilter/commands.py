@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
+WORDS = "dfilter.words"
+
+
+def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
+    """Return a compare command with other budgets, ready for a shell."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word in {"--keep", "-k"}:
+            skip = not skip
+        elif not word.startswith(("--keep=", "-k")):
+            kept.append(word)
+    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets)])
+
 
 class Command(click.Command):
     """Refuses what is no value: an empty text, as of a variable that is not set, and bytes that are none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words as they were typed, so that another command can be made of them."""
+        ctx.meta[WORDS] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with the values that were given.

@@ -16,6 +16,7 @@ import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
+from dfilter.leaderboard.likeness import advice, in_words, tokens_of
 from dfilter.leaderboard.measured import Measured, estimate, no_value
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.remarks import remarks
@@ -158,7 +159,8 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
     for key, measured in panel.measured.items():
         value, _ = estimate(measured)
         if value is None:
-            drafts.append(Draft(_blank(panel, key, measured), panel, None, None, tested=False))
+            blank = _blank(panel, key, measured, reference)
+            drafts.append(Draft(blank, panel, None, None, tested=False))
             continue
         against = None if key[0] == "full" else panel.minus(key, reference)
         longest, full = panel.minus(key, "longest"), panel.minus(key, "full")
@@ -169,7 +171,7 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
             full=full.estimate if full else None,
             ranks=places.get(key),
             reason=without_verdict(against) if against else "",
-            **_of_cells(panel, key),
+            **_of_cells(panel, key, reference),
             **judged(panel, key, replicates),
         )
         tested = against is not None and against.estimate.seeds >= VERDICT_SEEDS
@@ -177,13 +179,13 @@ def _drafts(panel: Panel, reference: str, replicates: int) -> list[Draft]:
     return drafts
 
 
-def _blank(panel: Panel, key: Key, measured: Measured) -> Row:
+def _blank(panel: Panel, key: Key, measured: Measured, reference: str) -> Row:
     """Return the row of a strategy that has no value, with the reason."""
     value, reason = no_value(measured)
-    return Row(**_of_cells(panel, key), value=value, reason=reason)
+    return Row(**_of_cells(panel, key, reference), value=value, reason=reason)
 
 
-def _of_cells(panel: Panel, key: Key) -> dict[str, Any]:
+def _of_cells(panel: Panel, key: Key, reference: str) -> dict[str, Any]:
     cells = panel.cells[key]
     return {
         "metric": panel.metric.name,
@@ -193,6 +195,7 @@ def _of_cells(panel: Panel, key: Key) -> dict[str, Any]:
         "short": any(cell.short for cell in cells),
         "figures": _figures(cells),
         "contaminated": max((cell.contaminated.get(panel.metric.name, 0) for cell in cells), default=0),
+        **tokens_of(panel, key, reference),
     }
 
 
@@ -231,7 +234,7 @@ def _notes(
     rows: Sequence[Row], panels: Sequence[Panel], cells: Sequence[Cell], reference: str
 ) -> tuple[str, ...]:
     """Say what a reader must know and the table has no room for."""
-    notes = []
+    notes = advice(rows)
     if not any(cell.strategy == "full" for cell in cells):
         notes.append("Training on everything (full) is not in this comparison.")
     for panel in panels:
@@ -311,7 +314,8 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
     ):
         found = [r for r in rows if r.verdict == word]
         if found:
-            names = [_named(r, metric, several, sized=word in {"better", "worse"}) for r in found]
+            sized = word in {"better", "worse"}
+            names = [_named(r, metric, several, sized=sized, beside=in_words(r, reference)) for r in found]
             said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {phrase}")
     reach = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
     if reach and max(reach) == math.inf:
@@ -323,12 +327,13 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
     return f"{where}, {_listed(said)}"
 
 
-def _named(row: Row, metric: Metric, several: bool, *, sized: bool) -> str:
+def _named(row: Row, metric: Metric, several: bool, *, sized: bool, beside: str = "") -> str:
     name = f"{row.strategy} at {row.budget}" if several else row.strategy
-    if not sized or row.random is None:
-        return name
-    low, high = (amount(end, metric, sign=True).split()[0] for end in (row.random.low, row.random.high))
-    return f"{name} ({amount(row.random.value, metric, sign=True)}, 95% interval {low} to {high})"
+    said = [beside] if beside else []
+    if sized and row.random is not None:
+        low, high = (amount(end, metric, sign=True).split()[0] for end in (row.random.low, row.random.high))
+        said = [f"{amount(row.random.value, metric, sign=True)}, 95% interval {low} to {high}", *said]
+    return f"{name} ({'; '.join(said)})" if said else name
 
 
 def _listed(names: Sequence[str]) -> str:

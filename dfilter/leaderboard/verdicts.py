@@ -41,6 +41,8 @@ class Row:
         full: difference to training on everything.
         p: of the difference to random, adjusted by Holm over the whole table; NaN below three seeds.
         verdict: better, worse, equivalent, inconclusive, or "" where none can be given.
+        tokens_ratio: trained tokens over those of random of the same size; NaN when not known.
+        equal_tokens: response tokens of random of the same size; NaN when not known.
         against_full: non-inferior, inferior, inconclusive, or "" where none can be given.
         ranks: interval of the rank among the strategies of this budget, 1 the best.
         judges: difference to parity or random by judge, when several were asked.
@@ -63,6 +65,8 @@ class Row:
     full: Estimate | None = None
     p: float = math.nan
     verdict: str = ""
+    tokens_ratio: float = math.nan
+    equal_tokens: float = math.nan
     against_full: str = ""
     ranks: tuple[int, int] | None = None
     judges: Mapping[str, Estimate] = field(default_factory=dict)
