@@ -33,7 +33,9 @@ def disk_errors(place: Path) -> Iterator[None]:
                 f"or {_elsewhere(place)}; the same command then continues."
             ) from error
         if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
-            raise StoreError(f"{place} cannot be written ({error.strerror}): {_elsewhere(place)}.") from error
+            raise StoreError(
+                f"{place} cannot be written: {error.strerror}. Another place helps: {_elsewhere(place)}."
+            ) from error
         if error.errno in MISPLACED:
             raise StoreError(
                 f"{error.filename or place} is no file or folder of ours ({error.strerror}). Move it away; "
