@@ -226,7 +226,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     if split is not None or left_out:
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])
-        place = written(plan.out, rows, share.partition(":")[2], left_out, of, progress)
+        place = written(plan.out, rows, share, left_out, of, progress)
     return Setting(plan, place, evaluations, protocol, splits)
 
 

@@ -100,6 +100,7 @@ def folder(name: str, files: Mapping[str, str]) -> None:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder with one small file of everything that can be named."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dfilter.eval.lm_eval.LMEval.check", lambda _: None)  # the harness is not asked here
     monkeypatch.setattr("dfilter.comparison.untrainable", lambda *_: {})  # its model cannot read a row
     rows = [{"id": f"r{n}", "prompt": f"Say {n}.", "response": f"{n}.", "stars": n} for n in range(20)]
     folder(".", {"data.jsonl": "".join(json.dumps(row) + "\n" for row in rows)})

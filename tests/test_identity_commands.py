@@ -232,13 +232,15 @@ def test_what_a_card_needs_does_not_change_what_is_trained(
     ],
 )
 def test_a_file_behind_an_evaluation_counts_by_contents(
-    pool: Path, trained: list[str], spec: str, file: str
+    pool: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch, spec: str, file: str
 ) -> None:
+    monkeypatch.setattr("dfilter.eval.lm_eval.LMEval.check", lambda _: None)  # the harness is not asked here
     Path("more").mkdir()
     row = {"prompt": "Say a.", "response": "a", "answer": "a", "id": "1"}
     for name in ("prompts", "answers", "questions", "more/questions", "held1", "held2"):
         Path(f"{name}.jsonl").write_text(json.dumps(row | {"id": name}) + "\n")
-    Path("answers.jsonl").write_text('{"prompt": "Say a.", "response": "b"}\n')
+    told = [{"prompt": f"{verb} a.", "response": "b"} for verb in ("Say", "Do say")]
+    Path("answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
     Path("task.yaml").write_text(
         "task: mine\ndataset_path: json\ndataset_kwargs:\n  data_files: {test: questions.jsonl}\n"
         "  data_dir: more\n"
@@ -246,7 +248,8 @@ def test_a_file_behind_an_evaluation_counts_by_contents(
     judged = ["--judge", "m", "--base-url", "http://127.0.0.1:1/v1", "--against", "answers.jsonl"]
     words = compare(pool, *LIMA, "--eval", spec, *judged)
     done(*words)
-    Path(file).write_text(Path(file).read_text().replace("Say", "Do say").replace("b", "c"))
+    old, new = ('"b"', '"c"') if file == "answers.jsonl" else ("Say", "Do say")
+    Path(file).write_text(Path(file).read_text().replace(old, new))
     refused(file.partition("/")[0].replace("held2", "held*"), *words)
 
 

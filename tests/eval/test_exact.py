@@ -300,7 +300,7 @@ def test_a_prompt_without_answer_is_refused_before_anything_is_generated(tmp_pat
 
 def test_an_answer_without_a_number_is_refused_where_numbers_are_compared(tmp_path, monkeypatch):
     (tmp_path / "q.jsonl").write_text('{"prompt": "a", "answer": "lamp 4"}\n{"prompt": "b", "answer": "A4"}')
-    monkeypatch.setattr(exact, "generate", lambda *a, **k: pytest.fail("generated"))
+    monkeypatch.setattr(exact, "answer", lambda *a, **k: pytest.fail("generated"))
     with pytest.raises(InputError, match=r"'q/1' .* has no number in column 'answer'"):
         exact.Exact(str(tmp_path / "q.jsonl"), match="number").evaluate(tmp_path)
 

@@ -46,7 +46,8 @@ def test_a_prompt_that_cannot_be_shown_is_refused_alone(without_system):
     assert said[:-1] == g.generate(without_system, ASKED, SHORT)
     assert isinstance(said[-1], g.Refusal)
     assert "no system here" in said[-1].reason
-    talks = g.converse(without_system, [(*ASKED[0], Message("user", "and")), (system, *ASKED[0])], SHORT)
+    asked = [(*ASKED[0], Message("user", "and")), (system, *ASKED[0])]
+    talks, _ = g.converse(without_system, asked, SHORT)
     assert [isinstance(talk, g.Refusal) for talk in talks] == [False, True]
     assert g.not_shown(["a", "b"], talks) == {"not_shown": {"b": said[-1].reason}}
     with pytest.raises(InputError, match=r"none of 1 prompts.*no system here"):

@@ -14,7 +14,7 @@ from dfilter.data.targets import load_target
 from dfilter.errors import DFilterError, InputError, SettingsError
 from dfilter.eval import bbh
 from dfilter.eval.bbh import BBH
-from dfilter.eval.generation import Decoding
+from dfilter.eval.generation import Answer, Decoding
 from dfilter.eval.mmlu import MMLU
 from dfilter.evaluations import check_inputs
 from dfilter.identity import identity
@@ -148,9 +148,10 @@ def test_bbh_shows_the_first_examples_and_asks_the_others(tasks, monkeypatch, tm
 
     def said(model, prompts, decoding, seed):
         heard.extend(prompt[0].content for prompt in prompts)
-        return ["So the answer is Yes.\n\nQ: more?\nA: the answer is No.", "No\nQ: x", "(A) first", "b"]
+        texts = ["So the answer is Yes.\n\nQ: more?\nA: the answer is No.", "No\nQ: x", "(A) first", "b"]
+        return [Answer(text, cut=False) for text in texts]
 
-    monkeypatch.setattr(bbh, "generate", said)
+    monkeypatch.setattr(bbh, "answer", said)
     found = BBH(str(tasks)).evaluate(tmp_path)
     assert (
         heard[0]

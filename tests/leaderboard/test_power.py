@@ -97,9 +97,8 @@ def planned(tmp_path, seeds=3):
     file.write_text("{}\n" * 200)
     evaluations = [Evaluation(name, name, {"source": str(file)}) for name in ("exact", "heldout")]
     setting = Setting(Comparison(tmp_path / "out", seeds=seeds), "", evaluations, {}, {})
-    found = [Group(name, "1000", 1000) for name in ("a", "b", "random", "longest")] + [
-        Group("full", "full", 9)
-    ]
+    found = [Group(name, "1000", seeds, 1000) for name in ("a", "b", "random", "longest")]
+    found.append(Group("full", "full", seeds, 9))
     return list(outlook._power(setting, found))
 
 
