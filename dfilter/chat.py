@@ -10,6 +10,7 @@ Templates:
     chat      the model's own chat template
     alpaca    Stanford Alpaca's prompt (github.com/tatsu-lab/stanford_alpaca, train.py), for base models
     tulu      <|user|> and <|assistant|> on lines of their own, as LESS trains (arXiv 2402.04333)
+    lines     instruction, input and response, a line break behind each (Superfiltering, arXiv 2402.00530)
     turns     the bare turns; with ``eot`` each is closed by that token (LIMA, arXiv 2305.11206, §3)
 
 A chat template that writes today's date is given a constant one (:func:`template_date`).
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.cutting import chat_pieces
 from dfilter.errors import InputError, ModelError
-from dfilter.turns import STAND_IN, Piece, alpaca_pieces, template_date, tulu_pieces, turn_pieces
+from dfilter.turns import STAND_IN, Piece, alpaca_pieces, line_pieces, template_date, tulu_pieces, turn_pieces
 from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ __all__ = [
     "template_date",
 ]
 
-Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "turns"]
+Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "lines", "turns"]
 IGNORE = -100  # a label that the loss passes over
 
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
@@ -311,7 +312,9 @@ def _pieces(
         return chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
     opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
-    build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "turns": turn_pieces}[template]
+    build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}[
+        template
+    ]
     pieces = build(messages, end, context)
     if opening:
         pieces[0] = replace(pieces[0], text=f"{opening}{pieces[0].text}")

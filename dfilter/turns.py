@@ -81,6 +81,21 @@ def tulu_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Pi
     return [*pieces, Piece(text, spoken=False)] if text else pieces
 
 
+def line_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
+    """Turns with a line break behind each; the row's context stands on lines of its own."""
+    text, pieces = "", []
+    for message in messages:
+        if message.role == "assistant":
+            pieces += [Piece(text, spoken=False), Piece(f"{message.content}{end}", spoken=True)]
+            text = "\n"
+            continue
+        asked = message.content
+        if context and asked.endswith(context):
+            asked, context = f"{asked[: -len(context)].rstrip()}\n{context}", ""
+        text += f"{asked}\n"
+    return pieces if pieces and text == "\n" else [*pieces, Piece(text, spoken=False)]
+
+
 def turn_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Piece]:
     """The bare turns."""
     between = "\n\n" if end else ""  # else the end-of-turn token stands between the turns

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from dfilter.chat import IGNORE, Encoded, Template, render, render_many
+from dfilter.chat import IGNORE, Encoded, Template, end_ids, render, render_many
 from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
@@ -34,8 +35,9 @@ class ResponseLoss:
     """Mean loss of the response's tokens given the prompt, and given nothing.
 
     A value has the fields ``prompted`` and ``alone``, nats a token, and ``tokens``, their number.
-    Both losses are taken over the same tokens, from one load of the model. A row whose response lies
-    beyond ``max_tokens`` has 0 tokens and NaN for losses.
+    Both losses are taken over the same tokens, from one load of the model: the response's own, without
+    what ends the turn, as in Cherry's and Superfiltering's scripts. A row that is longer than
+    ``max_tokens`` or than the model's window has 0 tokens and NaN for losses.
 
     Attributes:
         model: smollm2, a hub id, or a folder.
@@ -43,7 +45,7 @@ class ResponseLoss:
         opening: whether what opens the assistant's turn stays in front of the lone response, as Cherry
             keeps "### Response:" (arXiv 2308.12032). Without it nothing predicts the first token, which
             then counts in ``prompted`` only, as in Superfiltering (arXiv 2402.00530).
-        max_tokens: prompt and response together are cut here; 512 as in both papers' code.
+        max_tokens: prompt and response together fit into it, or the row has no value.
         dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
             which it is.
         device: where to run.
@@ -57,7 +59,7 @@ class ResponseLoss:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "response_loss"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 counted the token that ends the turn, and cut rows that do not fit
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -82,7 +84,9 @@ class ResponseLoss:
         """Return (len(rows),) of the fields above."""
         causal = load(self.model, self.placement())
         limit = min(self.max_tokens, causal.window)
-        prompted = render_many(rows, causal.tokenizer, template=self.template, max_tokens=limit, turns="last")
+        ends = set(end_ids(causal.tokenizer, template=self.template))
+        shown = render_many(rows, causal.tokenizer, template=self.template, turns="last")
+        prompted = [said(row, ends, limit) for row in shown]
         lead = opening(causal.tokenizer, self.template) if self.opening else []
         lone = [alone(row, lead) for row in prompted]
         out = np.empty(len(rows), dtype=LOSSES)
@@ -106,14 +110,26 @@ def mean_losses(causal: Causal, rows: Sequence[Encoded]) -> tuple[NDArray[np.flo
         return (sums / counts).astype(np.float32), counts
 
 
+def said(row: Encoded, ends: Collection[int], limit: int) -> Encoded:
+    """Return a row up to its response's end, without what ends the turn; nothing where it is too long."""
+    last = max((at for at, label in enumerate(row.labels) if label != IGNORE), default=-1)
+    stop = last if last >= 0 and row.labels[last] in ends else last + 1
+    return Encoded(row.input_ids[:stop], row.labels[:stop]) if stop <= limit else Encoded([], [])
+
+
 def opening(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:
-    """Return the ids that open an assistant's turn, behind a beginning-of-text token if there is one."""
+    """Return the ids that open an assistant's turn, behind a beginning-of-text token if there is one.
+
+    They are what stands between a prompt, as the template closes it, and the reply to it.
+    """
     if template == "chat" or (template == "auto" and tokenizer.chat_template):
-        turn = [{"role": "user", "content": "a"}]
-        added = apply_template(turn, tokenizer, opening=True).removeprefix(apply_template(turn, tokenizer))
-        ids: list[int] = tokenizer(added, add_special_tokens=False).input_ids
-        first = render([Message("user", "a"), Message("assistant", "b")], tokenizer).input_ids[:1]
-        return [*first, *ids] if first == [tokenizer.bos_token_id] != ids[:1] else ids
+        whole = render([Message("user", "a"), Message("assistant", "b")], tokenizer)
+        asked = apply_template([{"role": "user", "content": "a"}], tokenizer)
+        closed: list[int] = tokenizer(asked, add_special_tokens=False).input_ids
+        before = whole.input_ids[: whole.start]
+        pairs = zip(before, closed, strict=False)
+        lead = before[sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) :]
+        return [*before[:1], *lead] if before[:1] == [tokenizer.bos_token_id] != lead[:1] else lead
     lone = render([Message("assistant", "b")], tokenizer, template=template)
     return lone.input_ids[: lone.start]
 

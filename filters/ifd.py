@@ -5,6 +5,7 @@ Cherry: arXiv 2308.12032, equations 1 to 4; Superfiltering: arXiv 2402.00530, se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 
+# What the scripts of both papers show to the model, and how many tokens of it.
+PUBLISHED: Mapping[str, Template] = {"cherry": "alpaca", "superfilter": "lines"}
+WINDOWS = {"cherry": 512, "superfilter": 1024}
+
+
 @dataclass(frozen=True)
 class IFD:
     """Ratio of the response's loss with its prompt to its loss alone; high means the prompt helps little.
@@ -38,9 +44,12 @@ class IFD:
         definition: ``cherry`` divides the mean losses; ``superfilter`` divides the perplexities, their
             exponentials, and shows the lone response without what opens the assistant's turn.
         keep: which end of the remaining ratios is good.
-        cut: rows at or above are dropped, because their prompt does not help; 0 drops none.
-        template: how a row is shown to the model; see :mod:`dfilter.chat`.
-        max_tokens: prompt and response together are cut here.
+        cut: rows above are dropped, because their prompt does not help, and with ``superfilter`` those at
+            the cut too, as the scripts do; 0 drops none.
+        template: how a row is shown to the model (see :mod:`dfilter.chat`). "published" is the scripts'
+            own: alpaca for ``cherry``, lines for ``superfilter``.
+        max_tokens: rows that are longer, prompt and response together, abstain; none is the scripts' 512
+            for ``cherry`` and 1,024 for ``superfilter``.
         dtype: number format of the model.
     """
 
@@ -48,14 +57,14 @@ class IFD:
     definition: Literal["cherry", "superfilter"] = "cherry"
     keep: Literal["highest", "lowest"] = "highest"
     cut: float = 1.0
-    template: Annotated[Template, SHOWN] = "auto"
-    max_tokens: int = 512
+    template: Annotated[Template | Literal["published"], SHOWN] = "published"
+    max_tokens: int | None = None
     dtype: Annotated[str, DTYPE] = "auto"
 
     paper: ClassVar[str] = "arXiv 2308.12032 (Cherry), arXiv 2402.00530 (Superfiltering)"
     deterministic: ClassVar[bool] = True
     reads: ClassVar[str] = "prompt and response, through a language model"
-    version: ClassVar[tuple[int, ...]] = (1, ResponseLoss.version)
+    version: ClassVar[tuple[int, ...]] = (2, ResponseLoss.version)  # 1 dropped rows at Cherry's cut
 
     def __post_init__(self) -> None:
         findings = []
@@ -65,7 +74,7 @@ class IFD:
             findings.append(f"ifd: keep = '{self.keep}' is neither highest nor lowest.")
         if not self.cut >= 0:
             findings.append(f"ifd: cut = {self.cut} is negative; 0 drops no row.")
-        if self.max_tokens < 2:
+        if self.max_tokens is not None and self.max_tokens < 2:
             findings.append(f"ifd: max_tokens = {self.max_tokens} leaves no token to predict.")
         if findings:
             raise SettingsError(*findings)
@@ -74,9 +83,9 @@ class IFD:
         """The losses that the ratio is made of."""
         return ResponseLoss(
             model=self.model,
-            template=self.template,
+            template=PUBLISHED[self.definition] if self.template == "published" else self.template,
             opening=self.definition == "cherry",
-            max_tokens=self.max_tokens,
+            max_tokens=WINDOWS[self.definition] if self.max_tokens is None else self.max_tokens,
             dtype=self.dtype,
         )
 
@@ -85,7 +94,7 @@ class IFD:
         signal = self.signal()
         losses = pool.signal(signal)
         ratio = self.ratio(losses["prompted"], losses["alone"])
-        dropped = (ratio >= self.cut) if self.cut else np.zeros(len(ratio), dtype=bool)
+        dropped = self._dropped(ratio)
         known = np.isfinite(ratio)
         values = np.where(known & ~dropped, ratio if self.keep == "highest" else -ratio, np.nan)
         where = signal.placement()
@@ -97,11 +106,17 @@ class IFD:
             "prompt_does_not_help": int((known & dropped).sum()),
             "not_measured": int((~known).sum()),
         }
-        why = why_not(
-            pool.rows, np.flatnonzero(~known), self.model, template=self.template, max_tokens=self.max_tokens
-        )
-        reasons = [why.get(at) or self._reason(value) for at, value in enumerate(ratio.tolist())]
-        return Scores(values, reasons=reasons, facts=facts)
+        told = [self._reason(value, out) for value, out in zip(ratio.tolist(), dropped.tolist(), strict=True)]
+        limit, unknown = signal.max_tokens, np.flatnonzero(~known)
+        why = why_not(pool.rows, unknown, self.model, template=signal.template, max_tokens=limit)
+        for at in unknown.tolist():
+            told[at] = why.get(at) or f"longer than {limit:,} tokens, prompt and response together"
+        return Scores(values, reasons=told, facts=facts)
+
+    def _dropped(self, ratio: NDArray[np.float64]) -> NDArray[np.bool_]:
+        if not self.cut:
+            return np.zeros(len(ratio), dtype=bool)
+        return (ratio > self.cut) if self.definition == "cherry" else (ratio >= self.cut)
 
     def ratio(self, prompted: NDArray[np.float32], alone: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return loss over loss, or perplexity over perplexity; NaN where there is none."""
@@ -111,9 +126,5 @@ class IFD:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(without > 0, with_prompt / without, np.nan)
 
-    def _reason(self, ratio: float) -> str:
-        if not np.isfinite(ratio):
-            return f"no response within {self.max_tokens} tokens"
-        if self.cut and ratio >= self.cut:
-            return f"the prompt does not help: ratio {ratio:.3f}"
-        return f"ratio {ratio:.3f}"
+    def _reason(self, ratio: float, dropped: bool) -> str:
+        return f"the prompt does not help: ratio {ratio:.3f}" if dropped else f"ratio {ratio:.3f}"

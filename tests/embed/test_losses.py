@@ -58,8 +58,10 @@ def test_both_losses_equal_a_loop_over_rows(system: bool) -> None:
     assert (read_prefix(load("tiny", place("cpu", "float32")), encoded) is not None) == system
     lead = tokenizer("<|im_start|>assistant\n", add_special_tokens=False).input_ids
     for value, row in zip(values, encoded, strict=True):
-        response = [label for label in row.labels if label != IGNORE]
-        assert value["prompted"] == pytest.approx(slow_loss(row.input_ids, row.labels), abs=1e-5)
+        *response, end = [label for label in row.labels if label != IGNORE]
+        assert tokenizer.decode([end]) == "<|im_end|>"  # which is no part of the response
+        labels = [IGNORE if label == end else label for label in row.labels]
+        assert value["prompted"] == pytest.approx(slow_loss(row.input_ids, labels), abs=1e-5)
         alone = slow_loss([*lead, *response], [*[IGNORE] * len(lead), *response])
         assert value["alone"] == pytest.approx(alone, abs=1e-5)
         assert value["tokens"] == len(response)
@@ -69,7 +71,7 @@ def test_without_an_opening_nothing_predicts_the_first_token() -> None:
     row = rows(1)
     value = signal(opening=False).compute(row)[0]
     tokenizer = load("tiny", place("cpu", "float32")).tokenizer
-    response = [label for label in render_many(row, tokenizer)[0].labels if label != IGNORE]
+    response = [label for label in render_many(row, tokenizer)[0].labels if label != IGNORE][:-1]
     assert value["alone"] == pytest.approx(slow_loss(response, response), abs=1e-5)
     assert value["prompted"] == signal().compute(row)[0]["prompted"]
 
@@ -107,6 +109,15 @@ def test_a_response_beyond_the_limit_is_not_measured() -> None:
     assert np.isfinite(values["prompted"][:2]).all()
 
 
+def test_a_row_is_measured_whole_or_not_at_all() -> None:
+    (row,) = rows(1)
+    tokenizer = load("tiny", place("cpu", "float32")).tokenizer
+    (whole,) = render_many([row], tokenizer)
+    needed = max(at for at, label in enumerate(whole.labels) if label != IGNORE)  # without the end token
+    assert signal(max_tokens=needed).compute([row])["tokens"][0] == whole.trained - 1
+    assert signal(max_tokens=needed - 1).compute([row])["tokens"][0] == 0
+
+
 def test_the_shared_prefix_ends_before_the_first_prediction() -> None:
     same = [1, 2, 3, 4]
     one = Encoded([*same, 5], [IGNORE] * 4 + [5])
@@ -121,6 +132,30 @@ def test_openings_of_templates() -> None:
     assert tokenizer.decode(opening(tokenizer, "auto")) == "<|im_start|>assistant\n"
     assert tokenizer.decode(opening(tokenizer, "alpaca")) == "### Response:"
     assert tokenizer.decode(opening(tokenizer, "tulu")) == "<|assistant|>\n"
+    assert opening(tokenizer, "lines") == []
+
+
+@pytest.mark.parametrize(
+    ("template", "opens"),
+    [
+        (  # Phi-3's kind closes a text that asks for nothing
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}",
+            "<|im_start|>assistant\n",
+        ),
+        (  # DeepSeek's kind begins a thought that no reply of the history has
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+            "<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_an_opening_is_what_stands_between_prompt_and_reply(template: str, opens: str) -> None:
+    from dfilter.models import load_tokenizer
+
+    tokenizer = load_tokenizer("tiny")
+    tokenizer.chat_template = template
+    assert tokenizer.decode(opening(tokenizer, "chat")) == opens
 
 
 def test_spec_follows_what_changes_a_value() -> None:

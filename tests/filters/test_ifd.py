@@ -12,7 +12,9 @@ from dfilter.data.dataset import Dataset
 from dfilter.embed.losses import LOSSES
 from dfilter.errors import SettingsError
 from dfilter.filters.ifd import IFD
+from dfilter.models import load_causal
 from dfilter.pool import Pool
+from dfilter.turns import ALPACA_HEAD, ALPACA_PAIRED
 from dfilter.types import Example, Message
 
 
@@ -32,17 +34,18 @@ def example(number: int, prompt: str, response: str) -> Example:
     return Example(str(number), (Message("user", prompt), Message("assistant", response)), {})
 
 
-PROMPTED, ALONE = [1.0, 2.0, 3.0, float("nan")], [2.0, 2.5, 3.0, float("nan")]
+PROMPTED, ALONE = [1.0, 2.0, 3.0, 3.5, float("nan")], [2.0, 2.5, 3.0, 3.0, float("nan")]
 
 
 def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> None:
     scores = IFD("tiny").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
-    np.testing.assert_allclose(scores.values, [0.5, 0.8, np.nan, np.nan])
+    np.testing.assert_allclose(scores.values, [0.5, 0.8, 1.0, np.nan, np.nan])  # its script drops above 1
     assert scores.reasons == [
         "ratio 0.500",
         "ratio 0.800",
-        "the prompt does not help: ratio 1.000",
-        "no response within 512 tokens",
+        "ratio 1.000",
+        "the prompt does not help: ratio 1.167",
+        "longer than 512 tokens, prompt and response together",
     ]
     assert scores.facts["prompt_does_not_help"] == 1
     assert scores.facts["not_measured"] == 1
@@ -50,14 +53,14 @@ def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> Non
 
 def test_superfilter_divides_perplexities() -> None:
     scores = IFD("tiny", definition="superfilter").score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
-    np.testing.assert_allclose(scores.values, [np.exp(-1), np.exp(-0.5), np.nan, np.nan])
+    np.testing.assert_allclose(scores.values, [np.exp(-1), np.exp(-0.5), np.nan, np.nan, np.nan])
 
 
 def test_direction_and_cut_are_settings() -> None:
     lowest = IFD("tiny", keep="lowest", cut=0.0).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
-    np.testing.assert_allclose(lowest.values, [-0.5, -0.8, -1.0, np.nan])
+    np.testing.assert_allclose(lowest.values, [-0.5, -0.8, -1.0, -3.5 / 3, np.nan])
     tighter = IFD("tiny", cut=0.8).score(Known(PROMPTED, ALONE))  # type: ignore[arg-type]
-    np.testing.assert_allclose(tighter.values, [0.5, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(tighter.values, [0.5, 0.8, np.nan, np.nan, np.nan])
 
 
 def test_a_response_that_costs_nothing_alone_has_no_loss_ratio() -> None:
@@ -85,6 +88,64 @@ def test_a_pool_is_scored_end_to_end_and_rows_may_be_permuted() -> None:
     np.testing.assert_array_equal(forward, backward[::-1])
     assert np.isnan(forward[-1])
     assert np.isfinite(forward[:-1]).all()
+
+
+def published(record: dict[str, str], definition: str, model: Any, tokenizer: Any) -> float:
+    """The ratio as the papers' scripts compute it: whole texts, the response found in them, one by one."""
+    import torch
+
+    said, given = record["output"], record["input"]
+    if definition == "cherry":
+        head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if given else "")
+        given = f"### Input:\n{given}\n\n" if given else ""
+        prompt = f"{head}\n\n### Instruction:\n{record['instruction']}\n\n{given}### Response:"
+        texts, limit = (prompt + said, "### Response:" + said), 512
+    else:
+        prompt = f"{record['instruction']}\n" + (f"{given}\n" if given else "")
+        texts, limit = (prompt + said, said), 1024
+    losses = []
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        labels = ids.clone()
+        labels[:, : len(tokenizer(text[: text.rfind(said)]).input_ids)] = -100
+        if ids.shape[1] > limit or not (labels[0, 1:] != -100).any():
+            return float("nan")
+        with torch.no_grad():
+            losses.append(model(input_ids=ids, labels=labels).loss.item())
+    return losses[0] / losses[1] if definition == "cherry" else float(np.exp(losses[0] - losses[1]))
+
+
+def compared(records: list[dict[str, str]], definition: str, name: str) -> tuple[Any, Any]:
+    """The product's ratios and the scripts', of rows of Alpaca's shape."""
+    filter_ = IFD(name, definition=definition, cut=0.0, dtype="float32")  # type: ignore[arg-type]
+    ours = filter_.score(Pool(Dataset.from_rows(records))).values
+    model, tokenizer = load_causal(name, dtype="float32", device="cpu")
+    return ours, np.array([published(record, definition, model, tokenizer) for record in records])
+
+
+@pytest.mark.parametrize("definition", ["cherry", "superfilter"])
+def test_the_ratio_is_the_published_scripts(definition: str) -> None:
+    records = [
+        {"instruction": "Write the sum.", "input": "two and three", "output": "five"},
+        {"instruction": "Write the list.", "input": "", "output": "one two\nthree"},
+        {"instruction": "Write.", "input": "", "output": "..."},
+        {"instruction": "Write. " * 900, "input": "", "output": "too long"},
+    ]
+    ours, theirs = compared(records, definition, "tiny")
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.isnan(ours).tolist() == [False, False, False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("definition", ["cherry", "superfilter"])
+def test_the_ratio_is_the_published_scripts_on_real_rows(test_data: Path, definition: str) -> None:
+    alpaca = json.loads((test_data / "alpaca/alpaca_data.json").read_text(encoding="utf-8"))
+    usable = [row for row in alpaca if row["output"].strip()]
+    short = sorted(usable, key=lambda row: len(row["output"]))[:10]
+    records = [*short, *random.Random(0).sample(usable, 40)]
+    ours, theirs = compared(records, definition, "smollm2")
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert np.isfinite(ours).sum() >= 45
 
 
 @pytest.mark.slow
