@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from embedding import examples
 
-from dfilter.chat import Encoded, render_many, special_ids
+from dfilter.chat import Encoded, special_ids
 from dfilter.embed.causal import Causal, labelled, load
-from dfilter.embed.losses import ResponseLoss, alone, opening
+from dfilter.embed.losses import ResponseLoss, both
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +59,10 @@ def main() -> None:
     signal = ResponseLoss(model=args.model)
     causal = load(args.model, signal.placement())
     drawn = [row for row in examples(args.data, args.rows * 6) if row.response]
-    encoded = render_many(drawn, causal.tokenizer, turns="last")
-    fitting = [at for at, row in enumerate(encoded) if len(row.input_ids) <= args.tokens][: args.rows]
-    rows, prompted = [drawn[at] for at in fitting], [encoded[at] for at in fitting]
-    lead = opening(causal.tokenizer, "auto")
-    lone = [alone(row, lead) for row in prompted]
+    shown = both(drawn, causal.tokenizer, signal.template, args.tokens, opened=True)
+    fitting = [at for at, (row, _) in enumerate(shown) if row.input_ids][: args.rows]
+    rows, prompted = [drawn[at] for at in fitting], [shown[at][0] for at in fitting]
+    lone = [shown[at][1] for at in fitting]
     runs = {
         "dfilter": lambda: signal.compute(rows),
         "batches of 8": lambda: plainly(causal, [*prompted, *lone]),

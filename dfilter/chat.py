@@ -158,6 +158,19 @@ def render_many(
     return _encode(pieces, tokenizer, max_tokens, turns)
 
 
+def last_reply(row: Example, tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[str, str]:
+    """Return as text what stands before a row's last reply, and the reply without what ends it.
+
+    Raises:
+        InputError: the template cannot show the conversation.
+        ModelError: as in :func:`render`.
+    """
+    pieces = _pieces(row.messages, tokenizer, template, False, row.context)
+    last = max(at for at, piece in enumerate(pieces) if piece.spoken)
+    end = str(tokenizer.decode([special_ids(tokenizer).end]))
+    return "".join(piece.text for piece in pieces[:last]), pieces[last].text.removesuffix(end)
+
+
 def render_prompt(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
@@ -312,10 +325,8 @@ def _pieces(
         return chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
     opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
-    build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}[
-        template
-    ]
-    pieces = build(messages, end, context)
+    build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}
+    pieces = build[template](messages, end, context)
     if opening:
         pieces[0] = replace(pieces[0], text=f"{opening}{pieces[0].text}")
     if eot:  # headers tell turns apart in the other templates, so only replies need closing there

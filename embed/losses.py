@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from dfilter.chat import IGNORE, Encoded, Template, end_ids, render, render_many
+from dfilter.chat import IGNORE, Encoded, Template, end_ids, last_reply, render, render_many, style
 from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
 from dfilter.embed.prefix import read_prefix, without
+from dfilter.errors import InputError
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
@@ -28,6 +29,7 @@ LOSSES = np.dtype([("prompted", np.float32), ("alone", np.float32), ("tokens", n
 # response tokens: at most 0.20 / sqrt(tokens) in bf16, few tokens or many (0.5 is allowed); 1.3e-5 in
 # float32 (1.2e-4; 20 rows). bf16 weights computed with in float32 are 0.14 / sqrt(tokens) away.
 TOKEN_ROUNDING = 128.0
+LONE = Example("", (Message("assistant", "b"),), {})
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,8 @@ class ResponseLoss:
         """Return (len(rows),) of the fields above."""
         causal = load(self.model, self.placement())
         limit = min(self.max_tokens, causal.window)
-        ends = set(end_ids(causal.tokenizer, template=self.template))
-        shown = render_many(rows, causal.tokenizer, template=self.template, turns="last")
-        prompted = [said(row, ends, limit) for row in shown]
-        lead = opening(causal.tokenizer, self.template) if self.opening else []
-        lone = [alone(row, lead) for row in prompted]
+        shown = both(rows, causal.tokenizer, self.template, limit, opened=self.opening)
+        prompted, lone = ([pair[at] for pair in shown] for at in range(2))
         out = np.empty(len(rows), dtype=LOSSES)
         out["prompted"], out["tokens"] = mean_losses(causal, prompted)
         out["alone"], _ = mean_losses(causal, lone)
@@ -110,7 +109,61 @@ def mean_losses(causal: Causal, rows: Sequence[Encoded]) -> tuple[NDArray[np.flo
         return (sums / counts).astype(np.float32), counts
 
 
-def said(row: Encoded, ends: Collection[int], limit: int) -> Encoded:
+def both(
+    rows: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    limit: int,
+    *,
+    opened: bool,
+) -> list[tuple[Encoded, Encoded]]:
+    """Return each row's response behind its prompt, and alone; nothing where the former is too long.
+
+    Args:
+        rows: (n,) conversations.
+        tokenizer: the model's.
+        template: how they are shown.
+        limit: tokens of prompt and response together.
+        opened: whether what opens the assistant's turn stays in front of the lone response.
+    """
+    if style(tokenizer, template=template)[0] != "chat":
+        return [_joined(row, tokenizer, template, limit, opened=opened) for row in rows]
+    ends = set(end_ids(tokenizer, template=template))
+    lead = opening(tokenizer, template) if opened else []
+    shown = [_said(row, ends, limit) for row in render_many(rows, tokenizer, template=template, turns="last")]
+    return [(row, _alone(row, lead)) for row in shown]
+
+
+def _joined(
+    row: Example, tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, *, opened: bool
+) -> tuple[Encoded, Encoded]:
+    """Tokenize prompt and response as one text, as both papers' scripts do.
+
+    The response begins behind as many tokens as the prompt has by itself, so a token that lies across the
+    seam (Alpaca's ``:-`` or ``:"``) counts as the prompt's. 1,394 of Alpaca's 52,002 rows have one under its
+    prompt and SmolLM2's tokenizer.
+    """
+    try:
+        before, reply = last_reply(row, tokenizer, template)
+    except InputError:
+        return Encoded([], []), Encoded([], [])
+    lead = last_reply(LONE, tokenizer, template)[0] if opened else _beginning(tokenizer)
+    texts = [before, before + reply, lead, lead + reply]
+    prompt, whole, opens, lone = tokenizer(texts, add_special_tokens=False).input_ids
+    if len(whole) > limit:
+        return Encoded([], []), Encoded([], [])
+    pairs = ((whole, len(prompt)), (lone, len(opens)))
+    first, second = (Encoded(ids, [*[IGNORE] * start, *ids[start:]][: len(ids)]) for ids, start in pairs)
+    return first, second
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the token that the tokenizer puts in front of every text, or nothing."""
+    ids = tokenizer("").input_ids
+    return str(tokenizer.decode(ids)) if ids[:1] == [tokenizer.bos_token_id] else ""
+
+
+def _said(row: Encoded, ends: Collection[int], limit: int) -> Encoded:
     """Return a row up to its response's end, without what ends the turn; nothing where it is too long."""
     last = max((at for at, label in enumerate(row.labels) if label != IGNORE), default=-1)
     stop = last if last >= 0 and row.labels[last] in ends else last + 1
@@ -134,7 +187,7 @@ def opening(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]
     return lone.input_ids[: lone.start]
 
 
-def alone(row: Encoded, lead: list[int]) -> Encoded:
+def _alone(row: Encoded, lead: list[int]) -> Encoded:
     """Return the row's labelled tokens behind ``lead``, what stands before them left out."""
     said = [(token, label) for token, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORE]
     ids = [token for token, _ in said]

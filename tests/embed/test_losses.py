@@ -136,25 +136,19 @@ def test_openings_of_templates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "opens"),
+    ("asking", "opens"),
     [
-        (  # Phi-3's kind closes a text that asks for nothing
-            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}",
-            "<|im_start|>assistant\n",
-        ),
-        (  # DeepSeek's kind begins a thought that no reply of the history has
-            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-            "<|im_start|>assistant\n",
-        ),
+        # Phi-3's kind closes a text that asks for nothing; DeepSeek's begins a thought that no reply has.
+        ("<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}", "<|im_start|>assistant\n"),
+        ("<|im_start|>assistant\n<think>\n{% endif %}", "<|im_start|>assistant\n"),
     ],
 )
-def test_an_opening_is_what_stands_between_prompt_and_reply(template: str, opens: str) -> None:
+def test_an_opening_is_what_stands_between_prompt_and_reply(asking: str, opens: str) -> None:
     from dfilter.models import load_tokenizer
 
     tokenizer = load_tokenizer("tiny")
-    tokenizer.chat_template = template
+    turns = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    tokenizer.chat_template = f"{turns}{{% if add_generation_prompt %}}{asking}"
     assert tokenizer.decode(opening(tokenizer, "chat")) == opens
 
 
