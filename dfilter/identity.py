@@ -37,6 +37,7 @@ from dfilter.own_code import code_sha256
 from dfilter.plaintext import safe_name
 from dfilter.types import Json, Signal
 
+DATELESS = ("alpaca", "tulu", "lines", "turns", "published")  # templates of our own, which write no date
 SHORT = 16  # hex digits of a digest that stand in an identity
 
 
@@ -154,7 +155,7 @@ def _marked(mark: Mark, value: Any, component: Any) -> Any:
 
 def shown(template: str) -> str:
     """Return a template's name with the date that chat templates write, where the user set one."""
-    named = os.environ.get("DFILTER_DATE", "").strip()
+    named = os.environ.get("DFILTER_DATE", "").strip() and template not in DATELESS
     return f"{template}, on {chat.template_date().isoformat()}" if named else template
 
 

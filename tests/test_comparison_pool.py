@@ -163,7 +163,7 @@ def test_what_only_a_strategys_own_model_cannot_show_abstains_there_alone(
     (tmp_path / "asked.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
     plan = replace(
         plan, strategies=("ifd",), keep=("11",), seeds=1, references=("full",), selection_model=str(own),
-        settings=("ifd.cut=0",), evals=(f"exact:{tmp_path / 'asked.jsonl'}",),
+        settings=("ifd.cut=0", 'ifd.template="auto"'), evals=(f"exact:{tmp_path / 'asked.jsonl'}",),
     )  # fmt: skip
     plan.out.mkdir()
     setting = prepare(plan, Silent())

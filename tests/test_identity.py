@@ -334,7 +334,13 @@ RUNS = [
     ),
     case("a losses' model", IFDS, heavier("model/model.safetensors"), "ifd.settings.model was model with"),
     case("the losses' dtype", IFDS, sets(*IFDS["settings"], "ifd.dtype='float16'"), "ifd.settings.dtype was"),
-    case("the date", IFDS, env("DFILTER_DATE", "2025-01-01"), "template was auto and is auto, on 2025-01-01"),
+    case(
+        "the date",
+        IFDS | sets(*IFDS["settings"], "ifd.template='auto'"),
+        env("DFILTER_DATE", "2025-01-01"),
+        "template was auto and is auto, on 2025-01-01",
+    ),
+    case("the date, where the template has none", IFDS, env("DFILTER_DATE", "2025-01-01")),
     case("no date", IFDS, env("DFILTER_DATE", " ")),
     case("the date, where nothing shows it", KCENTER, env("DFILTER_DATE", "2025-01-01")),
     case(

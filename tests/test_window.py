@@ -115,23 +115,24 @@ def test_a_tokenizers_figure_counts_where_the_model_has_none() -> None:
 
 
 @KINDS
-def test_losses_are_those_of_the_row_cut_at_the_window(kind: str, folders: dict[str, str]) -> None:
+def test_losses_are_those_of_rows_that_fit_into_the_window(kind: str, folders: dict[str, str]) -> None:
     signal = ResponseLoss(folders[kind], max_tokens=2_048, dtype="float32", device="cpu")
     found = signal.compute(ROWS)
-    assert found["tokens"].tolist() == [shorter(row, folders[kind]).trained if row.id != "system" else 0
-                                        for row in ROWS]  # fmt: skip
-    assert np.isnan(found["prompted"]).tolist() == [False, False, True, True, False]
+    first = shorter(ROWS[0], folders[kind]).trained - 1  # without the end token
+    assert found["tokens"].tolist() == [first, 0, 0, 0, first]
+    assert np.isnan(found["prompted"]).tolist() == [False, True, True, True, False]
     cut = ResponseLoss(folders[kind], max_tokens=POSITIONS, dtype="float32", device="cpu").compute(ROWS)
     np.testing.assert_array_equal(found["prompted"], cut["prompted"])
 
 
 @KINDS
 def test_ifd_abstains_alone_and_says_why(kind: str, folders: dict[str, str], tmp_path: Path) -> None:
-    made = IFD(folders[kind], cut=0, max_tokens=2_048, dtype="float32")
+    made = IFD(folders[kind], cut=0, template="auto", max_tokens=2_048, dtype="float32")
     scores = made.score(pool(tmp_path))
-    assert np.isnan(scores.values).tolist() == [False, False, True, True, False]
-    assert scores.facts["not_measured"] == 2
+    assert np.isnan(scores.values).tolist() == [False, True, True, True, False]
+    assert scores.facts["not_measured"] == 3
     assert scores.reasons is not None
+    assert scores.reasons[1] == f"longer than {POSITIONS} tokens, prompt and response together"
     assert scores.reasons[2] == f"no response within {POSITIONS} tokens"
     assert "no system here" in scores.reasons[3]
     with pytest.raises(InputError, match=r"none of 2 rows.*no response within"):

@@ -146,11 +146,16 @@ def test_the_ratio_is_the_published_scripts_on_real_rows(test_data: Path, defini
     records = [*short, *seams, *random.Random(0).sample(usable, 36)]
     ours, theirs = compared(records, definition, "smollm2")
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert np.isfinite(ours).sum() >= 45
+    measured = np.isfinite(ours)
+    assert measured[-40:].all()
+    assert measured.all() or definition == "superfilter"  # one token alone is predicted by nothing
 
 
 @pytest.mark.slow
-def test_a_low_ratio_separates_clean_from_swapped_responses(test_data: Path) -> None:
+@pytest.mark.parametrize(("template", "least"), [("published", 0.92), ("auto", 0.97)])
+def test_a_low_ratio_separates_clean_from_swapped_responses(
+    test_data: Path, template: Any, least: float
+) -> None:
     from sklearn.metrics import roc_auc_score
 
     rng = random.Random(0)
@@ -164,5 +169,5 @@ def test_a_low_ratio_separates_clean_from_swapped_responses(test_data: Path) -> 
         example(i, "\n\n".join(filter(None, (r["instruction"], r["input"]))), said)
         for i, (r, said) in enumerate(zip(chosen, responses, strict=True))
     ]
-    values = IFD(model="smollm2", cut=0.0, keep="lowest").score(Pool(Dataset.from_rows(rows))).values
-    assert roc_auc_score(~swapped, values) >= 0.96
+    made = IFD(model="smollm2", cut=0.0, keep="lowest", template=template)
+    assert roc_auc_score(~swapped, made.score(Pool(Dataset.from_rows(rows))).values) >= least
