@@ -37,8 +37,8 @@ class IFD:
     The papers keep the highest ratios below 1: there the model finds the instruction hard, yet it
     helps. The same ratio exposes responses that do not belong to their prompt: with half of 400
     Alpaca responses swapped on purpose, SmolLM2's ratio was lower for the clean row with probability
-    0.94, and 0.99 in its own chat template. Keeping the highest without the cut therefore keeps almost only swapped rows; ``keep =
-    "lowest"`` turns the filter into a detector of them.
+    0.94, and 0.99 in its own chat template. Keeping the highest without the cut therefore keeps almost
+    only swapped rows; ``keep = "lowest"`` turns the filter into a detector of them.
 
     Attributes:
         model: whose losses.
