@@ -153,11 +153,11 @@ def _code_in(options: Mapping[str, Any]) -> list[str]:
 
 
 def _by_field(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's keys as the comparison's fields; ``[[eval]]`` is what ``--eval`` is."""
+    """Return a file's keys as the comparison's fields; ``eval`` and ``set`` are what the options are."""
     if {"eval", "evals"} <= set(table):
         raise SettingsError("The file has both 'eval' and 'evals'; put all evaluations in one.")
     found = {name.replace("-", "_"): value for name, value in table.items()}
-    return {"evals" if name == "eval" else name: value for name, value in found.items()}
+    return {{"eval": "evals", "set": "settings"}.get(name, name): value for name, value in found.items()}
 
 
 def _words(value: str | Sequence[str]) -> list[str]:
