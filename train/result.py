@@ -228,6 +228,12 @@ class Keep:
         if _is_adapter(model):
             model.save_pretrained(folder, state_dict=state)
             (folder / "README.md").unlink(missing_ok=True)  # peft's card, without anything in it
+            config = _read(folder / "adapter_config.json") or {}  # peft writes a set as it comes
+            write_json(
+                folder / "adapter_config.json",
+                {name: sorted(held) if name == "target_modules" and isinstance(held, list) else held
+                 for name, held in config.items()},
+            )  # fmt: skip
         else:
             weights = state or model.state_dict()
             saved = self._format(weights)

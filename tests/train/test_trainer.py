@@ -242,6 +242,8 @@ def test_less_keeps_every_epoch_with_named_moments_and_its_mean_rate(
         rates = [rate_at(made, step, 12) for step in range(epoch * 3, epoch * 3 + 3)]
         assert facts(folder)["mean_learning_rate"] == pytest.approx(sum(rates) / 3)
         assert facts(folder)["epoch"] == epoch + 1
+        named = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+        assert named == ["k_proj", "o_proj", "q_proj", "v_proj"]  # peft keeps a set, in any order
     assert facts(out)["epoch_learning_rates"] == [facts(folder)["mean_learning_rate"] for folder in kept]
     first, last = (load_file(folder / "adapter_model.safetensors") for folder in (kept[0], kept[3]))
     assert any(not first[name].equal(last[name]) for name in first)
