@@ -35,6 +35,7 @@ OWN = "own"
 PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
+MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
 SPLIT_VERSION = 1  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
@@ -388,8 +389,9 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
                 "budgets and seeds may be added to a comparison; for anything else choose another -o, or "
                 f"--force to start it anew.{same_judge(clauses)}"
             )
-        for name in ("cells", "selections"):
-            shutil.rmtree(plan.out / name, ignore_errors=True)
+        for folder in (*(plan.out / "cells").glob("*/"), *(plan.out / "selections").glob("*/")):
+            if any((folder / name).is_file() for name in MADE_HERE):  # what else lies there is the user's
+                shutil.rmtree(folder)
         own = FILES if (plan.out / SPLIT).exists() else ()  # else somebody put them there
         for name in (*own, PROTOCOL, *TABLES):
             (plan.out / name).unlink(missing_ok=True)

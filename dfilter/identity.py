@@ -219,7 +219,8 @@ def difference(there: Any, here: Any, name: str = "") -> list[str]:
     if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
         items = enumerate(zip(there, here, strict=True))
         return [c for at, (one, other) in items for c in difference(one, other, f"{name}[{at}]")]
-    return [f"{name} was {_shown(there)} and is {_shown(here)}"]
+    gone = isinstance(there, Mapping) and "content" in there and there.get("named") == here
+    return [f"{name} was {_shown(there)} and is {'not there any more' if gone else _shown(here)}"]
 
 
 def _shown(value: Any) -> str:

@@ -206,7 +206,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _manifest(folder, checked=not old)
     if wrong or manifest is None:
         wrong = wrong or f"{MANIFEST} is damaged"
-        raise FolderError(f"{folder} is damaged ({wrong}); run its command again to make it anew.")
+        how = " with --force" if wrong.startswith(STRATEGY) else ""
+        raise FolderError(f"{folder} is damaged ({wrong}); run its command again{how} to make it anew.")
     return manifest
 
 

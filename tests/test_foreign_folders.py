@@ -17,6 +17,7 @@ from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.progress import Silent
 from dfilter.run import Request, run
+from dfilter.run_folder import read_manifest
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 
@@ -189,3 +190,44 @@ def test_a_strategy_of_a_references_name_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=f"is called {name}: that is a reference's name"):
         compare(replace(plan, strategies=(half(name),)))
+
+
+def test_a_result_of_another_cell_is_in_no_table(plan: Comparison) -> None:
+    compare(plan)
+    mine, other = (
+        plan.out / "cells" / f"{name}-8-seed0" / "results" / "near.json" for name in ("lima", "random")
+    )
+    right = mine.read_bytes()
+    mine.write_bytes(other.read_bytes())
+    with pytest.raises(FolderError, match="is the result of another cell"):
+        read_cells(plan.out)
+    compare(plan)
+    assert mine.read_bytes() == right
+
+
+def test_force_removes_what_was_made_here_and_nothing_else(plan: Comparison) -> None:
+    compare(plan)
+    mine = [plan.out / name for name in ("cells/mine/a", "cells/notes.txt", "selections/other/b", "mine.md")]
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    compare(replace(plan, margin=0.5, force=True))
+    assert all(file.exists() for file in mine)
+    assert len(read_cells(plan.out)) == 2
+
+
+def test_a_remedy_helps_and_a_file_that_is_gone_is_said(
+    plan: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.json").write_text(json.dumps(["sample-00"]))
+    asked = Request(str(plan.data), "given", "8", settings=("given.file='ids.json'",), out=tmp_path / "run")
+    folder = run(asked)
+    with (folder / "strategy.toml").open("a") as file:
+        file.write("# mine")
+    with pytest.raises(FolderError, match="with --force"):
+        read_manifest(folder)
+    run(replace(asked, force=True))
+    Path("ids.json").unlink()
+    with pytest.raises(FolderError, match="is not there any more"):
+        run(asked)

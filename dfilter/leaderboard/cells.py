@@ -177,6 +177,7 @@ def read_cells(folder: Path) -> list[Cell]:
         raise InputError(f"No cell of a comparison was found below {folder}; expected folders with {CELL}.")
     for path in paths:
         refuse_stale(path.parent)
+        _refuse_foreign_results(path.parent)
     return [read_cell(path.parent) for path in paths]
 
 
@@ -204,6 +205,19 @@ def refuse_stale(folder: Path) -> None:
             f"{folder} was trained on rows that its selection holds no more: the strategy was selected anew. "
             "Run the comparison again, with --force to make anew what is of other settings."
         )
+
+
+def _refuse_foreign_results(folder: Path) -> None:
+    """Refuse results that are not those that the cell's job asked for, whole as they may be.
+
+    Raises:
+        FolderError: with what to do.
+    """
+    job = _read(folder / "job.json") if (folder / "job.json").is_file() else {}
+    for name, asked in job.get("evaluations", {}).items():
+        path = folder / RESULTS / f"{name}.json"
+        if path.is_file() and result_identity(path) not in {asked.get("identity"), ""}:
+            raise FolderError(f"{path} is the result of another cell; run the comparison again to mend it.")
 
 
 def same_protocol(cells: Sequence[Cell]) -> None:
