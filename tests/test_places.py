@@ -64,7 +64,7 @@ def test_no_named_strategy_disappears(plan: Comparison, change: dict[str, object
 
 def test_what_is_planned_is_what_is_trained(plan: Comparison) -> None:
     for number, change in enumerate(
-        [{"strategies": ("random", "longest"), "references": ("full",)}, {"keep": ("own", "20")}, {}]
+        [{"strategies": ("random", "longest"), "references": ("full",), "seeds": 1}, {"keep": ("own", "20")}]
     ):
         made = replace(plan, out=plan.out.with_name(f"out{number}"), **change)  # type: ignore[arg-type]
         before = len((plan.out.parent / "calls").read_text().split()) if number else 0
@@ -80,8 +80,10 @@ def test_what_is_planned_is_what_is_trained(plan: Comparison) -> None:
         assert [line.split()[0] for line in listed] == [name.partition("-")[0] for name in groups]
 
 
-@pytest.mark.parametrize("against", ["random", "longest", "full"])
-@pytest.mark.parametrize("keep", [("own",), ("20", "10")])
+@pytest.mark.parametrize(
+    ("against", "keep"),
+    [("random", ("own",)), ("longest", ("own",)), ("full", ("own",)), ("longest", ("20", "10"))],
+)
 def test_every_opponent_is_there_when_it_is_needed(
     plan: Comparison, against: str, keep: tuple[str, ...]
 ) -> None:

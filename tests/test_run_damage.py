@@ -231,7 +231,7 @@ def test_a_runs_file_that_is_none(
         assert files_of(folder) == files_of(whole), name
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("other", [pipe, *(pytest.param(o, marks=pytest.mark.slow) for o in OTHERS[1:])])
 @pytest.mark.usefixtures("_patience")
 def test_a_comparisons_file_that_is_none(
     compared: tuple[Comparison, str], tmp_path: Path, other: Callable[[Path], None]
