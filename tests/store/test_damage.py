@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,15 +63,18 @@ def cheap() -> list[bytes]:
     ]
 
 
+BASE = re.compile(rb'"base_model_name_or_path": "[^"]*"')  # a store that moved has another one
+
+
 def stored(store: Path) -> dict[str, bytes]:
-    """Return the signals, fits and opened data, by path; without what tells the time."""
+    """Return signals, fits and opened data, by path; without what tells the time, or where a base lies."""
     found = {}
     for kind in ("signals", "fits", "data", "sample"):
         for file in sorted((store / kind).rglob("*")):
             path = file.relative_to(store)
             timed = file.name in TIMED or (path.parts[1].startswith("warmup-") and file.name == "seal.json")
             if file.is_file() and "hashes" not in path.parts and not timed and not file.name.startswith("."):
-                found[str(path)] = file.read_bytes()
+                found[str(path)] = BASE.sub(b"", file.read_bytes())
     return found
 
 
