@@ -34,7 +34,9 @@ STYLES = ["table", "md", "csv", "json"]
 @click.command(cls=Command)
 @click.argument("data", required=False)
 @click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
-@click.option("--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,own.")
+@click.option(
+    "--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,30ktok,own."
+)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings of each cell.")
 @click.option("--model", "-m", default="smollm2", show_default=True, help="What is fine-tuned.")
 @click.option(

@@ -211,7 +211,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     share = _share(given)
     aside = {"source": str(plan.out / HELDOUT)}
     asked = [replace(one, settings={**one.settings, **aside}) if one.share else one for one in given]
-    evaluations = made_of(asked, _offered(plan))
+    evaluations = parse_evaluations(asked, plan)
     for made, one in zip(evaluations, given, strict=True):
         if sum(other.kind == one.kind for other in given) > 1:  # the table knows them by these names
             progress.say(f"{made.name} is {one.said}")
@@ -312,18 +312,14 @@ def trainer_of(plan: Comparison) -> dict[str, Any]:
     return settings
 
 
-def parse_evaluations(specs: Sequence[Spec], plan: Comparison) -> list[Evaluation]:
+def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[Evaluation]:
     """Read evaluations and check their settings; all findings are raised together.
 
     Raises:
         SettingsError: an unknown kind or setting, or a value that the evaluator refuses.
     """
-    return made_of([named(spec) for spec in specs], _offered(plan))
-
-
-def _offered(plan: Comparison) -> dict[str, Any]:
-    """Return what every evaluator gets that has such a setting."""
-    return {"judges": _judges(plan), "against": plan.against}
+    asked = [spec if isinstance(spec, Named) else named(spec) for spec in specs]
+    return made_of(asked, {"judges": _judges(plan), "against": plan.against})
 
 
 def _judges(plan: Comparison) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from dfilter.digests import folder_sha256
+from dfilter.digests import folder_sha256, json_digest
 from dfilter.errors import MissingPackageError, ModelError
 from dfilter.packaged import packaged_file, quiet_transformers, unpack_gguf, verify
 from dfilter.store import home
@@ -79,6 +79,7 @@ SHAPING = frozenset(
 )
 NOT_SHAPING = frozenset({"training.json", "plan.json", "progress.json", "trainer_state.json", "seal.json"})
 OTHER_FOLDERS = frozenset({"onnx", "openvino", "original", "checkpoints", "epochs"})
+ADAPTER = "adapter_config.json"
 HUB_SECONDS = 5.0  # without an answer by then there is no network; the hub's own client retries for 48 s
 
 
@@ -151,7 +152,6 @@ def load_causal(
     *,
     dtype: Dtype = "auto",
     device: str | torch.device | None = None,
-    merge: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
@@ -159,7 +159,6 @@ def load_causal(
         name: as for :func:`resolve`; a LoRA result's folder loads its base model and the adapter.
         dtype: of the base weights; "auto" is the dtype they are stored in. Adapters stay float32.
         device: where to put the model; a GPU if there is one, unless said.
-        merge: fold a LoRA adapter into its base; in bfloat16 the sum is rounded, and what was learnt lost.
 
     Raises:
         ModelError: it is not a causal language model, or cannot be read; see also :func:`resolve`.
@@ -172,7 +171,7 @@ def load_causal(
     base = _base_of(files.path)
     model: Any = _load(base or files, dtype)
     if base is not None:
-        model = _with_adapter(model, files.path, merge)
+        model = _with_adapter(model, files.path)
     return model.to(place).eval(), tokenizer
 
 
@@ -221,7 +220,7 @@ def count_parameters(folder: Path) -> int:
 
 def is_adapter(name: str | Path) -> bool:
     """Return whether a model is a LoRA adapter on top of another one."""
-    return (resolve(name).path / "adapter_config.json").is_file()
+    return (resolve(name).path / ADAPTER).is_file()
 
 
 def stored_dtype(name: str | Path) -> str:
@@ -267,12 +266,12 @@ def _load(files: ModelFiles, dtype: Dtype) -> PreTrainedModel:
     return model
 
 
-def _with_adapter(model: Any, folder: Path, merge: bool) -> Any:
+def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     with quiet_transformers(), _sentences(str(folder)):
         adapted: Any = PeftModel.from_pretrained(model, str(folder))
-    return adapted.merge_and_unload() if merge else adapted
+    return adapted
 
 
 @contextlib.contextmanager
@@ -288,7 +287,7 @@ def _sentences(name: str) -> Iterator[None]:
 
 def _base_of(folder: Path) -> ModelFiles | None:
     """Return the base model of an adapter's folder; none when the folder is a whole model."""
-    config = folder / "adapter_config.json"
+    config = folder / ADAPTER
     if not config.is_file():
         return None
     written = str(_table(config).get("base_model_name_or_path"))
@@ -323,7 +322,7 @@ def _local(folder: Path, name: str) -> ModelFiles:
             + ("Its weights are pickled, which is never read; convert them to safetensors first."
                if pickled else "A model's folder has config.json, *.safetensors and a tokenizer.")
         )  # fmt: skip
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
         raise ModelError(
             f"The folder {folder} holds safetensors but neither config.json nor adapter_config.json."
         )
@@ -333,6 +332,9 @@ def _local(folder: Path, name: str) -> ModelFiles:
 def _folder_sha(folder: Path, published: str = "") -> str:
     parts = [published, folder_sha256(folder, lambda file: _shapes(file, weights=not published))]
     base = _base_of(folder)
+    if base is not None:  # where its base lies does not count, what it is does
+        told = {n: v for n, v in _table(folder / ADAPTER).items() if n != "base_model_name_or_path"}
+        parts.append(json_digest(told))
     return hashlib.sha256(json.dumps([*parts, base.sha if base else ""]).encode()).hexdigest()
 
 
@@ -340,6 +342,8 @@ def _shapes(file: Path, *, weights: bool) -> bool:
     """Tell of a file, by its path within a model's folder, whether it shapes what the model says."""
     if file.name in NOT_SHAPING or file.name.startswith("moments.") or OTHER_FOLDERS & {*file.parts[:-1]}:
         return False
+    if file == Path(ADAPTER):
+        return False  # read apart, see _folder_sha
     return file.suffix in SHAPING and (weights or file.suffix != ".safetensors")
 
 

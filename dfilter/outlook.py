@@ -35,12 +35,12 @@ from dfilter.pool import Pool
 from dfilter.probe import Probe, probe
 from dfilter.progress import duration
 from dfilter.selector import Budget
-from dfilter.types import Foretelling, Priced, Progress
+from dfilter.types import Asking, Foretelling, Priced, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KINDS = {"heldout": "loss", "exact": "rate", "lm-eval": "rate", "pairwise": "win rate"}
+KINDS = {"heldout": "loss", "exact": "rate", "mmlu": "rate", "bbh": "rate", "pairwise": "win rate"}
 JUDGED_TOKENS = (
     900,
     60,
@@ -230,8 +230,6 @@ def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
 
 
 def _prompts(entry: Evaluation) -> int:
-    source = Path(str(entry.settings.get("source", "")))
-    if not source.is_file():
-        return 0
-    with source.open("rb") as file:
-        return sum(1 for line in file if line.strip())
+    """Return how many prompts an evaluation has; 0 where it does not tell before it runs."""
+    made = registry.create("evaluators", entry.kind, entry.settings)
+    return len(made.asked()) if isinstance(made, Asking) else 0

@@ -12,12 +12,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from dfilter.data.tasks import Chains, Example, bbh
-from dfilter.digests import json_digest
 from dfilter.errors import InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, answer, counted
-from dfilter.eval.mmlu import first_of, refused
+from dfilter.eval.mmlu import as_told, first_of, refused
 from dfilter.eval.prompts import Prompt, shared_facts
-from dfilter.identity import CONTENT, SHORT, settings_identity
+from dfilter.identity import CONTENT, settings_identity
 from dfilter.types import EvalResult, Json, Message
 
 _SAID = re.compile(r"the answer is:?\s+(.*?)(?:\.(?=\s|\Z)|\n|\Z)", re.IGNORECASE)
@@ -60,8 +59,7 @@ class BBH:
         """Return the settings by their marks, and what the files say."""
         chains, examples = bbh(Path(self.source).expanduser())
         told = [{task: asdict(one) for task, one in chains.items()}, [asdict(one) for one in examples]]
-        source = {"content": json_digest(told, 32)[:SHORT], "named": self.source}
-        return settings_identity(self, but=("source",)) | {"source": source}
+        return settings_identity(self, but=("source",)) | {"source": as_told(self.source, told)}
 
     def check(self) -> None:
         """Read the questions and their examples.

@@ -17,7 +17,7 @@ from dfilter.errors import InputError, ModelError, SettingsError
 from dfilter.eval.heldout import CPU_TOKENS, GPU_TOKENS, _batches
 from dfilter.eval.prompts import Prompt, shared_facts
 from dfilter.identity import CONTENT, SHORT, settings_identity, shown
-from dfilter.models import fast_dtype, load_causal
+from dfilter.models import fast_dtype, load_causal, lossless_dtype
 from dfilter.types import EvalResult, Json, Message
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class MMLU:
         if self.chat:
             found["template"] = shown("auto")
         told = [[asdict(entry) for entry in part] for part in mmlu(Path(self.source).expanduser())]
-        source = {"content": json_digest(told, 32)[:SHORT], "named": self.source}
-        return settings_identity(self, but=("source",)) | {"source": source} | found
+        return settings_identity(self, but=("source",)) | {"source": as_told(self.source, told)} | found
 
     def check(self) -> None:
         """Read the questions, and make sure that every subject has its examples.
@@ -129,6 +128,11 @@ class MMLU:
         return [(questions[at], shots.get(questions[at].subject, [])[: self.shots]) for at in kept]
 
 
+def as_told(source: str, told: Any) -> dict[str, Json]:
+    """Return the identity of a task's folder by what its files say, wherever and however they lie."""
+    return {"content": json_digest(told, 32)[:SHORT], "named": source}
+
+
 def refused(shots: int, limit: int | None) -> list[str]:
     """Return what is wrong with numbers of examples and questions, a sentence each."""
     findings = []
@@ -158,7 +162,7 @@ class _Scorer:
     """A loaded model that says how likely each letter is."""
 
     def __init__(self, model: Path, *, chat: bool, max_tokens: int) -> None:
-        self.network, self.tokenizer = load_causal(model, dtype=fast_dtype())
+        self.network, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         self.chat = chat
         window = int(getattr(self.network.config, "max_position_embeddings", 0) or max_tokens)
         lead, self.marks = self._marks()

@@ -250,3 +250,22 @@ def damages() -> ModuleType:
 @pytest.fixture
 def dying(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Dying:
     return Dying(tmp_path, tmp_path_factory.mktemp("dying") / "changes")
+
+
+@pytest.fixture(scope="session")
+def cheap() -> Callable[..., object]:
+    """Make a comparison that costs nothing: 60 rows, one seed, a trainer and an evaluator of lengths."""
+    from dfilter import sample
+    from dfilter.comparison import Comparison
+
+    parts = Path(__file__).with_name("compare_parts.py")
+
+    def made(folder: Path, **changes: object) -> Comparison:
+        if not (folder / "data").exists():
+            sample.write(folder / "data", rows=60, seed=3)
+        asked = {"strategies": ("lima",), "keep": ("8",), "evals": (f"{parts}:Near",)} | changes
+        plain = {"model": "words", "recipe": "none", "trainer": f"{parts}:Mean", "seeds": 1}
+        data = str(folder / "data" / "pool.jsonl")
+        return Comparison(out=folder / "out", data=data, **{**plain, **asked})  # type: ignore[arg-type]
+
+    return made

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from dfilter import registry, sample
+from dfilter import registry
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, from_options, parse_evaluations, prepare
 from dfilter.errors import DFilterError, FolderError, SettingsError
@@ -31,21 +32,9 @@ def calls(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
 
 
-def planned(tmp_path, *evals, **more) -> Comparison:
-    if not (tmp_path / "data").exists():
-        sample.write(tmp_path / "data", rows=60, seed=3)
-    return Comparison(
-        out=tmp_path / "out",
-        data=str(tmp_path / "data" / "pool.jsonl"),
-        strategies=("longest",),
-        keep=("10",),
-        seeds=1,
-        model="words",
-        recipe="none",
-        trainer=f"{PARTS}:Mean",
-        evals=evals,
-        **more,
-    )
+@pytest.fixture
+def planned(tmp_path, cheap) -> Callable[..., Comparison]:
+    return lambda *evals, **more: cheap(tmp_path, strategies=("longest",), keep=("10",), evals=evals, **more)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +92,7 @@ def test_one_kind_twice_is_two_evaluations_and_settings_are_the_protocols() -> N
     assert plain == batched  # how many tokens are padded together changes no result
 
 
-def test_all_mistakes_are_said_at_once_with_the_nearest_name(tmp_path) -> None:
+def test_all_mistakes_are_said_at_once_with_the_nearest_name(tmp_path, planned) -> None:
     specs = (
         "exact:f.jsonl,macth=number,decoding.max_new_token=5",
         "heldout:f.jsonl,per=line,max_tokens=many",
@@ -111,7 +100,7 @@ def test_all_mistakes_are_said_at_once_with_the_nearest_name(tmp_path) -> None:
         {"source": "f.jsonl"},
     )
     with pytest.raises(SettingsError) as caught:
-        prepare(planned(tmp_path, *specs), Silent())
+        prepare(planned(*specs), Silent())
     said = str(caught.value)
     assert "exact has no setting 'macth'. Did you mean 'match'?" in said
     assert "exact.decoding has no setting 'max_new_token'. Did you mean 'max_new_tokens'?" in said
@@ -141,14 +130,14 @@ def test_a_class_of_ones_own_has_settings_with_and_without_a_source(tmp_path) ->
     assert named(f"{NEAR}").kind == NEAR
 
 
-def test_a_share_has_settings_too(tmp_path) -> None:
-    found = prepare(planned(tmp_path, "heldout:10%,max_tokens=64", "heldout:10%,per=token"), Silent())
+def test_a_share_has_settings_too(tmp_path, planned) -> None:
+    found = prepare(planned("heldout:10%,max_tokens=64", "heldout:10%,per=token"), Silent())
     told = found.protocol["evaluations"]
     assert [told[name]["source"]["share"] for name in ("heldout", "heldout2")] == ["10%", "10%"]
     assert (told["heldout"]["max_tokens"], told["heldout2"]["per"]) == (64, "token")
     assert Path(found.evaluations[0].settings["source"]).is_file()
     with pytest.raises(FolderError, match="max_tokens was 64 and is 65"):
-        prepare(planned(tmp_path, "heldout:10%,max_tokens=65", "heldout:10%,per=token"), Silent())
+        prepare(planned("heldout:10%,max_tokens=65", "heldout:10%,per=token"), Silent())
 
 
 @pytest.mark.parametrize(
@@ -188,11 +177,11 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 @pytest.mark.parametrize("array", [True, False])
-def test_what_an_evaluation_reads_is_read_before_anything_is_selected(tmp_path, case, array) -> None:
+def test_what_an_evaluation_reads_is_read_before_anything_is_selected(tmp_path, case, array, planned) -> None:
     rows, said = WRONG[case]
     file = tmp_path / "asked.json"
     file.write_text(json.dumps(rows) if array else "\n".join(map(json.dumps, rows)))
-    plan = planned(tmp_path, f"exact:{file}", f"exact:{tmp_path / 'absent.jsonl'}")
+    plan = planned(f"exact:{file}", f"exact:{tmp_path / 'absent.jsonl'}")
     with pytest.raises(DFilterError, match=said) as caught:
         compare(plan)
     assert len(caught.value.findings) == 2  # both at once
@@ -200,7 +189,7 @@ def test_what_an_evaluation_reads_is_read_before_anything_is_selected(tmp_path, 
     assert not (tmp_path / "out" / "selections").exists()
 
 
-def test_answers_of_an_opponent_are_read_at_the_start_in_both_forms(tmp_path) -> None:
+def test_answers_of_an_opponent_are_read_at_the_start_in_both_forms(tmp_path, planned) -> None:
     prompts = tmp_path / "asked.json"
     prompts.write_text(json.dumps([{"id": i, "prompt": f"question {i}"} for i in range(3)]))
     told = [{"id": i, "response": f"answer {i}"} for i in range(3)]
@@ -212,7 +201,7 @@ def test_answers_of_an_opponent_are_read_at_the_start_in_both_forms(tmp_path) ->
         check_inputs(made)
     array.write_text(json.dumps(told[:2]))
     with pytest.raises(DFilterError, match="lacks answers to 1 prompts, the first is 'asked/2'"):
-        compare(planned(tmp_path, f"pairwise:{prompts},human=sheets", against=str(array)))
+        compare(planned(f"pairwise:{prompts},human=sheets", against=str(array)))
 
 
 def test_a_template_that_hides_an_answer_and_rows_without_one_are_said_at_the_start(tmp_path) -> None:
@@ -228,8 +217,8 @@ def test_a_template_that_hides_an_answer_and_rows_without_one_are_said_at_the_st
     assert "bare.jsonl" in str(caught.value)
 
 
-def test_two_evaluations_of_one_kind_are_told_apart_in_the_table(tmp_path) -> None:
-    cells = compare(planned(tmp_path, NEAR, f"{NEAR},target=3", references=("random",)))
+def test_two_evaluations_of_one_kind_are_told_apart_in_the_table(tmp_path, planned) -> None:
+    cells = compare(planned(NEAR, f"{NEAR},target=3", references=("random",)))
     table = leaderboard(cells).render("md")
     assert "nearness (near)" in table
     assert "nearness (near2)" in table

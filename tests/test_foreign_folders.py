@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dfilter import sample
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, prepare
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
@@ -23,21 +23,9 @@ PARTS = Path(__file__).with_name("compare_parts.py")
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Comparison:
-    sample.write(tmp_path / "data", rows=60, seed=3)
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: Callable[..., Comparison]) -> Comparison:
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    return Comparison(
-        out=tmp_path / "out",
-        data=str(tmp_path / "data" / "pool.jsonl"),
-        strategies=("lima",),
-        keep=("8",),
-        seeds=1,
-        model="words",
-        recipe="none",
-        trainer=f"{PARTS}:Mean",
-        evals=(f"{PARTS}:Near",),
-        references=("random",),
-    )
+    return cheap(tmp_path, references=("random",))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

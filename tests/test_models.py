@@ -56,6 +56,25 @@ def test_a_folder_is_known_by_its_weights_not_by_its_place(tmp_path: Path) -> No
     assert models.resolve(two).sha != first.sha
 
 
+def test_an_adapter_is_known_by_its_base_not_by_where_that_lies(tmp_path: Path) -> None:
+    tiny = models.resolve("tiny").path
+    for name in ("one", "two"):
+        shutil.copytree(tiny, tmp_path / name)
+    (tmp_path / "adapter").mkdir()
+    shutil.copy(tiny / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
+
+    def sha(base: str, **more: int) -> str:
+        told = {"base_model_name_or_path": str(tmp_path / base), "lora_alpha": 4} | more
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(told))
+        return models.resolve(tmp_path / "adapter").sha
+
+    first = sha("one")
+    assert sha("two") == first
+    assert sha("two", lora_alpha=8) != first
+    (tmp_path / "two" / "tokenizer_config.json").write_text("{}")
+    assert sha("two") != first
+
+
 def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")

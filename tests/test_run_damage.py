@@ -117,19 +117,10 @@ def test_what_a_damaged_run_shows_is_what_was_written_or_a_sentence(
 
 
 @pytest.fixture(scope="module")
-def compared(pool: Path, tmp_path_factory: pytest.TempPathFactory, _home: None) -> tuple[Comparison, str]:
-    plan = Comparison(
-        out=tmp_path_factory.mktemp("compared") / "whole",
-        data=str(pool),
-        strategies=("lima",),
-        keep=("8",),
-        seeds=1,
-        model="words",
-        recipe="none",
-        trainer=f"{PARTS}:Mean",
-        evals=(f"{PARTS}:Near",),
-        references=("random",),
-    )
+def compared(
+    tmp_path_factory: pytest.TempPathFactory, cheap: Callable[..., Comparison], _home: None
+) -> tuple[Comparison, str]:
+    plan = cheap(tmp_path_factory.mktemp("compared"), references=("random",))
     return plan, table(compare(plan))
 
 

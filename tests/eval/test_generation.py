@@ -96,7 +96,8 @@ def test_an_adapter_speaks_as_it_was_trained(tiny, tmp_path, monkeypatch):
     speaking = g._Writer(tmp_path / "adapter", SHORT).model
     ids = torch.tensor([render_prompt(ASKED[1], tokenizer)])
     with torch.inference_mode():
-        exact, _ = load_causal(tmp_path / "adapter", dtype="float32", merge=True)
+        apart, _ = load_causal(tmp_path / "adapter", dtype="float32")
+        exact = apart.merge_and_unload()
         base, _ = load_causal(tmp_path / "half", dtype="bfloat16")
         kept = {n: w for n, w in speaking.named_parameters() if "lora_" in n}
         assert {w.dtype for w in kept.values()} == {torch.float32}

@@ -151,8 +151,8 @@ def test_p_is_adjusted_over_the_whole_table():
     assert row(leaderboard(both), "mine", "1000").p > row(alone, "mine").p
 
 
-def test_pooled_noise_takes_a_lucky_verdict_back():
-    # The strategy's three seeds happen to lie close together; those of its neighbours do not.
+def lucky_among_wild():
+    """Cells of random and of a strategy whose seeds lie close together, and of neighbours whose do not."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=400)
 
@@ -164,6 +164,12 @@ def test_pooled_noise_takes_a_lucky_verdict_back():
 
     lucky = made("random", [0, 0.01, 0.02]) + made("lucky", [0.10, 0.11, 0.12])
     wild = [c for i in range(3) for c in made(f"wild{i}", [0.4 * (i - 1), -0.3, 0.5])]
+    return lucky, wild
+
+
+def test_pooled_noise_takes_a_lucky_verdict_back():
+    # The strategy's three seeds happen to lie close together; those of its neighbours do not.
+    lucky, wild = lucky_among_wild()
     assert row(leaderboard(lucky), "lucky").verdict == "better"
     assert row(leaderboard(lucky + wild), "lucky").verdict == "inconclusive"
 
@@ -469,17 +475,7 @@ def test_one_judge_and_an_absent_judge_are_named():
 
 def test_the_interval_of_a_verdict_is_that_of_its_test():
     # The neighbours' seeds vary more than the strategy's own: the interval shows what decides.
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=400)
-
-    def made(name, shifts):
-        return [
-            Cell(name, "10", k, results={"m": result(base + shift + 0.1 * rng.normal(size=400), up=True)})
-            for k, shift in enumerate(shifts)
-        ]
-
-    lucky = made("random", [0, 0.01, 0.02]) + made("lucky", [0.10, 0.11, 0.12])
-    wild = [c for i in range(3) for c in made(f"wild{i}", [0.4 * (i - 1), -0.3, 0.5])]
+    lucky, wild = lucky_among_wild()
     alone, crowd = row(leaderboard(lucky), "lucky"), row(leaderboard(lucky + wild), "lucky")
     assert alone.random.low > 0
     assert crowd.random.low < 0 < crowd.random.high

@@ -94,7 +94,7 @@ def test_noise_is_read_from_a_measured_difference():
 def planned(tmp_path, seeds=3):
     """The lines about power of a plan of two strategies, longest and full, and of two evaluations."""
     file = tmp_path / "prompts.jsonl"
-    file.write_text("{}\n" * 200)
+    file.write_text("".join(f'{{"prompt": "Say {n}.", "response": "{n}"}}\n' for n in range(200)))
     evaluations = [Evaluation(name, name, {"source": str(file)}) for name in ("exact", "heldout")]
     setting = Setting(Comparison(tmp_path / "out", seeds=seeds), "", evaluations, {}, {})
     found = [Group(name, "1000", seeds, 1000) for name in ("a", "b", "random", "longest")]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dfilter
-from dfilter import pool, run
+from dfilter import pool, registry, run, strategy
 from dfilter.data import load
 from dfilter.embed import adapters, checkpoints, directions, sentences
 from dfilter.embed.sentences import Embedding
@@ -242,7 +242,11 @@ def test_any_damage_to_what_less_keeps_is_noticed_and_mended(
 
     def work() -> list[bytes]:
         forget()
-        target = run.sample_pool(Silent()).with_name("heldout.jsonl")
-        return [chosen("less", "10", LESS, target)]
+        rows = run.sample_pool(Silent())
+        made = (
+            strategy.load("less", LESS).filters[0].training(0)
+        )  # the warm-up reads a signal once, and is kept
+        registry.create("trainers", made.trainer, made.settings()).screen(Pool(load(rows)))
+        return [chosen("less", "10", LESS, rows.with_name("heldout.jsonl"))]
 
     survives(damages, range(100), work, made(tmp_path / "fresh", work))
