@@ -243,10 +243,9 @@ def test_any_damage_to_what_less_keeps_is_noticed_and_mended(
     def work() -> list[bytes]:
         forget()
         rows = run.sample_pool(Silent())
-        made = (
-            strategy.load("less", LESS).filters[0].training(0)
-        )  # the warm-up reads a signal once, and is kept
-        registry.create("trainers", made.trainer, made.settings()).screen(Pool(load(rows)))
+        # What a warm-up is made of is read once; asked for here, it is noticed and mended too.
+        warmup = strategy.load("less", LESS).filters[0].training(0)
+        registry.create("trainers", warmup.trainer, warmup.settings()).screen(Pool(load(rows)))
         return [chosen("less", "10", LESS, rows.with_name("heldout.jsonl"))]
 
     survives(damages, range(100), work, made(tmp_path / "fresh", work))
