@@ -1,7 +1,7 @@
 """Open a source of rows: streamed once into memory-mapped Arrow, opened at once from then on.
 
     FOLDER/                       DFILTER_HOME/data unless given
-      hashes/PATH.json            what a path's content hashed to, and the file's state at that time
+      hashes/PATH.json            what a path's content was found to be, and the state of its files then
       KEY/rows.arrow              (key, chars, row) in record batches
       KEY/ids.arrow               the settled ids
       KEY/rejected.jsonl          rows that could not be used
@@ -10,7 +10,8 @@
 
 KEY is the hash of the files' contents, the container, the format and the mapping, and of the layout's
 version. The folder appears under its name when it is whole, so a killed process leaves nothing that
-could be taken for a dataset. It is verified before anything of it is mapped; a damaged one is read again.
+could be taken for a dataset. It is verified before anything of it is mapped, once a day as long as the
+state of its files shows no change: a disk can spoil what nobody wrote. A damaged one is read again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LAYOUT = 2
+DAY_NS = 86_400 * 10**9
 
 
 def open_dataset(
@@ -93,8 +96,8 @@ def open_dataset(
             if found is not None:
                 return found
             if progress is not None and place.exists():
-                found_flaw = flaw(place, key)
-                progress.say(f"The stored copy of {source} is damaged ({found_flaw}); it is read again.")
+                wrong = flaw(place, key)
+                progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
             made = _Reading(files, digest, format, mapping, how, progress)
             made.into(place)
         found = _opened(place, str(source), how)
@@ -125,29 +128,62 @@ def _digest(hashes: Sequence[str]) -> str:
 
 def _hash_of(file: File, cache: Path, progress: Progress | None) -> str:
     """Return a file's BLAKE2b; remembered as long as the file's state shows no change."""
-    known = cache / "hashes" / f"{hashlib.blake2b(os.fsencode(file.path.absolute())).hexdigest()[:32]}.json"
-    state = list(state_of(file.path))
-    entry = read_checked(known) or {}
-    same = (entry.get("path"), entry.get("state")) == (str(file.path.absolute()), state)
-    if same and is_settled(state, entry["taken"]):
-        return str(entry["hash"])
-    taken = time.time_ns()
-    digest = hashlib.blake2b(digest_size=32)
-    with bar_of(progress, "hashing rows", state[0]) as bar, file.path.open("rb") as raw:
-        while block := raw.read(1 << 20):
-            digest.update(block)
-            bar.advance(len(block))
-    known.parent.mkdir(parents=True, exist_ok=True)
-    entry = {"path": str(file.path.absolute()), "state": state, "taken": taken, "hash": digest.hexdigest()}
-    write_checked(known, entry)
-    return digest.hexdigest()
+    state = state_of(file.path)
+
+    def hashed() -> str:
+        digest = hashlib.blake2b(digest_size=32)
+        with bar_of(progress, "hashing rows", state[0]) as bar, file.path.open("rb") as raw:
+            while block := raw.read(1 << 20):
+                digest.update(block)
+                bar.advance(len(block))
+        return digest.hexdigest()
+
+    return _remembered(file.path, [state], cache, hashed)
+
+
+def _flaw_of(place: Path) -> str:
+    """Return what is wrong with the folder of a dataset; "" is remembered for a day."""
+    try:
+        states = [state_of(file) for file in sorted(place.iterdir())]
+    except OSError:
+        states = []
+    if not states:
+        return f"{place.name} is missing"
+    return _remembered(place, states, place.parent, lambda: flaw(place, place.name), but=DAY_NS)
+
+
+def _remembered(
+    path: Path, states: Sequence[Sequence[int]], cache: Path, look: Callable[[], str], but: int | None = None
+) -> str:
+    """Return what ``look`` finds; what it found earlier while the states are those of then.
+
+    Args:
+        path: what is looked at.
+        states: of all its files, taken before this call.
+        cache: the folder of opened sources.
+        look: finds it.
+        but: the age in ns from which on it is looked again; none for never.
+    """
+    name = str(path.absolute())
+    known = cache / "hashes" / f"{hashlib.blake2b(os.fsencode(name)).hexdigest()[:32]}.json"
+    now = time.time_ns()
+    held = read_checked(known) or {}
+    same = (held.get("path"), held.get("states")) == (name, [list(state) for state in states])
+    if same and (but is None or 0 <= now - held["taken"] < but):
+        return str(held["found"])
+    found = look()
+    if all(is_settled(state, now) for state in states):
+        with suppress(OSError):  # of a store that may only be read: it is looked again each time
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_checked(known, {"path": name, "states": states, "taken": now, "found": found})
+    return found
 
 
 def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
     """Return the dataset that a folder holds, or none when it is absent or damaged."""
     import pyarrow as pa
 
-    if flaw(place, place.name):
+    if _flaw_of(place):
         return None
     try:
         about = json.loads((place / "source.json").read_text(encoding="utf-8"))

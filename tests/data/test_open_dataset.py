@@ -21,6 +21,7 @@ from dfilter import digests
 from dfilter.data import containers, open_dataset
 from dfilter.errors import InputError, SettingsError
 from dfilter.progress import Silent
+from dfilter.store import seal
 
 SHAPES = {
     "alpaca": [
@@ -405,6 +406,53 @@ def test_a_damaged_cache_is_made_again_with_a_line(damage, spoil, tmp_path, cach
     assert line.startswith(f"The stored copy of {path} is damaged ({spoil} ")
 
 
+def test_a_verified_copy_is_verified_again_when_it_changed_and_once_a_day(tmp_path, cache, monkeypatch):
+    from dfilter.data import read
+
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(to_lines(SHAPES["alpaca"]))
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
+    looked = []
+    monkeypatch.setattr(read, "flaw", lambda *where: looked.append(where) or seal.flaw(*where))
+
+    def found():
+        looked.clear()
+        assert [row.fields for row in open_dataset(path, cache=cache)] == SHAPES["alpaca"]
+        return len(looked)
+
+    open_dataset(path, cache=cache)
+    (folder,) = ingested(cache)
+    assert found() == 0
+    flip(cache / folder / "rows.arrow")
+    assert found() > 1  # seen, and seen again under the lock before it is made anew
+    assert found() == 0
+    file = cache / folder / "ids.arrow"
+    state = digests.state_of(file)
+    flip(file)  # as a disk does, which changes no state
+    monkeypatch.setattr(read, "state_of", lambda path: state if path == file else digests.state_of(path))
+    open_dataset(path, cache=cache)
+    assert not looked
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + read.DAY_NS)
+    assert found() > 1
+    assert found() == 0
+
+
+def test_a_store_that_may_only_be_read_is_opened(tmp_path, cache, monkeypatch):
+    from dfilter.data import read
+
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(to_lines(SHAPES["alpaca"]))
+    open_dataset(path, cache=cache)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(read, "write_checked", refused)
+    assert len(open_dataset(path, cache=cache)) == 7
+
+
 def test_stored_rows_that_changed_places_are_read_again(tmp_path, cache):
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for path in paths:
@@ -428,10 +476,10 @@ def test_a_remembered_hash_leads_to_no_other_file(tmp_path, cache, monkeypatch):
     entries = {json.loads(file.read_text())["path"]: file for file in (cache / "hashes").iterdir()}
     known, other = entries[str(mine)], entries[str(theirs)]
     whole, another = known.read_text(), other.read_text()
-    digest = json.loads(whole)["hash"]
+    digest = json.loads(whole)["found"]
     for wrong in (
         another,
-        whole.replace(digest, json.loads(another)["hash"]),
+        whole.replace(digest, json.loads(another)["found"]),
         another.replace("theirs.jsonl", "mine.jsonl"),
         "[]",
         "{}",
@@ -440,9 +488,9 @@ def test_a_remembered_hash_leads_to_no_other_file(tmp_path, cache, monkeypatch):
     ):
         known.write_text(wrong)
         assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
-        assert json.loads(known.read_text())["hash"] == digest
+        assert json.loads(known.read_text())["found"] == digest
     known.write_text(another)  # whole in itself, and of a file that looks the same
-    monkeypatch.setattr(read, "state_of", lambda _: json.loads(another)["state"])
+    monkeypatch.setattr(read, "state_of", lambda _: json.loads(another)["states"][0])
     assert open_dataset(mine, cache=cache)[0].response == "mine.jsonl"
 
 
