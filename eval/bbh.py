@@ -34,6 +34,8 @@ class BBH:
     examples of each task are shown with their answers alone, and the others are the questions. Right is
     what follows the first "the answer is" up to the end of its sentence, or the first line where that was
     not said; letters' case, quotation marks and a full stop do not count, and "(B) apples" is "(B)".
+    open-instruct's ``eval/bbh``, which LESS used, is near: it begins the assistant's turn with the "A:"
+    that ends our question, wants the words "So the answer is", and drops punctuation, not an option's text.
 
     Attributes:
         source: a folder of BBH's files, as ``--target bbh:`` takes it, or one of its JSON files; see

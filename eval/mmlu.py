@@ -31,10 +31,12 @@ OPENING = "The answer is:"  # of the assistant's turn
 class MMLU:
     """Share of questions where the right letter is the likeliest continuation.
 
-    Prompt and measure are the published ones (hendrycks/test, lm-evaluation-harness's ``mmlu``): the
-    subject's dev questions with their answers, the question, "Answer:", and the letter after it that
-    has the highest probability. Examples are left out, the last first, until all fits in. In the
-    model's template the assistant's turn begins "The answer is:", as in LESS (arXiv 2402.04333).
+    Prompt and measure are the published ones (hendrycks/test, lm-evaluation-harness's ``mmlu``; the
+    former's "about" has a second space behind it, the latter's and ours has not): the subject's dev
+    questions with their answers, the question, "Answer:", and the letter after it that has the highest
+    probability. Examples are left out, the last first, until all fits into 2,048 tokens. In the model's
+    template the assistant's turn begins "The answer is:", as in the evaluation that LESS used (arXiv
+    2402.04333; open-instruct's ``eval/mmlu``).
 
     Attributes:
         source: a folder of MMLU's CSV files, as ``--target mmlu:`` takes it, or one of the files; see
