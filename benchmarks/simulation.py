@@ -156,11 +156,8 @@ def main() -> None:
                 start = time.perf_counter()
                 world = World(strategies, evaluations, training, prompts=options.prompts)
                 count = simulate(world, options.tables, power=True)
-                seconds = time.perf_counter() - start
-                print(
-                    f"{strategies:10}  {evaluations:11}  {training * 100:4.0f} pt  {count}  ({seconds:.0f} s)",
-                    flush=True,
-                )
+                line = f"{strategies:10}  {evaluations:11}  {training * 100:4.0f} pt  {count}"
+                print(f"{line}   ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
