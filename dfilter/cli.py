@@ -172,9 +172,10 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--on-bad-rows",
-                type=click.Choice(["keep-going", "stop"]),
-                default="keep-going",
+                type=click.Choice(["auto", "keep-going", "stop"]),
+                default="auto",
                 show_default=True,
+                help="auto skips single rows and refuses half an input; keep-going takes what can be read.",
             ),
         ]
     ):

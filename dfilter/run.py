@@ -71,7 +71,7 @@ class Request:
     target: str | None = None
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
-    on_bad_rows: OnBadRows = "keep-going"
+    on_bad_rows: OnBadRows = "auto"
     output_format: str = "jsonl"
     out: Path | None = None
     force: bool = False

@@ -135,7 +135,7 @@ def select(
     target: Any = None,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "keep-going",
+    on_bad_rows: OnBadRows = "auto",
     transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
     store: Store | None = None,
@@ -154,7 +154,7 @@ def select(
             and a path to their files.
         format: the rows' shape, when it cannot be detected.
         mapping: names of columns, for instance ``{"response": "answer"}``.
-        on_bad_rows: "keep-going" or "stop".
+        on_bad_rows: see :func:`dfilter.data.load`.
         transforms: applied to the rows before any filter sees them.
         progress: where to report.
         store: where signals and fits live.

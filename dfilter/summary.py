@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dfilter.data.rejects import Rejections, commonest, open_reason
 from dfilter.errors import DFilterError, FolderError, InputError
 from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
@@ -23,7 +25,7 @@ def summary(folder: Path) -> str:
     run = read_manifest(folder)
     return shown_lines(
         [
-            *_counts(run),
+            *_counts(folder, run),
             *_facts(run),
             *_faults(folder, run),
             *_times(run),
@@ -32,12 +34,15 @@ def summary(folder: Path) -> str:
     )
 
 
-def _counts(run: Mapping[str, Any]) -> Iterator[str]:
+def _counts(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
     data, counts, strategy = run["data"], run["counts"], run["strategy"]
     paper = f" ({strategy['paper']})" if strategy["paper"] else ""
     yield f"Strategy {strategy['name']}{paper}, budget {strategy['keep'] or 'its own'}, seed {run['seed']}"
     extra = f", {data['duplicate_ids']:,} duplicate ids renamed" if data.get("duplicate_ids") else ""
     yield f"Read {data['read']:,} rows, rejected {data['rejected']:,}{extra}"
+    if data["rejected"]:
+        place = folder / "rejected.jsonl"
+        yield f"  {commonest(Counter(map(open_reason, Rejections(data['rejected'], place))))}: {place}"
     share = counts["kept"] / counts["usable"] if counts["usable"] else 0
     yield f"Kept {counts['kept']:,} of {counts['usable']:,} rows ({share:.1%})"
     if counts["short"]:

@@ -229,7 +229,7 @@ class Dataset(Sequence[Example]):
         rows: Iterable[Mapping[str, Any] | Example],
         format: str = "auto",  # noqa: A002 - as on the command line
         mapping: Mapping[str, str] | None = None,
-        on_bad_rows: OnBadRows = "keep-going",
+        on_bad_rows: OnBadRows = "auto",
     ) -> Dataset:
         """Return a dataset of rows in memory: dicts of any known shape, or Examples.
 
@@ -246,7 +246,7 @@ class Dataset(Sequence[Example]):
         table: pa.Table,
         format: str = "auto",  # noqa: A002 - as on the command line
         mapping: Mapping[str, str] | None = None,
-        on_bad_rows: OnBadRows = "keep-going",
+        on_bad_rows: OnBadRows = "auto",
     ) -> Dataset:
         """Return a dataset of an Arrow table's rows.
 

@@ -41,7 +41,7 @@ def load(
     *,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: str = "keep-going",
+    on_bad_rows: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -52,7 +52,9 @@ def load(
             Dataset, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
-        on_bad_rows: keep-going records them in ``Dataset.rejected``; stop raises at the first.
+        on_bad_rows: auto records single ones in ``Dataset.rejected``, and raises for half an input: a file
+            that is cut off, or of which more than half cannot be used; keep-going records both; stop
+            raises at the first row.
         cache: the folder of opened sources; ``DFILTER_HOME/data`` unless given.
         progress: where to report.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
-from dfilter.data.rejects import Rejection, Rejections, excerpt
+from dfilter.data.rejects import Rejection, Rejections, excerpt, mostly_rejected, open_reason
 from dfilter.data.rows import ExampleRows
 from dfilter.data.shapes import NO_SHAPE, RowError, Shape
 from dfilter.data.source import Source
@@ -35,7 +36,9 @@ def of_rows(
     rejected = Rejections()
     if listed and all(isinstance(row, Example) for row in listed):
         examples = [row for row in listed if isinstance(row, Example)]
-        return _of_examples(examples, rejected, _holder(rejected, on_bad_rows))
+        found = _of_examples(examples, rejected, _holder(rejected, on_bad_rows))
+        _refuse_half("The rows", found.source.read, rejected, on_bad_rows)
+        return found
     first = first_rows(_items(listed))
     shape = settle(first, name, mapping, "The rows") if first else None
     batches: list[pa.RecordBatch] = []
@@ -43,6 +46,7 @@ def of_rows(
     intake.take(_items(listed), shape or NO_SHAPE)
     intake.flush()
     source = _source("rows in memory", intake, shape, batches)
+    _refuse_half("The rows", intake.read, rejected, on_bad_rows)
     columns = list(intake.columns)
     return from_batches(batches, *source, rejected, columns, typed=False, metadata=None)
 
@@ -58,6 +62,7 @@ def of_table(
     intake = Intake(batches.append, _holder(rejected, on_bad_rows))
     intake.take_columnar(columnar.batches_of(table), shape or NO_SHAPE)
     source = _source("a table in memory", intake, shape, batches)
+    _refuse_half("The table", intake.read, rejected, on_bad_rows)
     return from_batches(batches, *source, rejected, (), typed=True, metadata=table.schema.metadata)
 
 
@@ -69,6 +74,13 @@ def _holder(rejected: Rejections, on_bad_rows: OnBadRows) -> Callable[[Rejection
         rejected.number += 1
 
     return hold
+
+
+def _refuse_half(where: str, read: int, rejected: Rejections, how: OnBadRows) -> None:
+    """Raise when more than half of the rows cannot be used, unless that was asked for."""
+    sentence = mostly_rejected(where, read, Counter(map(open_reason, rejected)))
+    if sentence and how != "keep-going":
+        raise InputError(sentence)
 
 
 def _source(

@@ -21,17 +21,18 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from dfilter.data import columnar
 from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
-from dfilter.data.rejects import Rejection, Rejections, as_line
+from dfilter.data.rejects import CutError, Rejection, Rejections, as_line, mostly_rejected, open_reason
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.digests import is_settled, state_of
@@ -44,7 +45,8 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 2
+LAYOUT = 3
+TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 
 
@@ -53,7 +55,7 @@ def open_dataset(
     *,
     format: str = "auto",  # noqa: A002 - as on the command line
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "keep-going",
+    on_bad_rows: OnBadRows = "auto",
     cache: Path,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -66,7 +68,8 @@ def open_dataset(
         source: where the rows are.
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
-        on_bad_rows: keep-going records them; stop raises at the first.
+        on_bad_rows: auto records single ones, and raises for half an input: a file that is cut off, or
+            of which more than half cannot be used. keep-going records both, stop raises at the first row.
         cache: the folder of opened sources.
         progress: hears of hashing and reading, in bytes.
 
@@ -108,9 +111,10 @@ def open_dataset(
 
 def checked(how: str) -> OnBadRows:
     """Return a way with bad rows, or raise for any other word."""
-    if how not in ("keep-going", "stop"):
-        raise UnknownNameError("way with bad rows", how, ["keep-going", "stop"])
-    return "stop" if how == "stop" else "keep-going"
+    for known in get_args(OnBadRows):
+        if how == known:
+            return cast("OnBadRows", known)
+    raise UnknownNameError("way with bad rows", how, get_args(OnBadRows))
 
 
 def _files(source: str, progress: Progress | None) -> list[File]:
@@ -198,6 +202,8 @@ def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
     if how == "stop":
         for rejection in rejected:
             raise InputError(rejection.sentence())
+    if how != "keep-going" and about["half"]:
+        raise InputError(about["half"][0])
     typed = counted.container in COLUMNAR
     metadata = rows.schema.metadata
     columns = about["columns"]
@@ -214,6 +220,7 @@ class _Reading:
     mapping: Mapping[str, str]
     how: OnBadRows
     progress: Progress | None
+    half: list[str] = field(default_factory=list)  # sentences about files that are not whole
 
     def into(self, place: Path) -> None:
         """Make the folder of the dataset."""
@@ -221,10 +228,7 @@ class _Reading:
         scratch = place.with_name(f".{place.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
-            before = [state_of(file.path) for file in self.files]
-            about = self._fill(scratch)
-            if [state_of(file.path) for file in self.files] != before:
-                raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
+            about = self._unchanged(scratch)
             write_json(scratch / "source.json", about)
             seal(scratch, place.name)
             if place.exists():  # damaged, or it would have been opened
@@ -232,6 +236,19 @@ class _Reading:
             put_in_place(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _unchanged(self, scratch: Path) -> dict[str, Any]:
+        """Fill the folder from files that are the same before and after."""
+        try:
+            before = [state_of(file.path) for file in self.files]
+            about = self._fill(scratch)
+            if [state_of(file.path) for file in self.files] == before:
+                return about
+        except FileNotFoundError as error:
+            if all(file.path.exists() for file in self.files):
+                raise
+            raise InputError(f"{error.filename} was removed while it was read.") from None
+        raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
 
     @property
     def _where(self) -> str:
@@ -267,18 +284,21 @@ class _Reading:
             "source": source.as_json(),
             "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
             "columns": list(intake.columns),
+            "half": self.half,
         }
 
     def _shape(self, table: pa.Schema | None) -> Shape | None:
         """Detect the shape from the first rows of the first file that has any."""
         for file in self.files:
-            if table is not None:
-                rows = columnar.first_rows(columnar.batches(file, table))
-            else:
-                with opened(file, lambda _: None) as stream:
-                    rows = first_rows(items_of(file, stream))
+            rows: Sequence[Any] = ()
+            with suppress(CutError):  # it is told of when the file is read
+                if table is not None:
+                    rows = columnar.first_rows(columnar.batches(file, table))
+                else:
+                    with opened(file, lambda _: None) as stream:
+                        rows = first_rows(items_of(file, stream))
             if rows:
-                return settle(rows, self.format, self.mapping, str(file.path))
+                return settle(list(rows), self.format, self.mapping, str(file.path))
         return None
 
     def _pour(self, intake: Intake, shape: Shape | None, table: pa.Schema | None) -> None:
@@ -286,20 +306,40 @@ class _Reading:
         reading = shape or NO_SHAPE
         with bar_of(self.progress, "reading rows", total) as bar:
             for file in self.files:
-                self._file = file
-                if table is not None:
-                    intake.take_columnar(columnar.batches(file, table), reading)
-                    bar.advance(file.path.stat().st_size)
-                    continue
-                with opened(file, bar.advance) as stream:
-                    intake.take(items_of(file, stream), reading)
+                self._file, self._reasons = file, Counter[str]()
+                read = intake.read
+                try:
+                    if table is not None:
+                        intake.take_columnar(columnar.batches(file, table), reading)
+                        bar.advance(file.path.stat().st_size)
+                    else:
+                        with opened(file, bar.advance) as stream:
+                            intake.take(items_of(file, stream), reading)
+                except CutError as cut:
+                    self._cut(intake, cut, intake.read - read)
+                count = intake.read - read
+                if len(self.files) > 1 or self._reasons.total() < count:  # else there is no usable row at all
+                    self._incomplete(mostly_rejected(file.name, count, self._reasons))
             intake.flush()
+
+    def _cut(self, intake: Intake, cut: CutError, rows: int) -> None:
+        """Note that a file ends in the middle, as a row that cannot be used."""
+        before = f"{rows:,} rows stand before that"
+        self._incomplete(f"{self._file.name} is damaged or cut off: {cut}; {before}. {TAKE}")
+        intake.read += 1
+        intake.refuse(Rejection(cut.place or rows + 1, f"the file is damaged or cut off here: {cut}"))
+
+    def _incomplete(self, sentence: str) -> None:
+        if sentence and self.how != "keep-going":
+            raise InputError(sentence)
+        self.half += filter(None, [sentence])
 
     def _refused(self, out: Any, rejection: Rejection) -> None:
         if len(self.files) > 1:
             rejection = Rejection(rejection.line, rejection.reason, rejection.raw, self._file.name)
         if self.how == "stop":
             raise InputError(rejection.sentence())
+        self._reasons[open_reason(rejection)] += 1
         out.write(as_line(rejection.record()))
 
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 EXCERPT = 1000  # characters of the row that are kept
+_PARTICULAR = re.compile(r"'[^']*'|\b0x[0-9a-f]+\b|\d[\d,.]*")
+
+
+class CutError(ValueError):
+    """A file ends before it is whole; the message says how that shows, as the second half of a sentence.
+
+    Attributes:
+        place: the line or row number where it ends, or none where nobody knows.
+    """
+
+    def __init__(self, reason: str, place: int | None = None) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,27 @@ class Rejections(Sequence[Rejection]):
         with path.open("w", encoding="utf-8", newline="\n") as out:
             for rejection in self:
                 out.write(as_line(rejection.record()))
+
+
+def open_reason(rejection: Rejection) -> str:
+    """Return a rejection's reason with numbers and names left open, so that equal ones can be counted."""
+    return _PARTICULAR.sub("…", rejection.reason)
+
+
+def commonest(reasons: Counter[str], most: int = 3) -> str:
+    """Return the commonest of the :func:`open_reason`, with their counts."""
+    return "; ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common(most))
+
+
+def mostly_rejected(where: str, read: int, reasons: Counter[str]) -> str:
+    """Return the sentence about rows of which more than half cannot be used; "" where it is less."""
+    rejected = reasons.total()
+    if 2 * rejected <= read:
+        return ""
+    return (
+        f"{where}: {rejected:,} of {read:,} rows cannot be used: {commonest(reasons)}. Check --format and "
+        "--map, or take the others with --on-bad-rows keep-going."
+    )
 
 
 def as_line(record: Mapping[str, Any]) -> str:
