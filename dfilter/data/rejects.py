@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 EXCERPT = 1000  # characters of the row that are kept
-_PARTICULAR = re.compile(r"'[^']*'|\b0x[0-9a-f]+\b|\d[\d,.]*")
+_PARTICULAR = re.compile(r"\b0x[0-9a-f]+\b|\d[\d,.]*")
 
 
 class CutError(ValueError):
@@ -96,7 +96,7 @@ class Rejections(Sequence[Rejection]):
 
 
 def open_reason(rejection: Rejection) -> str:
-    """Return a rejection's reason with numbers and names left open, so that equal ones can be counted."""
+    """Return a rejection's reason with its numbers left open, so that equal ones can be counted."""
     return _PARTICULAR.sub("…", rejection.reason)
 
 
