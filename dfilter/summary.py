@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfilter.data.rejects import Rejections, commonest, open_reason
+from dfilter.data.rejects import Reasons, Rejections
 from dfilter.errors import DFilterError, FolderError, InputError
 from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
@@ -42,7 +41,8 @@ def _counts(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
     yield f"Read {data['read']:,} rows, rejected {data['rejected']:,}{extra}"
     if data["rejected"]:
         place = folder / "rejected.jsonl"
-        yield f"  {commonest(Counter(map(open_reason, Rejections(data['rejected'], place))))}: {place}"
+        yield f"  {Reasons(Rejections(data['rejected'], place))}: {place}"
+    yield from (f"  {note}" for note in data.get("notes", ()))
     share = counts["kept"] / counts["usable"] if counts["usable"] else 0
     yield f"Kept {counts['kept']:,} of {counts['usable']:,} rows ({share:.1%})"
     if counts["short"]:
@@ -196,7 +196,8 @@ def _texts(
 
     entry = tomllib.loads(read_text(folder / "strategy.toml"))["run"]
     try:
-        data = load(place or entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
+        how = {name: entry[name] for name in ("format", "mapping", "csv", "on_bad_rows") if name in entry}
+        data = load(place or entry["data"], **how)
         if data.source.digest != entry["data_hash"]:
             raise InputError(f"{place or entry['data']} does not hold what {folder} was made of.")
     except DFilterError as error:

@@ -13,13 +13,13 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dfilter.data.csvtext import csv_rows
+from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.jsonarray import array_elements
 from dfilter.data.jsontext import Item, json_lines
 from dfilter.data.rejects import CutError
@@ -220,12 +220,10 @@ class _Counted:
         """Leave closing to who opened the file."""
 
 
-def items_of(file: File, stream: TextBytes) -> Iterator[Item]:
-    """Yield a text file's rows and rejections in order."""
-    if file.container == "csv":
-        return csv_rows(str(file.path), stream, ",")
-    if file.container == "tsv":
-        return csv_rows(str(file.path), stream, "\t")
+def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
+    """Return a text file's rows and rejections in order."""
+    if file.container in {"csv", "tsv"}:
+        return CsvRows(file.name, stream, dialect, tabs=file.container == "tsv")
     if file.container == "json" and stream.begins() == b"[":
         return array_elements(stream)
     return json_lines(stream)

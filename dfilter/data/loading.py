@@ -41,6 +41,7 @@ def load(
     *,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
+    csv: str = "",
     on_bad_rows: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -52,6 +53,7 @@ def load(
             Dataset, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
+        csv: how fields of CSV and TSV files are told apart, for instance ``delimiter=;,quote=none``.
         on_bad_rows: auto records single ones in ``Dataset.rejected``, and raises for half an input: a file
             that is cut off, or of which more than half cannot be used; keep-going records both; stop
             raises at the first row.
@@ -68,7 +70,7 @@ def load(
     if isinstance(rows, (str, Path)):
         folder = cache or home() / "data"
         return open_dataset(
-            rows, format=format, mapping=mapping, on_bad_rows=how, cache=folder, progress=progress
+            rows, format=format, mapping=mapping, csv=csv, on_bad_rows=how, cache=folder, progress=progress
         )
     if isinstance(rows, Mapping):
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
-from dfilter.data.rejects import Rejection, Rejections, excerpt, mostly_rejected, open_reason
+from dfilter.data.rejects import Reasons, Rejection, Rejections, excerpt, mostly_rejected
 from dfilter.data.rows import ExampleRows
 from dfilter.data.shapes import NO_SHAPE, RowError, Shape
 from dfilter.data.source import Source
@@ -78,7 +77,7 @@ def _holder(rejected: Rejections, on_bad_rows: OnBadRows) -> Callable[[Rejection
 
 def _refuse_half(where: str, read: int, rejected: Rejections, how: OnBadRows) -> None:
     """Raise when more than half of the rows cannot be used, unless that was asked for."""
-    sentence = mostly_rejected(where, read, Counter(map(open_reason, rejected)))
+    sentence = mostly_rejected(where, read, Reasons(rejected))
     if sentence and how != "keep-going":
         raise InputError(sentence)
 

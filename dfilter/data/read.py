@@ -21,7 +21,6 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,9 +29,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from dfilter.data import columnar
 from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
+from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
-from dfilter.data.rejects import CutError, Rejection, Rejections, as_line, mostly_rejected, open_reason
+from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.digests import is_settled, state_of
@@ -55,6 +55,7 @@ def open_dataset(
     *,
     format: str = "auto",  # noqa: A002 - as on the command line
     mapping: Mapping[str, str] | None = None,
+    csv: str = "",
     on_bad_rows: OnBadRows = "auto",
     cache: Path,
     progress: Progress | None = None,
@@ -68,6 +69,8 @@ def open_dataset(
         source: where the rows are.
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
+        csv: how fields of CSV and TSV files are told apart, ``delimiter=;,quote=none``; see
+            :class:`dfilter.data.csvtext.Dialect`.
         on_bad_rows: auto records single ones, and raises for half an input: a file that is cut off, or
             of which more than half cannot be used. keep-going records both, stop raises at the first row.
         cache: the folder of opened sources.
@@ -80,6 +83,7 @@ def open_dataset(
     """
     how = checked(on_bad_rows)
     mapping = dict(mapping or {})
+    dialect = Dialect.parse(csv)
     files = _files(str(source), progress)
     with disk_errors(cache):
         hashes = [_hash_of(file, cache, progress) for file in files]
@@ -88,6 +92,7 @@ def open_dataset(
         order |= {
             "mapping": sorted(mapping.items()),
             "names": [f.name for f in files] if len(files) > 1 else [],
+            "csv": [dialect.delimiter, dialect.quote],
         }
         key = hashlib.blake2b(json.dumps(order).encode(), digest_size=16).hexdigest()
         place = cache / key
@@ -101,7 +106,7 @@ def open_dataset(
             if progress is not None and place.exists():
                 wrong = flaw(place, key)
                 progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
-            made = _Reading(files, digest, format, mapping, how, progress)
+            made = _Reading(files, digest, format, mapping, dialect, how, progress)
             made.into(place)
         found = _opened(place, str(source), how)
     if found is None:
@@ -218,9 +223,11 @@ class _Reading:
     digest: str
     format: str
     mapping: Mapping[str, str]
+    dialect: Dialect
     how: OnBadRows
     progress: Progress | None
     half: list[str] = field(default_factory=list)  # sentences about files that are not whole
+    notes: list[str] = field(default_factory=list)
 
     def into(self, place: Path) -> None:
         """Make the folder of the dataset."""
@@ -279,7 +286,9 @@ class _Reading:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
         counts = (intake.read, intake.rejected, duplicates)
-        source = Source("", self.digest, container, shape.name, dict(shape.columns), names, *counts)
+        source = Source(
+            "", self.digest, container, shape.name, dict(shape.columns), names, *counts, self.notes
+        )
         return {
             "source": source.as_json(),
             "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
@@ -296,7 +305,7 @@ class _Reading:
                     rows = columnar.first_rows(columnar.batches(file, table))
                 else:
                     with opened(file, lambda _: None) as stream:
-                        rows = first_rows(items_of(file, stream))
+                        rows = first_rows(items_of(file, stream, self.dialect))
             if rows:
                 return settle(list(rows), self.format, self.mapping, str(file.path))
         return None
@@ -306,7 +315,7 @@ class _Reading:
         reading = shape or NO_SHAPE
         with bar_of(self.progress, "reading rows", total) as bar:
             for file in self.files:
-                self._file, self._reasons = file, Counter[str]()
+                self._file, self._reasons = file, Reasons()
                 read = intake.read
                 try:
                     if table is not None:
@@ -314,11 +323,13 @@ class _Reading:
                         bar.advance(file.path.stat().st_size)
                     else:
                         with opened(file, bar.advance) as stream:
-                            intake.take(items_of(file, stream), reading)
+                            items = items_of(file, stream, self.dialect)
+                            intake.take(items, reading)
+                            self.notes += items.notes if isinstance(items, CsvRows) else ()
                 except CutError as cut:
                     self._cut(intake, cut, intake.read - read)
                 count = intake.read - read
-                if len(self.files) > 1 or self._reasons.total() < count:  # else there is no usable row at all
+                if len(self.files) > 1 or self._reasons.total < count:  # else there is no usable row at all
                     self._incomplete(mostly_rejected(file.name, count, self._reasons))
             intake.flush()
 
@@ -339,7 +350,7 @@ class _Reading:
             rejection = Rejection(rejection.line, rejection.reason, rejection.raw, self._file.name)
         if self.how == "stop":
             raise InputError(rejection.sentence())
-        self._reasons[open_reason(rejection)] += 1
+        self._reasons.add(rejection.reason)
         out.write(as_line(rejection.record()))
 
 

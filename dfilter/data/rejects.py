@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 EXCERPT = 1000  # characters of the row that are kept
-_PARTICULAR = re.compile(r"\b0x[0-9a-f]+\b|\d[\d,.]*")
+_NUMBER = re.compile(r"\b0x[0-9a-f]+\b|\d[\d,.]*")
 
 
 class CutError(ValueError):
@@ -95,23 +95,38 @@ class Rejections(Sequence[Rejection]):
                 out.write(as_line(rejection.record()))
 
 
-def open_reason(rejection: Rejection) -> str:
-    """Return a rejection's reason with its numbers left open, so that equal ones can be counted."""
-    return _PARTICULAR.sub("…", rejection.reason)
+class Reasons:
+    """Counts reasons; those that differ in their numbers alone are one, with the numbers left open."""
+
+    def __init__(self, rejections: Iterable[Rejection] = ()) -> None:
+        self._counts: Counter[str] = Counter()
+        self._words: dict[str, str] = {}
+        for rejection in rejections:
+            self.add(rejection.reason)
+
+    def add(self, reason: str) -> None:
+        """Count one."""
+        kind = _NUMBER.sub("…", reason)
+        self._counts[kind] += 1
+        if self._words.setdefault(kind, reason) != reason:
+            self._words[kind] = kind
+
+    @property
+    def total(self) -> int:
+        """How many were counted."""
+        return self._counts.total()
+
+    def __str__(self) -> str:
+        """The three commonest with their counts."""
+        return "; ".join(f"{self._words[kind]} ({number:,})" for kind, number in self._counts.most_common(3))
 
 
-def commonest(reasons: Counter[str], most: int = 3) -> str:
-    """Return the commonest of the :func:`open_reason`, with their counts."""
-    return "; ".join(f"{reason} ({number:,})" for reason, number in reasons.most_common(most))
-
-
-def mostly_rejected(where: str, read: int, reasons: Counter[str]) -> str:
+def mostly_rejected(where: str, read: int, reasons: Reasons) -> str:
     """Return the sentence about rows of which more than half cannot be used; "" where it is less."""
-    rejected = reasons.total()
-    if 2 * rejected <= read:
+    if 2 * reasons.total <= read:
         return ""
     return (
-        f"{where}: {rejected:,} of {read:,} rows cannot be used: {commonest(reasons)}. Check --format and "
+        f"{where}: {reasons.total:,} of {read:,} rows cannot be used: {reasons}. Check --format and "
         "--map, or take the others with --on-bad-rows keep-going."
     )
 
