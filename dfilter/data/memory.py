@@ -128,7 +128,7 @@ def _of_examples(
     kept, keys, lengths = [], [], []
     for number, row in enumerate(examples, start=1):
         try:
-            if not row.response.strip():
+            if shapes.is_blank(row.response):
                 raise ValueError("The response is empty.")  # noqa: TRY301 - as the others
             keys.append(row.key)
         except ValueError as error:  # no assistant turn, or half of a surrogate pair

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +34,11 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "prompt-response": {"prompt": ("prompt",), "response": ("response", "completion", "answer")},
 }
 OPTIONAL = frozenset({"input"})
+_SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+_FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
+    ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
+    + [chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))]
+)
 COMMON = ("id", "system")  # fields that every shape may have
 TEXT_COLUMNS = frozenset({"system"}.union(*(n for shape in FIELDS.values() for n in shape.values())))
 
@@ -227,14 +233,14 @@ def _alpaca(columns: Mapping[str, str]) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
         output = _text(row, output_column)
-        if not output or output.isspace():
+        if is_blank(output):
             raise RowError(f"the response ('{output_column}') is empty")
         context = dig(row, input_column)
         if context is None or context == "":
             return [("user", prompt), ("assistant", output)], ""
         if not isinstance(context, str):
             raise RowError(f"'{input_column}' is {kind_of(context)}, expected text")
-        if context.isspace():
+        if is_blank(context):
             return [("user", prompt), ("assistant", output)], ""
         return [("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
 
@@ -247,7 +253,7 @@ def _pair(columns: Mapping[str, str]) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, prompt_column)
         response = _text(row, response_column)
-        if not response or response.isspace():
+        if is_blank(response):
             raise RowError(f"the response ('{response_column}') is empty")
         return [("user", prompt), ("assistant", response)], ""
 
@@ -265,7 +271,7 @@ def _turns(column: str) -> Read:
         last = _last_assistant(turns)
         if last < 0:
             raise RowError(f"'{column}' has no assistant turn")
-        if not turns[last][1].strip():
+        if is_blank(turns[last][1]):
             raise RowError("the response (the last assistant turn) is empty")
         return turns, ""
 
@@ -329,6 +335,11 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         return turns, context
 
     return with_system
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: white space, controls, zero-width characters and fillers."""
+    return all(unicodedata.category(c) in _SHOWS_NOTHING or c in _FILLERS for c in text)
 
 
 def _last_assistant(turns: Sequence[Turn]) -> int:
