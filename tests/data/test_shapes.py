@@ -233,8 +233,12 @@ def test_every_shape_is_detected_by_its_own_names():
         "\x00\x07",
         "\u3164",
         "\u2800",
-    ]
-    + ["\ufe0f", "\u115f\u1160", "\U000e0020", "\u061c \u180e", "\u3000\u00a0"],
+        "\ufe0f",
+        "\u115f\u1160",
+        "\U000e0020",
+        "\u061c \u180e",
+        "\u3000\u00a0",
+    ],
 )
 def test_what_shows_nothing_is_empty(text):
     assert is_blank(text)
