@@ -23,7 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
@@ -35,6 +35,7 @@ from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, se
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
+from dfilter.data.splits import one_split
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
@@ -84,7 +85,7 @@ def open_dataset(
     how = checked(on_bad_rows)
     mapping = dict(mapping or {})
     dialect = Dialect.parse(csv)
-    files = _files(str(source), progress)
+    files, left = _files(str(source), progress)
     with disk_errors(cache):
         hashes = [_hash_of(file, cache, progress) for file in files]
         digest = _digest(hashes)
@@ -98,11 +99,11 @@ def open_dataset(
         place = cache / key
         found = _opened(place, str(source), how)
         if found is not None:
-            return found
+            return _with_note(found, left)
         with claim(cache / f".{key}.claim", wait=True):
             found = _opened(place, str(source), how)  # another process may have made it meanwhile
             if found is not None:
-                return found
+                return _with_note(found, left)
             if progress is not None and place.exists():
                 wrong = flaw(place, key)
                 progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
@@ -111,7 +112,7 @@ def open_dataset(
         found = _opened(place, str(source), how)
     if found is None:
         raise InputError(f"{place} was removed while {source} was being opened; try again.")
-    return found
+    return _with_note(found, left)
 
 
 def checked(how: str) -> OnBadRows:
@@ -122,11 +123,25 @@ def checked(how: str) -> OnBadRows:
     raise UnknownNameError("way with bad rows", how, get_args(OnBadRows))
 
 
-def _files(source: str, progress: Progress | None) -> list[File]:
+def _files(source: str, progress: Progress | None) -> tuple[list[File], str]:
+    """Return the files that are to be read, and a sentence about those that are not."""
     from dfilter.data import hub
 
     address = hub.address_of(source)
-    return find_files(source) if address is None else hub.files_of(address, progress)
+    if address is not None:
+        return hub.files_of(address, progress)
+    files = find_files(source)
+    if not Path(source).expanduser().is_dir():
+        return files, ""
+    names, left = one_split(source, [file.name for file in files])
+    return [file for file in files if file.name in set(names)], left
+
+
+def _with_note(rows: Dataset, note: str) -> Dataset:
+    """Add what depends on where the rows lie to what is known of their files."""
+    if note:
+        rows.source = replace(rows.source, notes=[note, *rows.source.notes])
+    return rows
 
 
 def _digest(hashes: Sequence[str]) -> str:
