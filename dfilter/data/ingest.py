@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.data.jsontext import Item
-from dfilter.data.rejects import CutError, Rejection, excerpt
+from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 from dfilter.data.rows import Damaged, objects, plain
-from dfilter.data.shapes import RowError, Shape, content_key_of, detect, text_length
+from dfilter.data.shapes import Shape, content_key_of, detect, text_length
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:

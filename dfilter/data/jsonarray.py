@@ -25,8 +25,7 @@ from dfilter.data.jsontext import (
     parse,
     parse_whole,
 )
-from dfilter.data.rejects import CutError, Rejection, excerpt
-from dfilter.data.shapes import RowError
+from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 
 _SEPARATOR = re.compile(r"[ \t\r\n,]*")
 BEGINNING = 2000  # characters of a damaged element that are remembered

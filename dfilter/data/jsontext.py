@@ -14,8 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Protocol, TypeAlias
 
-from dfilter.data.rejects import EXCERPT, CutError, Rejection, excerpt
-from dfilter.data.shapes import RowError, kind_of
+from dfilter.data.rejects import EXCERPT, CutError, Rejection, RowError, excerpt, kind_of
 
 Item: TypeAlias = tuple[int, str, Any]
 

@@ -13,9 +13,9 @@ from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
-from dfilter.data.rejects import Reasons, Rejection, Rejections, excerpt, mostly_rejected
+from dfilter.data.rejects import Reasons, Rejection, Rejections, RowError, excerpt, kind_of, mostly_rejected
 from dfilter.data.rows import ExampleRows
-from dfilter.data.shapes import NO_SHAPE, RowError, Shape
+from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.errors import InputError
 from dfilter.types import KEY_BYTES, Example
@@ -102,7 +102,7 @@ def _items(rows: Iterable[Any]) -> Iterator[Item]:
     for number, row in enumerate(rows, start=1):
         try:
             if not isinstance(row, Mapping):
-                raise RowError(f"it is {shapes.kind_of(row)}, expected a dict")  # noqa: TRY301 - as the others
+                raise RowError(f"it is {kind_of(row)}, expected a dict")  # noqa: TRY301 - as the others
             text = json.dumps(row, ensure_ascii=False)
             text.encode()
             value, _ = parse(text)

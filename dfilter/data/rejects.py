@@ -14,6 +14,10 @@ EXCERPT = 1000  # characters of the row that are kept
 _NUMBER = re.compile(r"\b0x[0-9a-f]+\b|\d[\d,.]*")
 
 
+class RowError(Exception):
+    """One row cannot be used; the message is the reason, without a full stop."""
+
+
 class CutError(ValueError):
     """A file ends before it is whole; the message says how that shows, as the second half of a sentence.
 
@@ -134,3 +138,18 @@ def mostly_rejected(where: str, read: int, reasons: Reasons) -> str:
 def as_line(record: Mapping[str, Any]) -> str:
     """Return one line of JSON."""
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words: text, a number, an object, a list, ..."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return "a list"
+    return "null" if value is None else f"of type {type(value).__name__}"

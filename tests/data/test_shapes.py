@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
-from dfilter.data.shapes import FIELDS, RowError, content_key_of, detect, is_blank, text_length
+from dfilter.data.rejects import RowError
+from dfilter.data.shapes import FIELDS, content_key_of, detect, is_blank, text_length
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import Example, Message, content_key
 
@@ -217,6 +218,7 @@ def test_every_shape_is_detected_by_its_own_names():
         "messages": {"messages": [{"role": "assistant", "content": "A"}]},
         "conversations": {"conversations": [{"from": "gpt", "value": "A"}]},
         "prompt-response": {"prompt": "Q", "response": "A"},
+        "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
     }
     assert {name: detect([row]).name for name, row in rows.items()} == {name: name for name in FIELDS}
 
