@@ -217,6 +217,8 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
     rows = load(place, **plan.reading, progress=progress)
+    for remark in rows.remarks:
+        progress.say(remark)
     given = [named(spec) for spec in plan.evals or _usual_evaluations(plan, place)]
     share = _share(given)
     aside = {"source": str(plan.out / HELDOUT)}

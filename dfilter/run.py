@@ -27,7 +27,6 @@ from dfilter import strategy as strategies
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
-from dfilter.data.rejects import Reasons
 from dfilter.data.targets import absolute, is_there, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, difference, digest
@@ -165,8 +164,7 @@ def quote(request: Request, progress: Progress) -> list[str]:
     keep = request.keep or chosen.keep
     rows = len(data.where(list(request.where))) if request.where else len(data)
     budget = Budget.parse(keep) if keep else None
-    rejected = f": {Reasons(data.rejected)}" if data.rejected else ""
-    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected{rejected}", *data.source.notes]
+    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected", *data.remarks]
     if budget is not None:
         size = f"{keep} response tokens" if budget.unit == "tokens" else f"{budget.rows(rows):,} rows"
         lines.append(f"Strategy {chosen.name}: {size} at most would be kept")

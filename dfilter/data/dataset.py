@@ -11,7 +11,7 @@ import numpy as np
 
 from dfilter.data.conditions import matching
 from dfilter.data.ingest import OnBadRows
-from dfilter.data.rejects import Rejections
+from dfilter.data.rejects import Reasons, Rejections
 from dfilter.data.rows import ArrowRows, JsonRows, Rows
 from dfilter.data.shapes import Shape
 from dfilter.data.source import Source
@@ -123,6 +123,17 @@ class Dataset(Sequence[Example]):
     def lengths(self) -> NDArray[np.int64]:
         """(n,) int64: characters of each row's text (prompt, empty line, response)."""
         return self._all_lengths if self._indices is None else self._all_lengths[self._indices]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What somebody should know of how the rows were read, a sentence each."""
+        count = len(self.rejected)
+        refused = (
+            [f"{count:,} of {self.source.read:,} rows were rejected: {Reasons(self.rejected)}"]
+            if count
+            else []
+        )
+        return [*refused, *self.source.notes]
 
     @property
     def columns(self) -> Sequence[str]:

@@ -44,7 +44,7 @@ def of_rows(
     intake = Intake(batches.append, _holder(rejected, on_bad_rows))
     intake.take(_items(listed), shape or NO_SHAPE)
     intake.flush()
-    source = _source("rows in memory", intake, shape, batches)
+    source = _source("rows in memory", intake, shape, batches, intake.columns)
     _refuse_half("The rows", intake.read, rejected, on_bad_rows)
     columns = list(intake.columns)
     return from_batches(batches, *source, rejected, columns, typed=False, metadata=None)
@@ -60,7 +60,7 @@ def of_table(
     rejected = Rejections()
     intake = Intake(batches.append, _holder(rejected, on_bad_rows))
     intake.take_columnar(columnar.batches_of(table), shape or NO_SHAPE)
-    source = _source("a table in memory", intake, shape, batches)
+    source = _source("a table in memory", intake, shape, batches, table.schema.names)
     _refuse_half("The table", intake.read, rejected, on_bad_rows)
     return from_batches(batches, *source, rejected, (), typed=True, metadata=table.schema.metadata)
 
@@ -83,7 +83,11 @@ def _refuse_half(where: str, read: int, rejected: Rejections, how: OnBadRows) ->
 
 
 def _source(
-    name: str, intake: Intake, shape: Shape | None, batches: list[pa.RecordBatch]
+    name: str,
+    intake: Intake,
+    shape: Shape | None,
+    batches: list[pa.RecordBatch],
+    columns: Iterable[str],
 ) -> tuple[pa.ChunkedArray, Shape, Source]:
     """Return the settled ids, the shape and the source; their contents' hash is the rows' keys' hash."""
     if shape is None or not intake.kept:
@@ -93,7 +97,8 @@ def _source(
     for batch in batches:
         digest.update(b"".join(batch.column("key").to_pylist()))
     counts = (intake.read, intake.rejected, duplicates)
-    source = Source(name, digest.hexdigest(), "memory", shape.name, dict(shape.columns), (), *counts)
+    notes = shapes.unread(columns, shape)
+    source = Source(name, digest.hexdigest(), "memory", shape.name, dict(shape.columns), (), *counts, notes)
     return ids, shape, source
 
 

@@ -33,7 +33,7 @@ from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
-from dfilter.data.shapes import NO_SHAPE, Shape
+from dfilter.data.shapes import NO_SHAPE, Shape, unread
 from dfilter.data.source import Source
 from dfilter.data.splits import one_split
 from dfilter.digests import is_settled, state_of
@@ -301,6 +301,7 @@ class _Reading:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
         counts = (intake.read, intake.rejected, duplicates)
+        self.notes += unread(intake.columns if table is None else table.names, shape)
         source = Source(
             "", self.digest, container, shape.name, dict(shape.columns), names, *counts, self.notes
         )

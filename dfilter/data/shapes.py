@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,6 +40,13 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 OPTIONAL = frozenset({"input"})
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
+# Columns that change what a row means where a project reads them, and that nothing here reads.
+UNREAD = {
+    **dict.fromkeys(("tools", "functions"), "definitions of tools"),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "pictures, films or sound"),
+    **dict.fromkeys(("rejected", "rejected_response", "rejected_messages"), "answers that were refused"),
+    **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "reasoning apart from the answer"),
+}
 MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
 _SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
@@ -119,6 +126,12 @@ def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] |
             "answer. Name the columns, for instance --map prompt=question --map response=answer."
         )
     return shape
+
+
+def unread(columns: Iterable[str], shape: Shape) -> list[str]:
+    """Return a sentence for every column that changes what a row means and is not read."""
+    names = [name for name in columns if name in UNREAD and name not in shape.columns.values()]
+    return [f"the column '{name}' ({UNREAD[name]}) is not read" for name in dict.fromkeys(names)]
 
 
 def content_key_of(turns: Sequence[Turn], context: str) -> bytes:

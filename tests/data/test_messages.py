@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dfilter.data import open_dataset
 from dfilter.data.dataset import Dataset
 from dfilter.data.messages import ROLES
 from dfilter.errors import InputError
@@ -110,3 +113,21 @@ def test_what_is_not_to_be_learnt_or_not_understood_is_refused_with_its_reason(r
     with pytest.raises(InputError) as caught:
         turns(row, format=shape)
     assert reason in str(caught.value)
+
+
+def test_columns_that_change_what_a_row_means_and_are_not_read_are_named(tmp_path):
+    rows = [{"messages": TURNS, "tools": [], "source": "x"}, {"messages": TURNS, "images": ["a.png"]}]
+    notes = [
+        "the column 'tools' (definitions of tools) is not read",
+        "the column 'images' (pictures, films or sound) is not read",
+    ]
+    assert Dataset.from_rows(rows).source.notes == notes
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        assert list(open_dataset(path, cache=tmp_path / "cache").source.notes) == notes
+    plain = [{"prompt": "Q", "answer": "A", "rejected": "B"}]
+    pq.write_table(pa.Table.from_pylist(plain), tmp_path / "rows.parquet")
+    [note] = open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes
+    assert note == "the column 'rejected' (answers that were refused) is not read"
+    assert not Dataset.from_rows([{"prompt": "Q", "tools": "A"}], mapping={"response": "tools"}).source.notes
