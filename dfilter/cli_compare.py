@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dfilter.commands import WORDS, Command, with_budgets
+from dfilter.commands import WORDS, Command, reading_options, with_budgets
 from dfilter.plaintext import pass_on, say, shown
 
 
@@ -33,6 +33,7 @@ STYLES = ["table", "md", "csv", "json"]
 
 @click.command(cls=Command)
 @click.argument("data", required=False)
+@reading_options
 @click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
 @click.option(
     "--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,30ktok,own."

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 WORDS = "dfilter.words"
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how DATA is read."""
+    for option in (
+        click.option(
+            "--on-bad-rows",
+            type=click.Choice(["auto", "keep-going", "stop"]),
+            default="auto",
+            show_default=True,
+            help="auto skips single rows and refuses half an input; keep-going takes what can be read.",
+        ),
+        click.option(
+            "--csv",
+            metavar="DIALECT",
+            help="How fields are told apart: delimiter=;,quote=none. [default: CSV is quoted, TSV is not]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:

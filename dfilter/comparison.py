@@ -36,7 +36,7 @@ PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
 MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
-SPLIT_VERSION = 1  # of how rows are set aside
+SPLIT_VERSION = 2  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
 
@@ -47,6 +47,8 @@ class Comparison:
     Attributes:
         out: the comparison's folder.
         data: a path or hub id; none takes the sample pool.
+        csv: how fields of CSV and TSV files are told apart.
+        on_bad_rows: auto, keep-going or stop; both as in :func:`dfilter.data.load`.
         strategies: names, TOML files, ``file.py:Class``.
         keep: budgets; "own" keeps a strategy's natural size.
         seeds: trainings of each cell, seeded 0, 1, ...
@@ -70,6 +72,8 @@ class Comparison:
 
     out: Path
     data: str | None = None
+    csv: str = ""
+    on_bad_rows: str = "auto"
     strategies: Sequence[str] = ("kcenter",)
     keep: Sequence[str] = (OWN,)
     seeds: int = 3
@@ -96,6 +100,12 @@ class Comparison:
         if not self.strategies:
             raise SettingsError("No strategy is named. Without one there is nothing to compare random with.")
         registry.allow_code(*_code_in(vars(self)))  # from_options has refused what only a file named
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data is read, where that was said."""
+        said = {"csv": self.csv, "on_bad_rows": self.on_bad_rows}
+        return {name: value for name, value in said.items() if value not in {"", "auto"}}
 
 
 def from_options(
@@ -206,7 +216,9 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     _refuse_idle_settings(plan)  # a mistake is said before a model is looked for or a folder cleared
     made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
-    rows = load(place, progress=progress)
+    rows = load(place, **plan.reading, progress=progress)
+    for remark in rows.remarks:
+        progress.say(remark)
     given = [named(spec) for spec in plan.evals or _usual_evaluations(plan, place)]
     share = _share(given)
     aside = {"source": str(plan.out / HELDOUT)}
@@ -224,7 +236,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
     left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
-    if split is not None or left_out:
+    if split is not None or left_out or plan.reading:  # whoever reads on knows nothing of options
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])
         place = written(plan.out, rows, share, left_out, of, progress)

@@ -71,7 +71,8 @@ class Request:
     target: str | None = None
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
-    on_bad_rows: OnBadRows = "keep-going"
+    csv: str = ""
+    on_bad_rows: OnBadRows = "auto"
     output_format: str = "jsonl"
     out: Path | None = None
     force: bool = False
@@ -163,7 +164,7 @@ def quote(request: Request, progress: Progress) -> list[str]:
     keep = request.keep or chosen.keep
     rows = len(data.where(list(request.where))) if request.where else len(data)
     budget = Budget.parse(keep) if keep else None
-    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected"]
+    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected", *data.remarks]
     if budget is not None:
         size = f"{keep} response tokens" if budget.unit == "tokens" else f"{budget.rows(rows):,} rows"
         lines.append(f"Strategy {chosen.name}: {size} at most would be kept")
@@ -200,11 +201,19 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
             place,
             format=request.format if request.format != "auto" else recorded.get("format", "auto"),
             mapping=request.mapping or recorded.get("mapping"),
-            on_bad_rows=request.on_bad_rows,
+            csv=request.csv or recorded.get("csv", ""),
+            on_bad_rows=_asked(request, recorded),
             progress=progress,
         )
     _same("The data", data.source.digest, recorded.get("data_hash"), place)
     return chosen, data, place
+
+
+def _asked(request: Request, recorded: Mapping[str, Any]) -> OnBadRows:
+    how: OnBadRows = (
+        request.on_bad_rows if request.on_bad_rows != "auto" else recorded.get("on_bad_rows", "auto")
+    )
+    return how
 
 
 def _recorded_place(recorded: Mapping[str, Any]) -> str | None:
@@ -265,7 +274,9 @@ def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dic
         "format": request.format if request.format != "auto" else recorded.get("format", "auto"),
         "dfilter": __version__,
     }
-    for name in ("mapping", "where", "always", "target"):
+    if (how := _asked(request, recorded)) != "auto":
+        entry["on_bad_rows"] = how
+    for name in ("mapping", "csv", "where", "always", "target"):
         value = getattr(request, name) or recorded.get(name)
         if value:
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dfilter.data.containers import File
+from dfilter.data.rejects import CutError
 from dfilter.data.rows import objects
 from dfilter.errors import InputError
 
@@ -47,7 +48,7 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows in batches of the given schema.
 
     Raises:
-        InputError: the file is damaged.
+        CutError: the file is damaged from here on.
     """
     import pyarrow as pa
 
@@ -56,7 +57,7 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             for start in range(0, len(batch), BATCH_ROWS):
                 yield _as(batch.slice(start, BATCH_ROWS), schema)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from None
+        raise CutError(f"it cannot be read on as {file.container} ({_first_line(error)})") from None
 
 
 def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
@@ -126,5 +127,8 @@ def _reader(file: File) -> Any:
 
 
 def _unreadable(file: File, error: Exception) -> InputError:
-    first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return InputError(f"{file.path} cannot be read as {file.container}: {first}.")
+    return InputError(f"{file.path} cannot be read as {file.container}: {_first_line(error)}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

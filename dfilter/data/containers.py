@@ -13,15 +13,16 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dfilter.data.csvtext import csv_rows
+from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.jsonarray import array_elements
 from dfilter.data.jsontext import Item, json_lines
+from dfilter.data.rejects import CutError
 from dfilter.errors import InputError
 
 CONTAINERS = {
@@ -130,7 +131,8 @@ class TextBytes:
     """The bytes of a text file, decompressed, without a byte-order mark.
 
     Raises:
-        InputError: the compressed data is damaged, cut off, or a trap; the text is UTF-16.
+        CutError: the compressed data is damaged or cut off; what stood before was read.
+        InputError: the compressed data is a trap; the text is UTF-16.
     """
 
     def __init__(self, file: File, raw: _Bytes, advance: Callable[[int], None]) -> None:
@@ -158,7 +160,8 @@ class TextBytes:
 
     def _decompressed(self) -> _Bytes:
         if self._file.compression == "gzip":
-            return gzip.GzipFile(fileobj=self._counted, mode="rb")  # type: ignore[call-overload,no-any-return]
+            # read1: what a damaged file gave before its damage would be lost in a buffer.
+            return _Read1(gzip.GzipFile(fileobj=self._counted, mode="rb"))  # type: ignore[call-overload]
         if self._file.compression == "zstd":
             import pyarrow as pa
 
@@ -170,9 +173,9 @@ class TextBytes:
         try:
             data = self._stream.read(size)
         except EOFError:
-            raise InputError(f"{self._file.path} is cut off: its compressed data ends too early.") from None
+            raise CutError("its compressed data ends too early") from None
         except (OSError, zlib.error) as error:
-            raise InputError(f"{self._file.path} cannot be read: {error}.") from None
+            raise CutError(f"it cannot be read on ({error})") from None
         self._given += len(data)
         if self._file.compression and self._given > EXPANSION_FREE:
             ratio = self._given / max(self._counted.count, 1)
@@ -182,6 +185,16 @@ class TextBytes:
                     "does. Decompress it yourself if you trust it."
                 )
         return data
+
+
+class _Read1:
+    """A stream that gives what it has."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._stream.read1(size)
 
 
 class _Counted:
@@ -207,12 +220,10 @@ class _Counted:
         """Leave closing to who opened the file."""
 
 
-def items_of(file: File, stream: TextBytes) -> Iterator[Item]:
-    """Yield a text file's rows and rejections in order."""
-    if file.container == "csv":
-        return csv_rows(str(file.path), stream, ",")
-    if file.container == "tsv":
-        return csv_rows(str(file.path), stream, "\t")
+def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
+    """Return a text file's rows and rejections in order."""
+    if file.container in {"csv", "tsv"}:
+        return CsvRows(file.name, stream, dialect, tabs=file.container == "tsv")
     if file.container == "json" and stream.begins() == b"[":
         return array_elements(stream)
     return json_lines(stream)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.data.jsontext import Item
-from dfilter.data.rejects import Rejection, excerpt
+from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 from dfilter.data.rows import Damaged, objects, plain
-from dfilter.data.shapes import RowError, Shape, content_key_of, detect, text_length
+from dfilter.data.shapes import Shape, content_key_of, detect, text_length
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnBadRows: TypeAlias = Literal["keep-going", "stop"]
+OnBadRows: TypeAlias = Literal["auto", "keep-going", "stop"]
 
 BATCH_ROWS = 4096
 BATCH_CHARS = 16 << 20
@@ -138,11 +139,12 @@ def _refuse_damaged(row: Mapping[str, Any]) -> None:
 def first_rows(items: Iterable[Item]) -> list[Mapping[str, Any]]:
     """Return the first parsable rows; however many damaged ones stand before, one is looked for."""
     rows: list[Mapping[str, Any]] = []
-    for number, (_, _, row) in enumerate(items):
-        if type(row) is dict:
-            rows.append(row)
-        if len(rows) == FIRST_ROWS or (rows and number >= 100 * FIRST_ROWS):
-            break
+    with suppress(CutError):
+        for number, (_, _, row) in enumerate(items):
+            if type(row) is dict:
+                rows.append(row)
+            if len(rows) == FIRST_ROWS or (rows and number >= 100 * FIRST_ROWS):
+                break
     return rows
 
 

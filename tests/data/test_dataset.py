@@ -135,7 +135,8 @@ def test_rows_that_cannot_be_used_are_counted_and_the_others_keep_their_numbers(
             {"prompt": "Q", "answer": "\ud800"},
             {"prompt": "Q", "answer": "A", "x": object},
             {"prompt": "Q", "answer": "A"},
-        ]
+        ],
+        on_bad_rows="keep-going",
     )
     assert rows.ids == ["1", "6"]
     assert rows.source.read == 7
@@ -180,7 +181,7 @@ def test_examples_without_a_response_are_rejected():
     silent = Example("b", (Message("user", "Q"),), {})
     empty = Example("c", (Message("assistant", " "),), {})
     half = Example("d", (Message("assistant", "\ud800"),), {})
-    rows = Dataset.from_rows([silent, good, empty, half])
+    rows = Dataset.from_rows([silent, good, empty, half], on_bad_rows="keep-going")
     assert rows.ids == ["a"]
     assert [r.line for r in rows.rejected] == [1, 3, 4]
     with pytest.raises(InputError, match="No usable row among 1"):
