@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
+from dfilter.filters.length import Longest
 from dfilter.pool import Pool
 from dfilter.segmentation import spaced, words
 from dfilter.textmatch import contaminated, set_aside
 from dfilter.types import Example, Message
-from filters.length import Longest
 
 SENTENCES = {
     "Ein Haus, Straße 5!": ["ein", "haus", "strasse", "5"],

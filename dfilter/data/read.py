@@ -193,13 +193,13 @@ def _remembered(
     now = time.time_ns()
     held = read_checked(known) or {}
     same = (held.get("path"), held.get("states")) == (name, [list(state) for state in states])
-    if same and (but is None or 0 <= now - held["taken"] < but):
+    known_then = same and all(is_settled(state, held["taken"]) for state in states)
+    if known_then and (but is None or 0 <= now - held["taken"] < but):
         return str(held["found"])
     found = look()
-    if all(is_settled(state, now) for state in states):
-        with suppress(OSError):  # of a store that may only be read: it is looked again each time
-            known.parent.mkdir(parents=True, exist_ok=True)
-            write_checked(known, {"path": name, "states": states, "taken": now, "found": found})
+    with suppress(OSError):  # of a store that may only be read: it is looked again each time
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_checked(known, {"path": name, "states": states, "taken": now, "found": found})
     return found
 
 
