@@ -15,6 +15,7 @@ form of :mod:`dfilter.data.messages`.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,7 +90,9 @@ class Shape:
         value = dig(row, self.columns["id"])
         if isinstance(value, str):
             return value or None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float):  # a column of whole numbers with gaps came as floats
+            return (str(int(value)) if value.is_integer() else str(value)) if math.isfinite(value) else None
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return None
 
