@@ -27,6 +27,8 @@ def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
 def schema_of(files: Sequence[File]) -> pa.Schema:
     """Return the columns of all files together; a column that a file lacks is null there.
 
+    Types that differ by their width alone become the wider one, whole numbers beside others floats.
+
     Raises:
         InputError: a file cannot be read, or a column has two types.
     """
@@ -39,7 +41,7 @@ def schema_of(files: Sequence[File]) -> pa.Schema:
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file, error) from None
     try:
-        return pa.unify_schemas(schemas).with_metadata(schemas[0].metadata)
+        return pa.unify_schemas(schemas, promote_options="permissive").with_metadata(schemas[0].metadata)
     except pa.ArrowException as error:
         raise InputError(f"The {len(files)} files have columns of different types: {error}.") from None
 
@@ -66,16 +68,29 @@ def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with values where a column is dictionary-encoded.
+    """Return the schema with values where a column, or a part of one, is dictionary-encoded.
 
     The Arrow file format allows one dictionary a column; batches of many files have several.
     """
     import pyarrow as pa
 
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
+    fields = [field.with_type(_plain_type(field.type)) for field in schema]
     if len({f.name for f in fields}) < len(fields):
         raise InputError(f"Two columns have one name; the columns are {', '.join(schema.names)}.")
     return pa.schema(fields, metadata=schema.metadata)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    for is_list, of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if is_list(kind):
+            return of(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return kind
 
 
 def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

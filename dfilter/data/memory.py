@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
 from dfilter.data.rejects import Reasons, Rejection, Rejections, RowError, excerpt, kind_of, mostly_rejected
-from dfilter.data.rows import ExampleRows
+from dfilter.data.rows import ExampleRows, plain
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.errors import InputError
@@ -108,7 +110,7 @@ def _items(rows: Iterable[Any]) -> Iterator[Item]:
         try:
             if not isinstance(row, Mapping):
                 raise RowError(f"it is {kind_of(row)}, expected a dict")  # noqa: TRY301 - as the others
-            text = json.dumps(row, ensure_ascii=False)
+            text = _as_json(row)
             text.encode()
             value, _ = parse(text)
             check(text, value)
@@ -122,6 +124,30 @@ def _items(rows: Iterable[Any]) -> Iterator[Item]:
             yield number, "", Rejection(number, reason, excerpt(repr(row)))
         else:
             yield number, text, value
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON; what data frames hold is what it is in an Arrow table, missing values null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(_as_in_arrow(row), ensure_ascii=False, allow_nan=False)
+
+
+def _as_in_arrow(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _as_in_arrow(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_in_arrow(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _as_in_arrow(value.tolist())
+    if type(value).__name__ in {"NaTType", "NAType"}:  # pandas', which need not be there
+        return None
+    return (
+        plain(value)
+        if isinstance(value, float | bytes | dt.date | dt.time | dt.timedelta | Decimal)
+        else value
+    )
 
 
 def _of_examples(
