@@ -1,10 +1,11 @@
 """Files of rows: which they are, and how their bytes become rows.
 
     .jsonl .ndjson   JSON Lines             .parquet .pq             Parquet
-    .json            one array, or lines    .arrow .feather .ipc     Arrow, file or stream
+    .json            an array, or lines     .arrow .feather .ipc     Arrow, file or stream
     .csv .tsv        a header and rows      + .gz .zst               for the text formats
 
-A file of another name is recognised by how it begins.
+A file of another name is recognised by how it begins. The array of a .json file may stand in an object,
+as in {"version": 1, "data": [...]}.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import glob
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +47,12 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 # Text compresses 3 to 10 times; a file that grows beyond both is not text but a trap.
 EXPANSION_LIMIT = 300
 EXPANSION_FREE = 1 << 30  # bytes
+_SCALAR = rb'(?:"[^"\\]*"|[-+.\w]+)'
+_WRAPPED = re.compile(
+    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*'
+    + _SCALAR
+    + rb'\s*,\s*)*"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[)'
+)
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,13 @@ class TextBytes:
             self._head = more
         return self._head.strip()[:1]
 
+    def unwrap(self) -> bool:
+        """Move to the array of an object that holds the rows; returns whether there is one."""
+        found = _WRAPPED.match(self._head)
+        if found:
+            self._head = self._head[found.end() :]
+        return found is not None
+
     def read(self, size: int, /) -> bytes:
         """Return some bytes; none at the end."""
         if self._head:
@@ -226,6 +241,8 @@ def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
         return CsvRows(file.name, stream, dialect, tabs=file.container == "tsv")
     if file.container == "json" and stream.begins() == b"[":
         return array_elements(stream)
+    if file.container == "json" and stream.unwrap():
+        return array_elements(stream, within=True)
     return json_lines(stream)
 
 

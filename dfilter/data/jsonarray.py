@@ -27,13 +27,19 @@ from dfilter.data.jsontext import (
 )
 from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 
+_WITHIN = re.compile(r".*", re.DOTALL)
 _SEPARATOR = re.compile(r"[ \t\r\n,]*")
 BEGINNING = 2000  # characters of a damaged element that are remembered
 RESUME = 4 << 20  # characters that an unclosed element may go on after a line that begins like another
 
 
-def array_elements(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
+def array_elements(stream: Stream, limit: int = ROW_LIMIT, *, within: bool = False) -> Iterator[Item]:
     """Yield an array's elements as items; a place is the 1-based number of the element.
+
+    Args:
+        stream: stands on the opening bracket, or on blanks before it.
+        limit: bytes of the longest element.
+        within: the array stands in an object; what follows it there is no row.
 
     Raises:
         CutError: the array is not closed.
@@ -59,7 +65,7 @@ def array_elements(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
         else:
             yield number, text, value
     window.at += 1
-    window.skip(BLANK)
+    window.skip(_WITHIN if within else BLANK)
     if window.at < len(window.text):
         raw = window.text[window.at :]
         yield number + 1, "", Rejection(number + 1, "something follows the end of the array", excerpt(raw))

@@ -376,6 +376,33 @@ def test_whole_files_are_not_taken_for_cut_ones(tmp_path, cache):
         assert len(open_dataset(tmp_path / name, cache=cache)) == 7, name
 
 
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"data": SHAPES["alpaca"]},
+        {"version": "1.0", "n": 7, "ok": True, "rows": SHAPES["alpaca"], "about": {"a": {"b": 1}}},
+        {"examples": SHAPES["messages"]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_rows_may_stand_in_an_object(whole, indent, tmp_path, cache):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(whole, indent=indent) + "\n")
+    rows = open_dataset(path, cache=cache)
+    [expected] = [value for value in whole.values() if isinstance(value, list)]
+    assert [row.fields for row in rows] == expected
+    assert not rows.rejected
+    path.write_text(json.dumps(whole)[:-40])
+    with pytest.raises(InputError, match="damaged or cut off"):
+        open_dataset(path, cache=cache)
+
+
+def test_objects_with_a_list_each_are_rows_of_their_own(tmp_path, cache):
+    path = tmp_path / "rows.json"
+    path.write_bytes(to_lines([{"messages": SHAPES["messages"][0]["messages"], "data": [1]}] * 3))
+    assert len(open_dataset(path, cache=cache)) == 3
+
+
 def test_a_file_of_which_more_than_half_is_rejected_is_refused(tmp_path, cache):
     good, bad = to_lines(SHAPES["alpaca"][:2]), b'oops\n{"instruction": "Q", "output": ""}\n'
     (tmp_path / "even.jsonl").write_bytes(good + bad)
