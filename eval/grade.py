@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
 from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
+from dfilter.llm.grades import SCALES, Scale
 from dfilter.llm.server import Server
 from dfilter.types import EvalResult, Json
 
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 
     from dfilter.types import Message
 
-Scale = Literal["likert", "quality", "safety"]
-
-# LIMA (arXiv 2305.11206): helpfulness from 1 to 6, five answers a prompt at p 0.9 and T 0.7 (§5);
-# fail, pass or excellent (§4); safe or unsafe (§4.3).
-SCALES: dict[Scale, tuple[tuple[str, float], ...]] = {
-    "likert": tuple((str(grade), float(grade)) for grade in range(1, 7)),
-    "quality": (("fail", 0.0), ("pass", 0.5), ("excellent", 1.0)),
-    "safety": (("unsafe", 0.0), ("safe", 1.0)),
-}
 LABELS = {
     "likert": "helpfulness 1 to 6",
     "quality": "quality (pass 0.5, excellent 1)",

@@ -1,4 +1,4 @@
-"""Asking judges about answers: templates with fenced texts, strict readers, and one call for all judges."""
+"""Asking judges about answers: templates with fenced texts, and one call for all judges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import numpy as np
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, SettingsError
 from dfilter.identity import SHORT
-from dfilter.llm.answers import OK, UNPARSED, Reader, Reading, Reply, Request, unanswered
+from dfilter.llm.answers import OK, Reader, Request
+from dfilter.llm.grades import OneOf
+from dfilter.llm.pairs import PairScores
 from dfilter.llm.session import open_session
 from dfilter.progress import for_stream
 from dfilter.types import Json
@@ -32,11 +34,6 @@ FOLDER = Path(__file__).with_name("templates")
 MAX_TOKENS = 256  # AlpaGasus's judge had as many (arXiv 2307.08701)
 
 _PART = re.compile(r"(?m)^--- *(\w+) *$\n?")
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_DRESS = re.compile(r"[*_`#\[\]()]+")
-_PAIR = re.compile(
-    r"(\d{1,2}(?:\.\d{1,2})?)(?:/10)?(?:\s*[,;/&]\s*|\s+(?:and\s+)?)(\d{1,2}(?:\.\d{1,2})?)(?:/10)?\.?"
-)
 
 
 @dataclass(frozen=True)
@@ -97,66 +94,6 @@ class Wording:
         named = list(zip(pieces[1::2], pieces[2::2], strict=True)) or [("user", self.text)]
         filled = ((role, pattern.sub(fill, text.strip())) for role, text in named)
         return [{"role": role, "content": text} for role, text in filled if text]
-
-
-def first_line(reply: Reply) -> str:
-    """Return the line on which the verdict belongs: the first one after any thoughts, undressed."""
-    text = _THOUGHT.sub("", reply.text, count=1)
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    return _DRESS.sub("", line).strip()
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Reads two ratings from 1 to 10 on the first line; the value is the first minus the second.
-
-    Understood are ``8 6``, ``8, 6``, ``8.5 7``, ``8/10 6/10``. Everything else is unparsed.
-    """
-
-    name: str = "pair/1"
-
-    def read(self, reply: Reply) -> Reading:
-        """Return the difference, or why there is none."""
-        missing = unanswered(reply)
-        if missing is not None:
-            return missing
-        found = _PAIR.fullmatch(first_line(reply))
-        if found is None:
-            return Reading(UNPARSED, reason="the first line does not hold two ratings")
-        one, two = float(found[1]), float(found[2])
-        if not (1 <= one <= 10 and 1 <= two <= 10):
-            return Reading(UNPARSED, reason=f"{one:g} and {two:g} are not both between 1 and 10")
-        return Reading(OK, one - two)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Reads one of several words, or whole numbers, that stands alone on the first line.
-
-    Attributes:
-        values: word to value.
-        kind: for the name, which is kept beside every reading.
-    """
-
-    values: tuple[tuple[str, float], ...]
-    kind: str
-
-    @property
-    def name(self) -> str:
-        """Kind and version."""
-        return f"{self.kind}/1"
-
-    def read(self, reply: Reply) -> Reading:
-        """Return the word's value, or why there is none."""
-        missing = unanswered(reply)
-        if missing is not None:
-            return missing
-        line = first_line(reply).casefold().rstrip(".!")
-        line = re.sub(r"\A(?:grade|rating|score|verdict|answer)\s*:\s*", "", line)
-        value = dict(self.values).get(line)
-        if value is None:
-            return Reading(UNPARSED, reason="the first line is none of the expected words")
-        return Reading(OK, value)
 
 
 def ask_judge(
@@ -230,3 +167,6 @@ def judge_names(servers: Sequence[Server]) -> list[str]:
     """Return a name per judge: its model's, with the address where two judges share one."""
     models = [server.model for server in servers]
     return [s.model if models.count(s.model) == 1 else f"{s.model} at {s.identity}" for s in servers]
+
+
+__all__ = ["OneOf", "PairScores", "Wording", "ask_judge", "judge_names", "local_judges"]

@@ -397,7 +397,7 @@ def priced() -> None:
 
 
 def reader(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TextScore, "name", "score/2")
+    patch.setattr(TextScore, "name", "score/999")
 
 
 MOVED = {

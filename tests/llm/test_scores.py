@@ -47,14 +47,19 @@ UNDERSTOOD = {
     "<think>5? No, 2.\n</think>\n\n3": 3.0,
     "5.0": 5.0,
     "0": 0.0,
+    "score 4.5": 4.5,
+    "I give it a 4.5": 4.5,
+    "The score is 4 because it has 3 errors": 4.0,
+    "\u0664": 4.0,
+    "\uff14": 4.0,
 }
 REFUSED = [
     "3-4", "3 - 4", "3 or 4", "4*5", "4**5", "45", "1e9", "1e0", "inf", "nan", "-1", "+4", "05", "4,500",
     "4.5.1", "4/10", "9/10", "4.5/", "4 of the 5 facts are wrong", "4.5 - good, but 2 in part",
-    "1. The response is accurate.", "Output [[10]] rating 3", "score 4.5", "Score: high", "Score: 4.5 or 5",
-    "four", "\xbd", "\u0664", "\uff14", "5.01", "6", "Score: 45", '{"score": 4, "rating": 5}',
+    "1. The response is accurate.", "Output [[10]] rating 3", "Score: high", "Score: 4.5 or 5",
+    "four", "\xbd", "5.01", "6", "Score: 45", '{"score": 4, "rating": 5}',
     '{"score": NaN}', '{"score": 1e0}', '{"score": true}', '{"score": [4]}', "{" * 5000, "",
-    "The response is accurate.\n4.5", "I give it a 4.5", "The score is 4 because it has 3 errors",
+    "The response is accurate.\n4.5",
 ]  # fmt: skip
 
 
@@ -97,7 +102,7 @@ def test_a_rating_stands_in_the_text_and_within_the_scale(text: str) -> None:
     reading = TextScore().read(Reply(text, finish="stop"))
     if reading.status == "ok":
         assert 0 <= reading.value <= 5
-        numbers = [float(n.replace(",", ".")) for n in re.findall(r"[0-9]+(?:[.,][0-9]+)?", text)]
+        numbers = [float(n.replace(",", ".")) for n in re.findall(r"\d+(?:[.,]\d+)?", text)]
         assert reading.value in numbers
     else:
         assert math.isnan(reading.value)

@@ -1,0 +1,146 @@
+"""The grammar of a verdict: where a judge may name its score, and when that is the answer.
+
+Every reader of ratings, pairs and grades reads by it. A judge is asked to write the score alone on the
+first line; many write a label, a sentence, JSON or a table instead. So every place where the judge's own
+words name a score is found, and there is a verdict only when all of them name the same one.
+
+``reading`` says which words are the judge's own, ``scales`` what a score looks like, ``labels`` and
+``sentences`` what stands beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from dfilter.llm.answers import OK, REFUSED, TRUNCATED, UNPARSED, Reading
+from dfilter.llm.labels import GENERIC, label_of
+from dfilter.llm.reading import Line, lines_of
+from dfilter.llm.scales import Values
+from dfilter.llm.sentences import ENDS, SENTENCES, Named, alone, closed, named_in, shortened, value_at
+from dfilter.llm.structured import Leaf, leading_object, rows_as_lines, separate, tags_as_lines
+
+REFUSAL = re.compile(
+    r"\A\W*(?:i['’]?m (?:very )?sorry|i am (?:very )?sorry|sorry|i can(?:no|['’])t"  # noqa: RUF001
+    r"|i(?:['’]m| am) (?:unable|not able)"  # noqa: RUF001
+    r"|i won['’]t|as an ai)\b",  # noqa: RUF001
+    re.IGNORECASE,
+)
+
+
+def verdict(text: str, values: Values, *, asked: str = "", cut: bool = False) -> Reading:
+    """Read the one score that an answer names.
+
+    Args:
+        text: the answer without thoughts, in plain signs (see ``reading.plain``).
+        values: the scale.
+        asked: the criterion that the judge was asked about; nothing when none is known.
+        cut: whether the answer ran out of tokens, so that its last line may lack its end.
+    """
+    leaves, rest = leading_object(text)
+    if leaves and not separate(rest):
+        return Reading(UNPARSED, reason="what follows its object may be a part of it")
+    lines = whole_lines(tags_as_lines(rows_as_lines(rest)), cut=cut)
+    named = [*_in_object(leaves, values, asked), *_in_lines(lines, values, asked, bare=not leaves)]
+    return _agreed(named, asked, cut=cut) or _nothing(text, lines, cut=cut)
+
+
+def whole_lines(text: str, *, cut: bool) -> list[Line]:
+    """Return an answer's lines, without the last one where it may lack its end: "4" may become "4.5"."""
+    lines = lines_of(text)
+    return lines[:-1] if cut and not text.endswith("\n") else lines
+
+
+def _agreed(named: Sequence[Named], asked: str, *, cut: bool) -> Reading | None:
+    """Return the score that all places name, or why there is none; None where no score is named."""
+    others = sorted({one.criterion for one in named} - {GENERIC, asked})
+    ours = [one for one in named if one.criterion in {GENERIC, asked}]
+    if not ours and len(others) == 1 and not asked:  # the template's own word, which nobody told us
+        if cut:
+            return Reading(TRUNCATED, reason="the answer ends before all its scores")
+        ours = list(named)
+    if not ours:
+        return Reading(UNPARSED, reason=f"it scores {', '.join(others)} only") if others else None
+    if asked and others and all(one.criterion == GENERIC and one.labelled for one in ours):
+        return Reading(UNPARSED, reason=f"it scores {', '.join(others)}, and {asked} was asked for")
+    wrong = next((one.value for one in ours if isinstance(one.value, str)), None)
+    if wrong is not None:
+        return Reading(UNPARSED, reason=wrong)
+    found = sorted({one.value for one in ours if isinstance(one.value, float)})
+    if len(found) > 1:
+        return Reading(UNPARSED, reason=f"it names several scores: {', '.join(f'{v:g}' for v in found)}")
+    return Reading(OK, found[0])
+
+
+def _nothing(text: str, lines: Sequence[Line], *, cut: bool) -> Reading:
+    if REFUSAL.match(text):
+        return Reading(REFUSED, reason="the model declined to answer")
+    if cut:
+        return Reading(TRUNCATED, reason="the answer ends before its score")
+    return Reading(UNPARSED, reason=f"no score understood in '{shortened(lines[0].text if lines else text)}'")
+
+
+def _in_object(leaves: Sequence[Leaf], values: Values, asked: str) -> Iterator[Named]:
+    """Yield the scores of an object; ``{"clarity": {"score": 5}}`` is one of clarity."""
+    for path, text in leaves:
+        *above, key = path
+        criterion = label_of(key, asked)
+        if wrong := values.other_scale(key, text):
+            yield Named(GENERIC, wrong)
+        elif criterion is not None:
+            around = [label for name in above if (label := label_of(name, asked))]
+            found = value_at(text, values)
+            value = found[0] if found and not found[1] else f"'{shortened(text)}' is no score"
+            yield Named(criterion or (around[-1] if around else GENERIC), value)
+
+
+def _in_lines(lines: Sequence[Line], values: Values, asked: str, *, bare: bool) -> Iterator[Named]:
+    """Yield the scores of an answer's lines.
+
+    Args:
+        lines: of the answer.
+        values: the scale.
+        asked: the criterion.
+        bare: whether the first line may hold a score without a label.
+    """
+    label: str | None = None  # the last line is one, and the score may stand below it
+    stands = False  # whether a score without a label was found
+    for line in lines:
+        above, label = label, label_of(line.text, asked) if line.own and not line.announced else None
+        if not line.own or line.announced:
+            continue
+        if above is not None and (found := value_at(line.text, values)):
+            label = None
+            yield Named(above, closed(found, values))
+        elif label is None:
+            parts = [part for part in SENTENCES.split(line.text) if part]
+            named = [one for part in parts for one in named_in(part, values, asked)]
+            yield from named
+            found = None if named else value_at(line.text, values)
+            if found and _belongs(found, line, lines, values, bare=bare, stands=stands):
+                stands = True
+                yield Named(GENERIC, found[0], labelled=False)
+
+
+def _belongs(
+    found: tuple[float | str, str],
+    line: Line,
+    lines: Sequence[Line],
+    values: Values,
+    *,
+    bare: bool,
+    stands: bool,
+) -> bool:
+    """Whether a score without a label stands where one belongs, or makes another one doubtful."""
+    if line.number == 0 and bare:
+        return alone(found, values, listed=re.match(r"\d+\.\s", line.text) is not None)
+    if found[1] not in ENDS:
+        return False
+    return stands or _bracketed(line, lines, values)
+
+
+def _bracketed(line: Line, lines: Sequence[Line], values: Values) -> bool:
+    """Whether a line is the last one, and a score in the brackets that judges are taught to end with."""
+    before = " ".join(line.text for line in lines[:-1])
+    boxed = "\\boxed" in line.text and not values.rivals(before)  # a solution's result is boxed as well
+    return line is lines[-1] and (line.text.startswith("[[") or boxed)
