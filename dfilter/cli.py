@@ -29,6 +29,7 @@ WISHES = {
     "base_url": "judge.base_url",
     "judge_name": "judge.name",
     "template": "judge.template",
+    "explain": "judge.explain",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
 }
@@ -149,6 +150,11 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
+            ),
+            click.option(
+                "--explain",
+                type=click.Choice(["yes", "no"]),
+                help="Whether the judge explains its scores; no asks for the number alone. [default: yes]",
             ),
             click.option(
                 "--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."

@@ -8,7 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from dfilter.progress import for_stream
 from dfilter.types import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).with_name("templates")
 MAX_TOKENS = 256  # AlpaGasus's judge had as many (arXiv 2307.08701)
+SHORT_TOKENS = 16  # of a verdict without an explanation
+# The last paragraphs of our templates, for judges that explain nothing.
+ALONE = {
+    "pairwise": "Write the two ratings on one line, that of answer 1 and then that of answer 2, separated by "
+    "a blank, and nothing else.",
+    "likert": "Write the grade, and nothing else.",
+    "quality": "Write the word, and nothing else.",
+    "safety": "Write the word, and nothing else.",
+}
+
+Explain: TypeAlias = Literal["yes", "no"]
 
 _PART = re.compile(r"(?m)^--- *(\w+) *$\n?")
 
@@ -43,17 +54,25 @@ class Wording:
     Attributes:
         name: of the template, or the path of a user's own file.
         text: its content; parts begin with ``--- system`` and ``--- user``.
+        short: whether it asks for the verdict without an explanation.
     """
 
     name: str
     text: str
+    short: bool = False
 
     @classmethod
-    def load(cls, name: str, fields: Sequence[str]) -> Wording:
+    def load(cls, name: str, fields: Sequence[str], explain: Explain = "yes") -> Wording:
         """Read a template of ours by name, or a file.
 
+        Args:
+            name: of the template, or a file.
+            fields: the texts that the judge must see.
+            explain: ``no`` asks for the verdict alone, in a template of ours.
+
         Raises:
-            SettingsError: it cannot be read, or lacks one of the texts that the judge must see.
+            SettingsError: it cannot be read, lacks one of the texts that the judge must see, or cannot be
+                asked without an explanation.
         """
         ours = FOLDER / f"{name}.txt"
         path = ours if re.fullmatch(r"[a-z]+", name) and ours.is_file() else Path(name).expanduser()
@@ -69,7 +88,14 @@ class Wording:
                 f"The template {name} lacks {', '.join('{' + field + '}' for field in lacking)}: the judge "
                 "would not see it."
             )
-        return cls(name, text)
+        if explain == "yes":
+            return cls(name, text)
+        if path != ours:
+            raise SettingsError(
+                f"explain = no changes templates of ours; ask in {name} itself for the verdict alone."
+            )
+        before = text.rstrip().rpartition("\n\n")[0]
+        return cls(name, f"{before}\n\n{ALONE[name]}\n", short=True)
 
     @property
     def content(self) -> dict[str, Json]:
@@ -121,13 +147,9 @@ def ask_judge(
         ServerError: the server refuses, or nothing succeeds.
         Interrupted: stopped by the user; what was answered is kept.
     """
-    params = {"temperature": temperature, "max_tokens": MAX_TOKENS}
-    identity = {
-        "server": server.identity,
-        "model": server.model,
-        "params": params,
-        "reader": reader.name.split("/")[0],
-    }
+    params = {"temperature": temperature, "max_tokens": SHORT_TOKENS if wording.short else MAX_TOKENS}
+    kind = reader.name.split("/")[0]
+    identity = {"server": server.identity, "model": server.model, "params": params, "reader": kind}
     base = json.dumps(identity, sort_keys=True)
     requests = [
         Request(
@@ -139,11 +161,13 @@ def ask_judge(
     ]
     values = np.full(len(requests), np.nan)
     why = ""
-    asker: Mapping[str, str] = {"kind": "evaluation", "model": server.model, "template": wording.name}
+    asker = {"kind": "evaluation", "model": server.model, "template": wording.name, "reader": kind}
     with open_session(server, progress=for_stream(sys.stderr)) as session:
-        for answer in session.ask(requests, reader=reader, asker=asker, texts=False):
-            values[answer.index] = answer.value if answer.status == OK else np.nan
-            why = why or answer.reason
+        for answer in session.ask(requests, reader=reader, asker=asker):
+            # What an older reader understood of a stored reply is read again.
+            found = reader.read(answer.reply) if answer.reply is not None else answer
+            values[answer.index] = found.value if found.status == OK else np.nan
+            why = why or found.reason
         reported = session.reported.counts
     if requests and not np.isfinite(values).any():
         raise CheckError(
@@ -169,4 +193,4 @@ def judge_names(servers: Sequence[Server]) -> list[str]:
     return [s.model if models.count(s.model) == 1 else f"{s.model} at {s.identity}" for s in servers]
 
 
-__all__ = ["OneOf", "PairScores", "Wording", "ask_judge", "judge_names", "local_judges"]
+__all__ = ["Explain", "OneOf", "PairScores", "Wording", "ask_judge", "judge_names", "local_judges"]
