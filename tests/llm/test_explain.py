@@ -50,7 +50,7 @@ def test_a_judge_that_explains_nothing_is_another_one() -> None:
     assert short.key(row) != judge.key(row)
     assert identity(short) != identity(judge)
     assert "explain" not in identity(judge)
-    assert "explain" not in identity(Judge())
+    assert "explain" not in Judge().identify()
     # What it is asked has no explanation anyway where probabilities are read.
     expected = replace(judge, mode="expected")
     assert replace(expected, explain="no").key(row) == expected.key(row)
