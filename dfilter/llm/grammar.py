@@ -4,7 +4,7 @@ Every reader of ratings, pairs and grades reads by it. A judge is asked to write
 first line; many write a label, a sentence, JSON or a table instead. So every place where the judge's own
 words name a score is found, and there is a verdict only when all of them name the same one.
 
-``reading`` says which words are the judge's own, ``scales`` what a score looks like, ``labels`` and
+``own_words`` says which words are the judge's own, ``scales`` what a score looks like, ``labels`` and
 ``sentences`` what stands beside it.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from dfilter.llm.answers import OK, REFUSED, TRUNCATED, UNPARSED, Reading
 from dfilter.llm.labels import GENERIC, label_of
-from dfilter.llm.reading import Line, lines_of
+from dfilter.llm.own_words import Line, lines_of
 from dfilter.llm.scales import Values
 from dfilter.llm.sentences import ENDS, SENTENCES, Named, alone, closed, named_in, shortened, value_at
 from dfilter.llm.structured import Leaf, leading_object, rows_as_lines, separate, tags_as_lines
@@ -28,6 +28,9 @@ REFUSAL = re.compile(
 )
 
 
+_SIMPLE = re.compile(r"[\w\s.,:*/()#=-]{1,60}")  # a line without quotations
+
+
 def verdict(text: str, values: Values, *, asked: str = "", cut: bool = False) -> Reading:
     """Read the one score that an answer names.
 
@@ -37,6 +40,9 @@ def verdict(text: str, values: Values, *, asked: str = "", cut: bool = False) ->
         asked: the criterion that the judge was asked about; nothing when none is known.
         cut: whether the answer ran out of tokens, so that its last line may lack its end.
     """
+    first, _, below = text.strip().partition("\n")
+    if below and _SIMPLE.fullmatch(first) and not values.rivals(below):
+        text = f"{first}\n"  # as most judges answer; what stands below can make nothing doubtful
     leaves, rest = leading_object(text)
     if leaves and not separate(rest):
         return Reading(UNPARSED, reason="what follows its object may be a part of it")
@@ -55,21 +61,22 @@ def _agreed(named: Sequence[Named], asked: str, *, cut: bool) -> Reading | None:
     """Return the score that all places name, or why there is none; None where no score is named."""
     others = sorted({one.criterion for one in named} - {GENERIC, asked})
     ours = [one for one in named if one.criterion in {GENERIC, asked}]
+    if not any(one.sure for one in named):
+        return None
     if not ours and len(others) == 1 and not asked:  # the template's own word, which nobody told us
         if cut:
             return Reading(TRUNCATED, reason="the answer ends before all its scores")
         ours = list(named)
-    if not ours:
-        return Reading(UNPARSED, reason=f"it scores {', '.join(others)} only") if others else None
-    if asked and others and all(one.criterion == GENERIC and one.labelled for one in ours):
-        return Reading(UNPARSED, reason=f"it scores {', '.join(others)}, and {asked} was asked for")
-    wrong = next((one.value for one in ours if isinstance(one.value, str)), None)
-    if wrong is not None:
+    if not ours or (asked and others and all(one.criterion == GENERIC and one.labelled for one in ours)):
+        asked_for = f", and {asked} was asked for" if asked else ""
+        return Reading(UNPARSED, reason=f"it scores {', '.join(others)}{asked_for}")
+    found = {one.value for one in ours}
+    if wrong := next((value for value in found if isinstance(value, str)), ""):
         return Reading(UNPARSED, reason=wrong)
-    found = sorted({one.value for one in ours if isinstance(one.value, float)})
     if len(found) > 1:
-        return Reading(UNPARSED, reason=f"it names several scores: {', '.join(f'{v:g}' for v in found)}")
-    return Reading(OK, found[0])
+        said = ", ".join(f"{value:g}" for value in sorted(map(float, found)))
+        return Reading(UNPARSED, reason=f"it names several scores: {said}")
+    return Reading(OK, float(found.pop()))
 
 
 def _nothing(text: str, lines: Sequence[Line], *, cut: bool) -> Reading:
@@ -84,7 +91,7 @@ def _in_object(leaves: Sequence[Leaf], values: Values, asked: str) -> Iterator[N
     """Yield the scores of an object; ``{"clarity": {"score": 5}}`` is one of clarity."""
     for path, text in leaves:
         *above, key = path
-        criterion = label_of(key, asked)
+        criterion = label_of(above.pop() if key.lower() == "value" and above else key, asked)
         if wrong := values.other_scale(key, text):
             yield Named(GENERIC, wrong)
         elif criterion is not None:

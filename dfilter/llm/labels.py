@@ -12,6 +12,8 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+_HERE = re.compile(r"\A(?:sure|certainly|okay|ok)?\W*here(?:[\u2019']s| is)\s+", re.IGNORECASE)
+LONGEST = 80  # characters of a label
 GENERIC = ""  # what a label speaks of that names no criterion
 
 # Another scale beside a score: "(0-5)", "(out of 5)", "on a scale from 0 to 5".
@@ -22,6 +24,12 @@ _SCALE = (
     r"(?:scale|Skala|échelle|escala|scala)\s+\w{1,4}\s+"
     r"(?P<low_{n}>\d{1,3})\s*(?:-|\u2013|to|bis|à|a|до)\s*(?P<high_{n}>\d{1,3}))"
 )
+
+
+def names_a_score(text: str) -> bool:
+    """Whether one of the nouns for a score occurs in a text; a quick look before a slow pattern."""
+    lowered = text.lower()
+    return any(noun in lowered for noun in _NOUNS)
 
 
 def scale_pattern(number: int) -> str:
@@ -42,6 +50,7 @@ def _listed(table: str) -> list[str]:
     return " ".join(_WORDS[table].values()).split()
 
 
+_NOUNS = tuple(sorted({noun.lower() for noun in _listed("nouns")}, key=lambda noun: (len(noun), noun)))
 _GAP = r"[\s_\-]*"
 # A word ends here. Scripts without blanks between words need none.
 _END = r"(?:(?![^\W\d_])|(?<=[^\x00-\u1fff]))"
@@ -88,6 +97,8 @@ def criterion_of(found: re.Match[str], asked: str) -> str | None:
 
 def label_of(text: str, asked: str) -> str | None:
     """Return what a text speaks of that is a label and nothing else; None when it is none."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).strip(" :=*_")
+    if len(text) > LONGEST:
+        return None
+    words = _HERE.sub("", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)).strip(" :=*_")
     found = _WHOLE.fullmatch(words)
     return criterion_of(found, asked) if found else None

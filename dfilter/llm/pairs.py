@@ -12,7 +12,8 @@ from typing import TypeAlias
 from dfilter.llm.answers import OK, TRUNCATED, UNPARSED, Reading, Reply
 from dfilter.llm.grammar import whole_lines
 from dfilter.llm.labels import label_of
-from dfilter.llm.reading import Line, settled
+from dfilter.llm.own_words import Line
+from dfilter.llm.reading import settled
 from dfilter.llm.scales import Numbers
 from dfilter.llm.sentences import LABELLED, SENTENCES, SEPARATOR, value_at
 from dfilter.llm.structured import Leaf, leading_object, separate, tags_as_lines

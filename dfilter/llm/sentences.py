@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dfilter.llm.labels import GENERIC, LABEL, OWN_LABEL, criterion_of
+from dfilter.llm.labels import GENERIC, LABEL, OWN_LABEL, criterion_of, names_a_score
 from dfilter.llm.scales import Values
 
 NEAR = 300  # characters around a score in a sentence that are looked at
@@ -22,7 +22,7 @@ SEPARATOR = (
     r"(?:\s+(?:de|a|an|eine)\b)?\s*:?|是|为|為|は|が|는|은|이|가|[-–—]\s|\s)\s*"
 )
 LABELLED = re.compile(LABEL, re.IGNORECASE)
-SENTENCES = re.compile(r"(?<=[.!?;])\s+(?!\d)|(?<=。)|\s+(?=\[[A-Za-z ]{3,20}\]\s*:?\s*\d)")
+SENTENCES = re.compile(r"(?<=[.!?;])\s+(?!\d)|(?<=。)|(?<=[.!?)…])\s+(?=\[[A-Za-z ]{3,20}\]\s*:?\s*\d)")
 
 _SEPARATES = re.compile(SEPARATOR, re.IGNORECASE)
 _NOTHING = re.compile("")
@@ -39,13 +39,18 @@ _A_SCORE = r"(?:(?:a|an|the|as|at|with|overall|final|score|rating|grade|mark|of|
 _GIVES = re.compile(
     r"\b(?:I|we)(?:['’](?:d|ll)|\s+would|\s+will|\s+shall|\s+must)?(?:\s+(?:therefore|thus|only|also))?"
     rf"\s+(?:give|rate|score|grade|assign|award)\s+(?:{_ITS_THING}\s+){{0,5}}"
-    rf"(?:accuracy\s+|helpfulness\s+|clarity\s+)?{_A_SCORE}"
-    r"|\b(?:the|this|that)\s+(?:response|answer|reply|output)\s+(?:gets|receives|earns|scores|deserves|merits"
+    rf"(?:(?:accuracy|helpfulness|clarity)\s+(?:of\s+(?:{_ITS_THING}\s+){{1,3}})?)?{_A_SCORE}"
+    r"|\b(?:it|(?:the|this|that)\s+(?:response|answer|reply|output))\s+(?:gets|receives|earns|scores|deserves|merits"
     rf"|warrants|is\s+(?:rated|scored|graded))\s+{_A_SCORE}|\brated\s*:?\s+"
-    r"|\b(?:Ich\s+(?:gebe|vergebe|bewerte)|Je\s+(?:(?:lui|vous)\s+)?(?:donne|attribue|mets)"
+    r"|\b(?:Ich\s+(?:gebe|vergebe|bewerte)|Je\s+(?:(?:lui|vous)\s+)?(?:donne(?:rais)?|attribue(?:rais)?|mets)"
     r"|(?:le\s+)?(?:doy|otorgo|asigno)|dou|atribuo|assegno|attribuisco|ставлю|оцениваю|даю)\s+"
     r"(?:(?!(?:nicht|keine?|pas|no|não|non|не)\b)[^\W\d]+\s+){0,6}"
     r"|我(?:会|将)?(?:给|打|评)[^\d,。;不]{0,14}",
+    re.IGNORECASE,
+)
+_GIVING = re.compile(
+    r"giv|rat|scor|grad|assign|award|gets|receiv|earn|deserv|merit|warrant|geb|bewert|donne|attribu|mets|doy|otorg"
+    r"|asign|dou|assegn|ставл|оцен|даю|[给打评]",
     re.IGNORECASE,
 )
 _MENTIONS = re.compile(OWN_LABEL + r"(?:[:=]|(?:is|would be|will be)\b)\s*", re.IGNORECASE)
@@ -53,13 +58,21 @@ _UNREAL = re.compile(
     r"\b(?:if|unless|whether|when|could|might|should|not|wenn|falls|si|se|если|would have)\b|如果|もし",
     re.IGNORECASE,
 )
+# What may stand before a sentence in which the judge names its score.
+_LEADS = re.compile(
+    r"\W*(?:(?:here(?:['’]s| is)|so|therefore|thus|hence|overall|finally|and|but"
+    r"|in (?:conclusion|summary|short)|all in all|also|daher|also|insgesamt|donc|por (?:tanto|lo tanto|isso)|поэтому|因此|所以|总的来说|综上所述)\W*)?"
+    r"|[^:]*[,;]\s*(?:so|therefore|thus|hence|and so|which is why|daher|donc|因此|所以)\W*"
+    r"|(?:based on|given|considering|because of|due to|for|with|after|as|since)\b[^:]*,\s*",
+    re.IGNORECASE,
+)
+_SO = re.compile(r"(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 # Whoever is spoken of gives the score, and not the judge: "It asks me to rate it 5/5".
 _REPORTED = re.compile(
     r"\b(?:says?|said|states?|reads?|writes?|wrote|claims?|contains?|includes?|asks?|tells?|wants?|demands?"
     r"|requests?|instructs?|suggests?|insists?|argues?|believes?|that|gives?|ends?|begins?|starts?|itself|its)\b",
     re.IGNORECASE,
 )
-_CONCLUDES = re.compile(r"[,;:]\s*(?:and\s+)?(?:so|therefore|thus|hence|overall)?,?\s*\Z", re.IGNORECASE)
 _CLAIMED = re.compile(
     r"\b(?:claim\w*|request\w*|demand\w*|self|according|says|said|quoted?|asked)\b", re.IGNORECASE
 )
@@ -80,11 +93,13 @@ class Named:
         criterion: what it is a score of; GENERIC where no criterion is named.
         value: the score, or why it is none.
         labelled: whether words say that it is the score; else it stands where the score belongs.
+        sure: whether it is surely the judge who speaks; else it only makes another score doubtful.
     """
 
     criterion: str
     value: float | str
     labelled: bool = True
+    sure: bool = True
 
 
 def shortened(line: str) -> str:
@@ -136,18 +151,23 @@ def closed(found: Found, values: Values) -> float | str:
 
 def named_in(sentence: str, values: Values, asked: str) -> Iterator[Named]:
     """Yield the scores that a sentence of the judge names."""
+    if not values.rivals(sentence):
+        return
     labelled = _labelled(sentence, values, asked)
     if labelled is not None:
         yield labelled
     elif not _UNREAL.search(sentence):
-        for pattern in (_GIVES, _MENTIONS):
+        patterns = [_GIVES] * bool(_GIVING.search(sentence)) + [_MENTIONS] * names_a_score(sentence)
+        for pattern in patterns:
             for found in pattern.finditer(sentence):
                 criterion = criterion_of(found, asked) if pattern is _MENTIONS else GENERIC
                 score = value_at(sentence[found.end() : found.end() + NEAR], values)
                 before = sentence[max(0, found.start() - NEAR) : found.start()]
-                reported = _REPORTED.search(before) and not _CONCLUDES.search(before)
+                concludes = before.rstrip().endswith((",", ";")) and _SO.match(found[0])
+                sure = bool(concludes or _LEADS.fullmatch(before))
+                reported = _REPORTED.search(before) is not None and not sure
                 if score is not None and criterion is not None and not reported:
-                    yield Named(criterion, closed(score, values))
+                    yield Named(criterion, closed(score, values), sure=sure)
 
 
 def _labelled(text: str, values: Values, asked: str) -> Named | None:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from dfilter.llm.labels import label_of
-from dfilter.llm.reading import heading
+from dfilter.llm.own_words import heading
 
 LONGEST = 20_000  # characters of an object
 DEEPEST = 6
@@ -46,7 +46,9 @@ def leading_object(text: str) -> tuple[list[Leaf], str]:
     try:
         tree, end = decoder.raw_decode(body[:LONGEST])
     except (ValueError, RecursionError):
-        return [], _flat(body, text) + after if body.endswith("}") and len(body) <= LONGEST else text
+        if body.endswith("}") and body.count("{") == 1 and len(body) <= LONGEST:
+            return [], _flat(body) + after
+        return [], "" if '":' in body else text  # half an object: a score in it may be of anything
     leaves: list[Leaf] = []
     _walk(tree, (), leaves)
     return leaves, body[end:] + after
@@ -67,10 +69,8 @@ def _walk(tree: Any, path: tuple[str, ...], leaves: list[Leaf]) -> None:
         leaves.append((path, json.dumps(tree, default=str)))
 
 
-def _flat(body: str, text: str) -> str:
+def _flat(body: str) -> str:
     """Return an object that is none of JSON's (``{score: 4}``) as lines, one a name."""
-    if body.count("{") > 1:
-        return text
     parts = (re.sub(r"\A\s*[\"']([\w ]+)[\"']\s*:", r"\1:", part) for part in _FLAT.split(body[1:-1]))
     return "\n".join(part.strip() for part in parts)
 

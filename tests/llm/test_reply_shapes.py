@@ -28,6 +28,7 @@ shapes = SimpleNamespace(
 ACCURACY = TextScore(0, 5, "accuracy")
 TABLES: list[tuple[str, Reader, str, dict[str, float | None]]] = [
     ("accuracy", ACCURACY, "stop", shapes.ACCURACY),
+    ("natural", ACCURACY, "stop", shapes.NATURAL),
     ("languages", ACCURACY, "stop", shapes.LANGUAGES),
     ("quoted", ACCURACY, "stop", shapes.QUOTED),
     ("cut", ACCURACY, "length", shapes.CUT),
