@@ -17,7 +17,7 @@ from dfilter.llm.answers import OK, REFUSED, TRUNCATED, UNPARSED, Reading
 from dfilter.llm.labels import GENERIC, label_of
 from dfilter.llm.own_words import Line, lines_of
 from dfilter.llm.scales import Values
-from dfilter.llm.sentences import ENDS, SENTENCES, Named, alone, closed, named_in, shortened, value_at
+from dfilter.llm.sentences import ENDS, SENTENCES, Found, Named, alone, closed, named_in, shortened, value_at
 from dfilter.llm.structured import Leaf, leading_object, rows_as_lines, separate, tags_as_lines
 
 REFUSAL = re.compile(
@@ -111,7 +111,6 @@ def _in_lines(lines: Sequence[Line], values: Values, asked: str, *, bare: bool) 
         bare: whether the first line may hold a score without a label.
     """
     label: str | None = None  # the last line is one, and the score may stand below it
-    stands = False  # whether a score without a label was found
     for line in lines:
         above, label = label, label_of(line.text, asked) if line.own and not line.announced else None
         if not line.own or line.announced:
@@ -123,27 +122,28 @@ def _in_lines(lines: Sequence[Line], values: Values, asked: str, *, bare: bool) 
             parts = [part for part in SENTENCES.split(line.text) if part]
             named = [one for part in parts for one in named_in(part, values, asked)]
             yield from named
-            found = None if named else value_at(line.text, values)
-            if found and _belongs(found, line, lines, values, bare=bare, stands=stands):
-                stands = True
-                yield Named(GENERIC, found[0], labelled=False)
+            found = value_at(line.text, values)
+            if found is not None and (line.number == 0 or not named):
+                yield from _unlabelled(found, line, lines, values, bare=bare and not named)
 
 
-def _belongs(
-    found: tuple[float | str, str],
-    line: Line,
-    lines: Sequence[Line],
-    values: Values,
-    *,
-    bare: bool,
-    stands: bool,
-) -> bool:
-    """Whether a score without a label stands where one belongs, or makes another one doubtful."""
-    if line.number == 0 and bare:
-        return alone(found, values, listed=re.match(r"\d+\.\s", line.text) is not None)
-    if found[1] not in ENDS:
-        return False
-    return stands or _bracketed(line, lines, values)
+def _unlabelled(
+    found: Found, line: Line, lines: Sequence[Line], values: Values, *, bare: bool
+) -> Iterator[Named]:
+    """Yield a score without a label, where one may stand; elsewhere it only makes another one doubtful."""
+    value, rest = found
+    first = line.number == 0
+    listed = re.match(r"\d+[.)]\s", line.text) is not None
+    if first:
+        stands = bare and alone(found, values, listed=listed)
+    else:
+        stands = rest in ENDS and _bracketed(line, lines, values)
+    if stands:
+        yield Named(GENERIC, value, labelled=False)
+    elif isinstance(value, float) and (rest in ENDS or (first and listed)):
+        points = listed and value == 1 and any(re.match(r"2[.)]\s", other.text) for other in lines)
+        if not points:
+            yield Named(GENERIC, value, labelled=False, sure=False)
 
 
 def _bracketed(line: Line, lines: Sequence[Line], values: Values) -> bool:

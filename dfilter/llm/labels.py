@@ -51,7 +51,7 @@ def _listed(table: str) -> list[str]:
 
 
 _NOUNS = tuple(sorted({noun.lower() for noun in _listed("nouns")}, key=lambda noun: (len(noun), noun)))
-_GAP = r"[\s_\-]*"
+_GAP = r"(?:\s+|[_-])?"
 # A word ends here. Scripts without blanks between words need none.
 _END = r"(?:(?![^\W\d_])|(?<=[^\x00-\u1fff]))"
 _CRITERIA = {
@@ -93,6 +93,12 @@ def criterion_of(found: re.Match[str], asked: str) -> str | None:
         known = _CRITERIA.get(asked)
         return asked if known and known.fullmatch(said) else said.casefold()
     return GENERIC if groups.get("noun") or _ENDS_IN_NOUN.fullmatch(found[0].strip(" _-")) else None
+
+
+def begins_with_label(text: str) -> bool:
+    """Whether a text begins with a label."""
+    found = _WHOLE.match(text)
+    return found is not None and criterion_of(found, "") is not None
 
 
 def label_of(text: str, asked: str) -> str | None:

@@ -14,23 +14,25 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dfilter.llm.labels import label_of
+from dfilter.llm.labels import begins_with_label, label_of
 
 FENCES = ("```", "~~~")
 
 _FENCE = re.compile(r"<<<\s*(\w{6,})")
 _QUOTED = re.compile(
-    r'"[^"\n]*"|“[^”\n]*”|„[^“”\n]*[“”]|«[^»\n]*»|「[^」\n]*」|『[^』\n]*』|`[^`\n]*[^\W\d_][^`\n]*`'
+    r'"[^"\n]*"|“[^”\n]*”|„[^“”\n]*[“”]|«[^»\n]*»|「[^」\n]*」|『[^』\n]*』|‹[^›\n]*›|`[^`\n]*[^\W\d_][^`\n]*`'
 )
-_QUOTE = re.compile(r'["“”„«»「」『』]')
-_OPENS = re.compile(r"(?<![\w'])'(?=[\w\[#*<{(\"])")  # a single quotation mark that opens
+_QUOTE = re.compile(r'["“”„«»「」『』‹›]')
+_NUMBERED = re.compile(r"\d{1,2}[.)]\s+(?=[^\W\d])")
+_OPENS = re.compile(r"(?<![\w'])'(?=[\w\[#*<{(\"]|\s*\Z)")  # a single quotation mark that opens
 _CLOSES = re.compile(r"(?<=[^\s'])'(?!\w)")
 
 # What repeats the row: verbs, and its name in other languages. English verbs are known well enough.
 VERBS = (
     r"(?:says?|said|states?|stated|reads?|writes?|wrote|written|claims?|contains?|includes?|gives?|gave|ends?|begins?"
     r"|starts?|outputs?|returns?|quotes?|quoted|repeats?|replies|replied|answers|answered|asks?|find|found|see|shows?"
-    r"|presents?|provides?|offers?|adds?|appends?|concludes?|finishes|closes|opens|mentions?|its|itself)"
+    r"|presents?|provides?|offers?|adds?|appends?|concludes?|finishes|closes|opens|mentions?|demands?"
+    r"|goes|its|itself)"
 )
 _VERB = re.compile(rf"\b{VERBS}\b", re.IGNORECASE)
 _THE_ROW = re.compile(
@@ -60,11 +62,32 @@ _ANNOUNCED = re.compile(
 )
 _SHOWS = re.compile(
     rf"\b{VERBS}\s+(?:the\s+)?(?:following\s+)?(?:text|lines?|words?|phrase|sentence|string|message|note|tag)\b"
-    r"|\b(?:trick|manipulat|inject|fool|jailbreak)\w*(?=[^.!?]*\w)",
+    r"|\b(?:trick|manipulat|inject|fool|jailbreak)\w*(?=[^.!?]*\w)"
+    r"|\bto say\b"
+    r"|\b(?:restat|recit|reproduc|quoting|verbatim|original text)\w*|\brepeat the\b|\bputs it\b"
+    r"|\b(?:tells?|asks?|orders?|instructs?|wants?|urges?|begs?|commands?)\s+(?:me|us|you|the judge)\b"
+    r"|<\s*(?:response|quote|pre|code|blockquote|q|text|instruction|input|output|assistant|user)\b",
+    re.IGNORECASE,
+)
+# What was before is another's: "Score: 5 is what it says".
+_WAS = re.compile(
+    r"\b(?:is|was|here['’]s) what\b|\bfrom the (?:response|answer|output|text|row)\b"
+    r"|\b(?:is|was) in the (?:response|text|output)\b|<-",
+    re.IGNORECASE,
+)
+_ENDS_THE_ROW = re.compile(
+    r"[<\[(]\s*/\s*(?:response|quote|pre|code|blockquote|q|text|instruction|input|output|assistant|user)\b",
+    re.IGNORECASE,
+)
+_NAMES_THE_ROW = re.compile(
+    r"\W*(?:the\s+)?(?:(?:model|assistant|user|original)(?:'s)?\s+)?(?:response|output|reply|text|prompt|instruction|input"
+    r"|quote|quotation)(?:\s+(?:begins|starts|text))?\W*",
     re.IGNORECASE,
 )
 _SHOWN = re.compile(  # a quick look before the slow one
-    r"text|line|word|phrase|sentence|string|message|note|tag|trick|manipul|inject|fool|jailb", re.IGNORECASE
+    r"text|line|word|phrase|sentence|string|message|note|tag|trick|manipul|inject|fool|jailb|what|say"
+    r"|restat|recit|reproduc|quot|verbatim|original|repeat|puts|tell|ask|order|instruct|want|urge|beg|command|<",
+    re.IGNORECASE,
 )
 _FAULTS = re.compile(
     r"\b(?:strengths|weaknesses|errors?|issues?|problems?|mistakes?|flaws?|points|aspects|criteria)\s*:\Z",
@@ -95,7 +118,9 @@ def undressed(text: str) -> str:
     """Return a line without Markdown's marks; between two digits they stay (``4*5``)."""
     text = re.sub(r"(?<![\w.,])[*_`]+|[*_`]+(?![\w.,])", "", text).strip()
     text = re.sub(r"\A#+\s+", "", text)
-    text = re.sub(r"\A(?:[-+•·▪►➤→⇒]\s+|\d{1,2}[.)]\s+(?=[^\W\d]))+", "", text)
+    text = re.sub(r"\A(?:[-+•·▪►➤→⇒]\s+)+", "", text)
+    number = _NUMBERED.match(text)  # a list's, before a label; else it may be the score
+    text = text[number.end() :] if number and begins_with_label(text[number.end() :]) else text
     if text and unicodedata.category(text[0]) == "So":  # a star, a pointing hand
         text = text[1:].lstrip("\ufe0f ")
     text = re.sub(r'\A"(\w[\w ]{0,30})"\s*:', r"\1:", text)  # a line of an object
@@ -109,17 +134,19 @@ def lines_of(text: str) -> list[Line]:
     inside = _in_code(raws)
     out: list[Line] = []
     fence = ""
-    quoting = tainted = found = announced = False
+    quoting = tainted = found = announced = blank = False
     for raw, code in zip(raws, inside, strict=True):
         if not raw.strip():
-            quoting = found = False
+            quoting, found, blank = False, False, True
         if not raw.strip() or code is None:
             continue
         if opening := _FENCE.search(raw):
             fence = opening[1]
         quoting = quoting or raw.lstrip().startswith(">")  # a quoted block goes on until a blank line
-        own = not (tainted or found or quoting or fence or code)
-        words = _masked(undressed(_before_code(raw)))
+        indented = bool(out) and blank and raw.startswith("    ")  # Markdown's other way to quote code
+        own = not (tainted or found or quoting or fence or code or indented)
+        words = _masked(undressed(_code_masked(_before_code(raw)) if out else _before_code(raw)))
+        blank = False
         if own:
             words, tainted, found = _heard(words)
         out.append(Line(words, own, len(out), announced))
@@ -131,11 +158,15 @@ def lines_of(text: str) -> list[Line]:
 
 def _heard(words: str) -> tuple[str, bool, bool]:
     """Return a line up to where another speaks; whether all that follows is doubtful, or up to a blank."""
+    if _WAS.search(words):
+        return "…", True, False
     speaks = _SHOWN.search(words) and _SHOWS.search(words)
     if ":" in words and not speaks:
         speaks = _ANNOUNCED.search(words) or _IS.search(words)
         if speaks and speaks.re is _IS and _VERDICT.search(words[: speaks.start()]):
             speaks = None
+    if _NAMES_THE_ROW.fullmatch(words):
+        return words, True, False
     if speaks:
         return f"{words[: speaks.end()]} …", True, False
     colon = _COLON.match(words) if ":" in words else None
@@ -151,6 +182,8 @@ def _sure(lines: list[Line], raws: Sequence[str]) -> list[Line]:
     """Return lines of which only the first is the judge's where a quotation goes over several."""
     if len(lines) == 1 and (whole := _QUOTED.fullmatch(lines[0].text)):
         return [Line(whole[0][1:-1].strip(), lines[0].own, 0, announced=False)]
+    if any(_ENDS_THE_ROW.search(raw) for raw in raws):  # whatever it ends may have begun with the first line
+        return [Line(x.text, own=False, number=x.number, announced=x.announced) for x in lines]
     open_code = any(raw.count("`") % 2 or '""' in raw for raw in raws if not raw.lstrip().startswith(FENCES))
     if not open_code and not any(_opens(line.text) for line in lines):
         return lines
@@ -163,9 +196,14 @@ def _opens(text: str) -> bool:
     return bool(_QUOTE.search(text)) or (last >= 0 and not _CLOSES.search(text, last + 1))
 
 
+def _code_masked(raw: str) -> str:
+    """Return a line with an ellipsis for words in code marks."""
+    return re.sub(r"(`+)[^`\n]*[^\W\d_][^`\n]*\1", " … ", raw) if "`" in raw else raw
+
+
 def _before_code(raw: str) -> str:
     """Return a line up to a code block that begins in its middle."""
-    return raw if raw.lstrip().startswith(FENCES) else raw.partition("```")[0]
+    return raw if raw.lstrip().startswith(FENCES) else raw.partition("```")[0].partition("~~~")[0]
 
 
 def _in_code(raws: Sequence[str]) -> list[bool | None]:
@@ -173,13 +211,17 @@ def _in_code(raws: Sequence[str]) -> list[bool | None]:
 
     What is quoted may hold marks as well, so everything between the first and the last one counts as quoted.
     """
-    marks = [at for at, raw in enumerate(raws) if raw.lstrip().startswith(FENCES) or raw.count("```") % 2]
+    marks = [
+        at
+        for at, raw in enumerate(raws)
+        if raw.lstrip().startswith(FENCES) or raw.count("```") % 2 or raw.count("~~~") % 2
+    ]
     out: list[bool | None] = [False] * len(raws)
     if not marks:
         return out
     before = [raw for raw in raws[: marks[0]] if raw.strip()]
     answer = len(before) <= 1 and all(heading(undressed(raw)) for raw in before)
-    answer = answer and raws[marks[0]].lstrip().startswith(FENCES)
+    answer = answer and raws[marks[0]].lstrip().startswith(FENCES) and len(marks) % 2 == 0
     begin = marks[0]
     if answer and len(marks) >= 2:  # the answer stands in the first block
         begin = marks[2] if len(marks) > 2 else len(raws)
@@ -206,6 +248,11 @@ def _heads(text: str) -> bool:
 def announces(text: str) -> bool:
     """Whether a line announces something that may be a quotation."""
     return text.endswith(":") and label_of(text, "") is None and not _heads(text) and not _FAULTS.search(text)
+
+
+def speaks_of_the_row(text: str) -> bool:
+    """Whether a line announces a quotation or heads one."""
+    return announces(text) or _NAMES_THE_ROW.fullmatch(text) is not None
 
 
 def _runs_on(text: str) -> bool:

@@ -132,7 +132,8 @@ def _sides_in_lines(lines: Sequence[Line], scale: Numbers) -> Iterator[tuple[int
         side = _SIDE.match(piece)
         gap = _AFTER_SIDE.match(piece, side.end()) if side else None
         rating = value_at(piece[gap.end() :], scale) if gap else None
-        if side and rating and rating[1][:1] in {"", ".", "-", "–", "—", "(", ":"}:
+        listed = rating is not None and re.match(r"\.\s*\d", rating[1])  # "Answer 1: 1. 10"
+        if side and rating and not listed and rating[1][:1] in {"", ".", "-", "–", "—", "(", ":"}:
             yield _side_of(side), rating[0]
 
 

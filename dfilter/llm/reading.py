@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from dfilter.llm.answers import OK, TRUNCATED, UNPARSED, Reading, Reply, unanswered
-from dfilter.llm.own_words import announces, lines_of
+from dfilter.llm.own_words import lines_of, speaks_of_the_row
 
 Read: TypeAlias = Callable[[str, bool], Reading]  # of an answer without thoughts; whether its end was cut off
 
 LONGEST = 50_000  # characters after the thoughts; no judge rates in so many
 MOST_ENDS = 20  # of thoughts in one reply
 
-_NAMES = r"(?:[a-z]+:)?(?:think|thinking|thought|thoughts|reasoning|reason)"
+_NAMES = r"(?:[a-z]+:)?(?:think|thinking|thought|thoughts|reasoning)"
 OPENING = re.compile(
     rf"\s*(?:<{_NAMES}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>\s*analysis)", re.IGNORECASE
 )
@@ -35,6 +35,7 @@ _SIGNS = {0x66B: ".", 0x2212: "-", 0x2044: "/", 0x2215: "/"} | dict.fromkeys(
 )
 _SIGNS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full width
 _SIGNS[0xFF0C] = ", "  # never a decimal comma
+_BEGINS_WITH_A_NUMBER = re.compile(r"[\W_]*(?:[^\W\d][\w ]{0,20}[:=])?[\W_]*\d")
 _QUOTES_A_TAG = re.compile(
     r"\b(?:says?|states?|reads?|writes?|wrote|claims?|contains?|includes?|ends|outputs?|quotes?|repeats?|tags?|inject\w*|manipulat\w*|trick\w*|attempts?|tries|follows|as)\b[^\n]{0,80}\Z",
     re.IGNORECASE,
@@ -90,16 +91,20 @@ def _bounded(text: str, cut: bool, read: Read) -> Reading:
 def _answers(head: str, after: Reading, read: Read) -> bool:
     """Whether what stands before a closing tag is an answer of another score, or announces a quotation."""
     first = head.lstrip().partition("\n")[0]
+    if _BEGINS_WITH_A_NUMBER.match(first):
+        return True
     for part in (first, head[-LONGEST:]):
         before = _bounded(part, False, read)
         if before.status == OK and before.value != after.value:
             return True
-    if head.count("```") % 2:  # quoted code
+    if head.count("```") % 2 or head.count("~~~") % 2:  # quoted code
+        return True
+    if head[-1:].isalpha() or head[-1:] in set(":,-=>"):  # thoughts end with a sentence, or a line
         return True
     lines = lines_of(plain(head[-LONGEST:]))
     last = lines[-1] if lines else None
     return last is not None and (
-        not last.own or announces(last.text) or bool(_QUOTES_A_TAG.search(last.text))
+        not last.own or speaks_of_the_row(last.text) or bool(_QUOTES_A_TAG.search(last.text))
     )
 
 

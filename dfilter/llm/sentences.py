@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from dfilter.llm.labels import GENERIC, LABEL, OWN_LABEL, criterion_of, names_a_score
+from dfilter.llm.labels import GENERIC, LABEL, OWN_LABEL, criterion_of, label_of, names_a_score
 from dfilter.llm.scales import Values
 
 NEAR = 300  # characters around a score in a sentence that are looked at
@@ -54,6 +54,7 @@ _GIVING = re.compile(
     re.IGNORECASE,
 )
 _MENTIONS = re.compile(OWN_LABEL + r"(?:[:=]|(?:is|would be|will be)\b)\s*", re.IGNORECASE)
+_TAGS = re.compile(r"\[([A-Za-z ]{3,20})\]\s*:?\s*(?=\d)")
 _UNREAL = re.compile(
     r"\b(?:if|unless|whether|when|could|might|should|not|wenn|falls|si|se|если|would have)\b|如果|もし",
     re.IGNORECASE,
@@ -61,7 +62,8 @@ _UNREAL = re.compile(
 # What may stand before a sentence in which the judge names its score.
 _LEADS = re.compile(
     r"\W*(?:(?:here(?:['’]s| is)|so|therefore|thus|hence|overall|finally|and|but"
-    r"|in (?:conclusion|summary|short)|all in all|also|daher|also|insgesamt|donc|por (?:tanto|lo tanto|isso)|поэтому|因此|所以|总的来说|综上所述)\W*)?"
+    r"|in (?:conclusion|summary|short)|all in all|also|daher|insgesamt|donc"
+    r"|por (?:tanto|lo tanto|isso)|поэтому|因此|所以|总的来说|综上所述)\W*)?"
     r"|[^:]*[,;]\s*(?:so|therefore|thus|hence|and so|which is why|daher|donc|因此|所以)\W*"
     r"|(?:based on|given|considering|because of|due to|for|with|after|as|since)\b[^:]*,\s*",
     re.IGNORECASE,
@@ -156,7 +158,16 @@ def named_in(sentence: str, values: Values, asked: str) -> Iterator[Named]:
     labelled = _labelled(sentence, values, asked)
     if labelled is not None:
         yield labelled
-    elif not _UNREAL.search(sentence):
+        return
+    for tag in _TAGS.finditer(sentence):
+        score = (
+            value_at(sentence[tag.end() : tag.end() + NEAR], values)
+            if label_of(tag[1], asked) is not None
+            else None
+        )
+        if score is not None:
+            yield Named(GENERIC, closed(score, values), sure=False)
+    if not _UNREAL.search(sentence):
         patterns = [_GIVES] * bool(_GIVING.search(sentence)) + [_MENTIONS] * names_a_score(sentence)
         for pattern in patterns:
             for found in pattern.finditer(sentence):
