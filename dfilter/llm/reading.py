@@ -12,6 +12,7 @@ from dfilter.llm.own_words import lines_of, speaks_of_the_row
 
 Read: TypeAlias = Callable[[str, bool], Reading]  # of an answer without thoughts; whether its end was cut off
 
+CUT = ("length", "max_tokens", "model_length")  # finish reasons of an answer whose end is missing
 LONGEST = 50_000  # characters after the thoughts; no judge rates in so many
 MOST_ENDS = 20  # of thoughts in one reply
 
@@ -56,7 +57,7 @@ def settled(reply: Reply, read: Read) -> Reading:
     missing = unanswered(reply)
     if missing is not None:
         return missing
-    cut = reply.finish == "length"
+    cut = reply.finish in CUT
     marked = any(mark in reply.text for mark in MARKS)
     ends = [found.span() for found in CLOSING.finditer(reply.text)] if marked else []
     if ends:

@@ -48,6 +48,7 @@ def test_a_judge_that_explains_nothing_is_another_one() -> None:
     judge = Judge(model="m", name="mine")
     short = replace(judge, explain="no")
     assert short.key(row) != judge.key(row)
+    assert (short.spec["explain"], "explain" in judge.spec) == ("no", False)
     assert identity(short) != identity(judge)
     assert "explain" not in identity(judge)
     assert "explain" not in Judge().identify()

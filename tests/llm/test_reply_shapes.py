@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import runpy
@@ -11,10 +12,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dfilter.leaderboard.agreement import tally
 from dfilter.llm.answers import Reader, Reply
 from dfilter.llm.grades import SCALES, OneOf
 from dfilter.llm.pairs import PairScores
@@ -157,3 +160,16 @@ def test_long_replies_are_read_in_time(part: str) -> None:
         started = time.process_time()
         reader.read(Reply(text, finish="stop"))
         assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize(("name", "counts"), [("koala", (94, 71, 15)), ("vicuna", (40, 38, 2))])
+def test_the_words_of_a_published_judge_give_the_published_verdicts(test_data, name, counts):
+    folder = test_data / "judgements" / "alpagasus2"
+    signs = []
+    for file in (f"alpagasus2-alpaca2-{name}.json", f"alpaca2-alpagasus2-{name}.json"):
+        rows = json.loads((folder / file).read_text())
+        readings = [PairScores().read(Reply(row["review"], finish="stop")) for row in rows]
+        assert [reading.value for reading in readings] == [a - b for a, b in (row["score"] for row in rows)]
+        signs.append(np.sign([reading.value for reading in readings]))
+    found = tally(signs[0], -signs[1])
+    assert (found.win, found.tie, found.lose) == counts
