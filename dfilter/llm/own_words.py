@@ -64,7 +64,8 @@ _SHOWS = re.compile(
     rf"\b{VERBS}\s+(?:the\s+)?(?:following\s+)?(?:text|lines?|words?|phrase|sentence|string|message|note|tag)\b"
     r"|\b(?:trick|manipulat|inject|fool|jailbreak)\w*(?=[^.!?]*\w)"
     r"|\bto say\b"
-    r"|\b(?:restat|recit|reproduc|quoting|verbatim|original text)\w*|\brepeat the\b|\bputs it\b"
+    r"|\b(?:quoting|(?:restate|recite|reproduce|repeat)\s+(?:the|its|his|what))\b|\bputs it\b"
+    r"|\A\W*original text\b"
     r"|\b(?:tells?|asks?|orders?|instructs?|wants?|urges?|begs?|commands?)\s+(?:me|us|you|the judge)\b"
     r"|<\s*(?:response|quote|pre|code|blockquote|q|text|instruction|input|output|assistant|user)\b",
     re.IGNORECASE,
@@ -86,7 +87,7 @@ _NAMES_THE_ROW = re.compile(
 )
 _SHOWN = re.compile(  # a quick look before the slow one
     r"text|line|word|phrase|sentence|string|message|note|tag|trick|manipul|inject|fool|jailb|what|say"
-    r"|restat|recit|reproduc|quot|verbatim|original|repeat|puts|tell|ask|order|instruct|want|urge|beg|command|<",
+    r"|restate|recite|reproduce|quot|repeat|puts|tell|ask|order|instruct|want|urge|beg|command|<",
     re.IGNORECASE,
 )
 _FAULTS = re.compile(
@@ -252,7 +253,7 @@ def announces(text: str) -> bool:
 
 def speaks_of_the_row(text: str) -> bool:
     """Whether a line announces a quotation or heads one."""
-    return announces(text) or _NAMES_THE_ROW.fullmatch(text) is not None
+    return _heard(text)[1]
 
 
 def _runs_on(text: str) -> bool:

@@ -1,5 +1,7 @@
 """From a reply to the answer in it: thoughts are taken off, and signs of all scripts made plain."""
 
+# ruff: noqa: RUF001 - judges write in many scripts
+
 from __future__ import annotations
 
 import re
@@ -8,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from dfilter.llm.answers import OK, TRUNCATED, UNPARSED, Reading, Reply, unanswered
-from dfilter.llm.own_words import lines_of, speaks_of_the_row
+from dfilter.llm.own_words import speaks_of_the_row, undressed
 
 Read: TypeAlias = Callable[[str, bool], Reading]  # of an answer without thoughts; whether its end was cut off
 
@@ -37,8 +39,12 @@ _SIGNS = {0x66B: ".", 0x2212: "-", 0x2044: "/", 0x2215: "/"} | dict.fromkeys(
 _SIGNS |= {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full width
 _SIGNS[0xFF0C] = ", "  # never a decimal comma
 _BEGINS_WITH_A_NUMBER = re.compile(r"[\W_]*(?:[^\W\d][\w ]{0,20}[:=])?[\W_]*\d")
-_QUOTES_A_TAG = re.compile(
-    r"\b(?:says?|states?|reads?|writes?|wrote|claims?|contains?|includes?|ends|outputs?|quotes?|repeats?|tags?|inject\w*|manipulat\w*|trick\w*|attempts?|tries|follows|as)\b[^\n]{0,80}\Z",
+_NAMES_A_TAG = re.compile(
+    r"\b(?:tags?|inject\w*|manipulat\w*|trick\w*|jailbreak\w*)\b[^\n]{0,80}\Z", re.IGNORECASE
+)
+_REPEATS = re.compile(
+    r"\b(?:says?|states?|reads?|writes?|wrote|claims?|contains?|includes?|ends|outputs?|quotes?|repeats?|follows)\b"
+    r"[^\n.!?]{0,80}\Z",
     re.IGNORECASE,
 )
 
@@ -100,13 +106,13 @@ def _answers(head: str, after: Reading, read: Read) -> bool:
             return True
     if head.count("```") % 2 or head.count("~~~") % 2:  # quoted code
         return True
-    if head[-1:].isalpha() or head[-1:] in set(":,-=>"):  # thoughts end with a sentence, or a line
+    end = head.rstrip(" \t")[-1:]
+    if end.isalpha() or end in set(":,-–—=>"):  # thoughts end with a sentence, or a line
         return True
-    lines = lines_of(plain(head[-LONGEST:]))
-    last = lines[-1] if lines else None
-    return last is not None and (
-        not last.own or speaks_of_the_row(last.text) or bool(_QUOTES_A_TAG.search(last.text))
-    )
+    last = plain(head[-LONGEST:].rstrip().rpartition("\n")[2])
+    quoted = last.lstrip().startswith(">") or last.count('"') % 2 or head.count("<<<") > head.count(">>>")
+    named = speaks_of_the_row(undressed(last)) or _NAMES_A_TAG.search(last) or _REPEATS.search(last)
+    return bool(quoted or named)
 
 
 def plain(text: str) -> str:
