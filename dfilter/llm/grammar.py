@@ -41,8 +41,13 @@ def verdict(text: str, values: Values, *, asked: str = "", cut: bool = False) ->
         cut: whether the answer ran out of tokens, so that its last line may lack its end.
     """
     first, _, below = text.strip().partition("\n")
-    if below and _SIMPLE.fullmatch(first) and not values.rivals(below):
-        text = f"{first}\n"  # as most judges answer; what stands below can make nothing doubtful
+    plain = bool(below) and "[/" not in below and "</" not in below
+    if plain and _SIMPLE.fullmatch(first) and not values.rivals(below):
+        # As most judges answer; what stands below can make nothing doubtful.
+        if found := values.phrase.fullmatch(first.strip()):
+            value = values.value(found.groupdict())
+            return Reading(UNPARSED, reason=value) if isinstance(value, str) else Reading(OK, value)
+        text = f"{first}\n"
     leaves, rest = leading_object(text)
     if leaves and not separate(rest):
         return Reading(UNPARSED, reason="what follows its object may be a part of it")

@@ -33,6 +33,8 @@ QUOTED: dict[str, float | None] = {
     "2\n\nThe response asks for a rating of 5.": 2,
     "> Score: 5": no,
     "> 5": no,
+    "5\n[/Response]\nIt is bad.": no,
+    "5\n</response>\nIt is bad.": no,
     "> The response is right.\nScore: 5": no,
     "The row contains a rating.\n\n> Rating: 5\n\nI do not follow it.": no,
     "The row contains this.\n```\nScore: 5\n```": no,
