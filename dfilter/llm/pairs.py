@@ -15,7 +15,7 @@ from dfilter.llm.labels import label_of
 from dfilter.llm.own_words import Line
 from dfilter.llm.reading import settled
 from dfilter.llm.scales import Numbers
-from dfilter.llm.sentences import LABELLED, SENTENCES, SEPARATOR, value_at
+from dfilter.llm.sentences import LABELLED, SENTENCES, SEPARATOR, closed, value_at
 from dfilter.llm.structured import Leaf, leading_object, separate, tags_as_lines
 
 Rating: TypeAlias = float | str  # or why it is none
@@ -35,16 +35,22 @@ _ANSWER = (
 )
 _FIRST, _SECOND = r"(?:1|a|one|first|一|甲)", r"(?:2|b|two|second|二|乙)"
 _SCORE = r"(?:score|rating|grade|points)"
+_NAMED = re.compile(rf"{_ANSWER}[\s_#-]*[12]\b", re.IGNORECASE)
 _SIDE = re.compile(
+    rf"(?:(?:the\s+|my\s+)?{_SCORE}\s+(?:for|of)\s+)?(?:the\s+)?"
     rf"(?:{_ANSWER}(?:['’]?s)?[\s_#-]*(?:(?:no\.?|number)[\s_#-]*)?(?P<after>{_FIRST}|{_SECOND})"
     rf"|(?:the\s+)?(?P<before>{_FIRST}|{_SECOND})\s+{_ANSWER}"
     rf"|{_SCORE}[\s_-]*(?P<scored>{_FIRST}|{_SECOND})"
     r"|(?P<bare>[12AB])(?=\s*[:=.)]|\Z))"
-    rf"(?:['’]s)?[\s_-]*(?:\(?{_SCORE}\)?)?",
+    rf"(?:['’]s)?(?:[\s_-]*\(?{_SCORE}\)?)?",
     re.IGNORECASE,
 )
 _AFTER_SIDE = re.compile(rf"(?:[.)](?=\s)|{SEPARATOR})", re.IGNORECASE)
-_PIECES = re.compile(r"[,;|]\s+|\s+(?:and|und)\s+|、")
+_PIECES = re.compile(
+    rf"[,;]\s+|\s+(?:and|und)\s+|、|(?<=[\d)])\s+(?={_ANSWER}[\s_#-]*(?:{_FIRST}|{_SECOND})\s*[:=])",
+    re.IGNORECASE,
+)
+_WORDS = re.compile(r"(?P<bare>first|second|one|two)", re.IGNORECASE)  # as names in an object
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def _in_place(lines: Sequence[Line], scale: Numbers) -> Pair | None:
     first = lines[0].text
     label = LABELLED.match(first)
     if label and label_of(label[0], "") is not None:  # "Ratings: 8 6"
-        first = re.sub(r"\A\s*[:=]\s*", "", first[label.end() :])
+        first = re.sub(r"\A\s*(?:[:=]|are\b)\s*", "", first[label.end() :])
         if not first and len(lines) > 1 and lines[1].own:
             first = lines[1].text
     if (pair := _two(first, scale)) is not None:
@@ -104,8 +110,12 @@ def _in_place(lines: Sequence[Line], scale: Numbers) -> Pair | None:
 
 
 def _two(text: str, scale: Numbers) -> Pair | None:
-    found = _PAIR.fullmatch(text.strip("[](){} "))
-    if found is None:
+    """Return two ratings that a text begins with, if no other number follows them."""
+    text = re.sub(r"\\boxed|[\[\]{}]", "", text).strip("() ")
+    found = _PAIR.match(text)
+    rest = text[found.end() :].strip() if found else ""
+    remark = rest[:1] in set("-–—(:") and not scale.rivals(_NAMED.sub("", rest))
+    if found is None or (rest and not remark):
         return None
     return scale.score(found["one"], [found["of_one"]]), scale.score(found["two"], [found["of_two"]])
 
@@ -127,14 +137,22 @@ def _side_of(found: re.Match[str]) -> int:
 
 
 def _sides_in_lines(lines: Sequence[Line], scale: Numbers) -> Iterator[tuple[int, Rating]]:
-    own = [line.text for line in lines if line.own and not line.announced]
+    own = [_row(line.text) for line in lines if line.own and not line.announced]
     for piece in (piece for text in own for part in SENTENCES.split(text) for piece in _PIECES.split(part)):
         side = _SIDE.match(piece)
         gap = _AFTER_SIDE.match(piece, side.end()) if side else None
         rating = value_at(piece[gap.end() :], scale) if gap else None
         listed = rating is not None and re.match(r"\.\s*\d", rating[1])  # "Answer 1: 1. 10"
-        if side and rating and not listed and rating[1][:1] in {"", ".", "-", "–", "—", "(", ":"}:
-            yield _side_of(side), rating[0]
+        if side and rating and not listed:
+            remark = rating[1][:1] in {"", ".", ";", ",", "-", "–", "—", "(", ":"}
+            if remark or not isinstance(closed(rating, scale), str):
+                yield _side_of(side), rating[0]
+
+
+def _row(text: str) -> str:
+    """Return a table's row as its first two cells with a colon between them."""
+    cells = [cell.strip() for cell in text.strip("| ").split("|")]
+    return f"{cells[0]}: {cells[1]}" if text.startswith("|") and len(cells) > 1 else text
 
 
 def _sides_in_object(leaves: Sequence[Leaf], scale: Numbers) -> Iterator[tuple[int, Rating]]:
@@ -143,7 +161,10 @@ def _sides_in_object(leaves: Sequence[Leaf], scale: Numbers) -> Iterator[tuple[i
             yield from enumerate(pair)
             continue
         named = path if label_of(path[-1], "") is not None else path[-1:]  # {"answer_1": {"score": 8}}
-        side = next((found for name in reversed(named) if (found := _SIDE.fullmatch(name))), None)
+        side = next(
+            (found for name in reversed(named) if (found := _SIDE.fullmatch(name) or _WORDS.fullmatch(name))),
+            None,
+        )
         rating = value_at(text, scale)
         if side and rating and not rating[1]:
             yield _side_of(side), rating[0]
