@@ -29,6 +29,7 @@ WISHES = {
     "base_url": "judge.base_url",
     "judge_name": "judge.name",
     "template": "judge.template",
+    "explain": "judge.explain",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
 }
@@ -102,70 +103,82 @@ def main() -> None:
 
 
 def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options: list[Callable[..., Any]] = [
-        click.option(
-            "--strategy",
-            "-s",
-            help="A name, a TOML file, or file.py:Class.",
-            show_default=True,
-            default="kcenter",
-        ),
-        click.option("--keep", "-k", help=KEEP_HELP),
-        click.option("--seed", type=SEED, help="Everything random takes it. [default: 0]"),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="STEP.SETTING=VALUE",
-            help="Change one setting; 'filter.' addresses the only step. Repeatable.",
-        ),
-        click.option(
-            "--where",
-            multiple=True,
-            metavar="COLUMN=VALUE",
-            help="Restrict the pool. Repeatable: all must hold.",
-        ),
-        click.option(
-            "--transform",
-            "transforms",
-            multiple=True,
-            metavar="NAME",
-            help="Change rows before any filter sees them, e.g. lima_cleaning. Repeatable.",
-        ),
-        click.option("--always", type=click.Path(), help="Rows that join every selection, counted apart."),
-        click.option("--target", type=click.Path(), help="The rows of the task to select for."),
-        click.option("--target-by", metavar="COLUMN", help="The column with the target's subtasks."),
-        click.option(
-            "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
-        ),
-        click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
-        click.option(
-            "--judge-name",
-            metavar="NAME",
-            help="Names the judge, so that it may answer at another address later.",
-        ),
-        click.option(
-            "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
-        ),
-        click.option("--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."),
-        click.option("--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."),
-        click.option(
-            "--format",
-            "format_",
-            default="auto",
-            show_default=True,
-            help="The rows' shape: alpaca, messages, conversations or prompt.",
-        ),
-        click.option(
-            "--map",
-            "mapping",
-            multiple=True,
-            metavar="ROLE=COLUMN",
-            help="Name a column, e.g. response=answer.",
-        ),
-        reading_options,
-    ]
-    for option in reversed(options):
+    command = reading_options(command)
+    for option in reversed(
+        [
+            click.option(
+                "--strategy",
+                "-s",
+                help="A name, a TOML file, or file.py:Class.",
+                show_default=True,
+                default="kcenter",
+            ),
+            click.option("--keep", "-k", help=KEEP_HELP),
+            click.option("--seed", type=SEED, help="Everything random takes it. [default: 0]"),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="STEP.SETTING=VALUE",
+                help="Change one setting; 'filter.' addresses the only step. Repeatable.",
+            ),
+            click.option(
+                "--where",
+                multiple=True,
+                metavar="COLUMN=VALUE",
+                help="Restrict the pool. Repeatable: all must hold.",
+            ),
+            click.option(
+                "--transform",
+                "transforms",
+                multiple=True,
+                metavar="NAME",
+                help="Change rows before any filter sees them, e.g. lima_cleaning. Repeatable.",
+            ),
+            click.option(
+                "--always", type=click.Path(), help="Rows that join every selection, counted apart."
+            ),
+            click.option("--target", type=click.Path(), help="The rows of the task to select for."),
+            click.option("--target-by", metavar="COLUMN", help="The column with the target's subtasks."),
+            click.option(
+                "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
+            ),
+            click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
+            click.option(
+                "--judge-name",
+                metavar="NAME",
+                help="Names the judge, so that it may answer at another address later.",
+            ),
+            click.option(
+                "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
+            ),
+            click.option(
+                "--explain",
+                type=click.Choice(["yes", "no"]),
+                help="Whether the judge explains its scores; no asks for the number alone. [default: yes]",
+            ),
+            click.option(
+                "--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."
+            ),
+            click.option(
+                "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
+            ),
+            click.option(
+                "--format",
+                "format_",
+                default="auto",
+                show_default=True,
+                help="The rows' shape: alpaca, messages, conversations or prompt.",
+            ),
+            click.option(
+                "--map",
+                "mapping",
+                multiple=True,
+                metavar="ROLE=COLUMN",
+                help="Name a column, e.g. response=answer.",
+            ),
+        ]
+    ):
         command = option(command)
     return command
 

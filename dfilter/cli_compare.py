@@ -58,6 +58,11 @@ STYLES = ["table", "md", "csv", "json"]
     "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
 )
 @click.option(
+    "--explain",
+    type=click.Choice(["yes", "no"]),
+    help="Whether judges explain their verdicts; no asks for the verdict alone. [default: yes]",
+)
+@click.option(
     "--against", help="The opponent in pairwise judging: random, longest, full, or a file of answers."
 )
 @click.option("--margin", type=float, help="The smallest difference that matters; fixed before the run.")

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dfilter import registry
 from dfilter import strategy as strategies
@@ -64,6 +64,7 @@ class Comparison:
         judges: who judges, in the evaluations that ask a judge.
         base_url: the judges' server.
         judge_names: a name for each judge, by which it is known wherever its server answers.
+        explain: "no" asks judges for the verdict alone.
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
@@ -89,6 +90,7 @@ class Comparison:
     judges: Sequence[str] = ()
     base_url: str | None = None
     judge_names: Sequence[str] = ()
+    explain: Literal["yes", "no"] | None = None
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
@@ -331,7 +333,7 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
         SettingsError: an unknown kind or setting, or a value that the evaluator refuses.
     """
     asked = [spec if isinstance(spec, Named) else named(spec) for spec in specs]
-    return made_of(asked, {"judges": _judges(plan), "against": plan.against})
+    return made_of(asked, {"judges": _judges(plan), "against": plan.against, "explain": plan.explain})
 
 
 def _judges(plan: Comparison) -> list[dict[str, str]]:

@@ -23,6 +23,8 @@ OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED = STATUSES = (
     "failed",  # no answer; the next run asks again
 )
 FINAL = frozenset(STATUSES) - {FAILED}
+TEXT_PARTS = ("text", "output_text")  # of a content in parts; others are thoughts, refusals, calls of tools
+CALLS = ("tool_calls", "function_call")  # finish reasons of a model that wants a tool to be called
 
 ChatMessage: TypeAlias = Mapping[str, str]
 
@@ -159,6 +161,8 @@ def unanswered(reply: Reply) -> Reading | None:
     if not reply.text.strip() and not reply.logprobs:
         if reply.finish == "length":
             return Reading(TRUNCATED, reason="the answer's tokens ran out before any text")
+        if reply.finish in CALLS:
+            return Reading(UNPARSED, reason="the model calls a tool that nobody offered, and does not answer")
         return Reading(UNPARSED, reason="the answer is empty")
     return None
 
@@ -190,7 +194,7 @@ def read_body(raw: str | bytes) -> Reply:
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
     return Reply(
-        text=_text(message.get("content")),
+        text=text_of(message.get("content")),
         finish=_word(choice.get("finish_reason")),
         refusal=_word(message.get("refusal")),
         logprobs=_logprobs(choice.get("logprobs")),
@@ -201,15 +205,36 @@ def read_body(raw: str | bytes) -> Reply:
     )
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """Return the text of a message's content: a string, or parts of which those of thought are dropped.
+
+    What servers put beside the content (``reasoning_content``, ``reasoning``) is thought as well.
+
+    Raises:
+        GarbledError: it is something else.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
         # A lone surrogate decodes from \ud800 and can be written nowhere.
         return content.encode("utf-8", "replace").decode()
-    if isinstance(content, list):  # some servers answer in parts
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    if isinstance(content, list):
+        return "".join(map(_part, content))
+    if isinstance(content, dict):
+        return _part(content)
     raise GarbledError("the message's content is not text")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return text_of(part)
+    if not isinstance(part, dict) or part.get("type", "text") not in TEXT_PARTS:
+        return ""
+    text = part.get("text")
+    text = text.get("value") if isinstance(text, dict) else text
+    if text is not None and not isinstance(text, str):
+        raise GarbledError("a part of the message's content is not text")
+    return text_of(text)
 
 
 def _word(value: Any) -> str:
