@@ -33,13 +33,14 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
     """Return a compare command with other budgets, ready for a shell."""
+    at = words.index("--") if "--" in words else len(words)
     kept, skip = [], False
-    for word in words:
+    for word in words[:at]:
         if skip or word in {"--keep", "-k"}:
             skip = not skip
-        elif not word.startswith(("--keep=", "-k")):
+        elif not word.startswith(("--keep=", "-k")) and word != "--force":
             kept.append(word)
-    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets)])
+    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets), *words[at:]])
 
 
 class Command(click.Command):

@@ -18,7 +18,7 @@ from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
 from dfilter.data import load
-from dfilter.errors import FolderError, SettingsError
+from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
@@ -410,7 +410,16 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
 
 
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
-    """Return the cells of some strategies and budgets, with the references of their sizes, to be shown."""
+    """Return the cells of some strategies and budgets, with the references of their sizes, to be shown.
+
+    Raises:
+        SettingsError: no cell is of a strategy that is named.
+    """
+    known = sorted({cell.strategy for cell in cells})
+    if absent := [label for label in labels if label not in known]:
+        raise SettingsError(
+            *(str(UnknownNameError("strategy of this table", name, known)) for name in absent)
+        )
     wanted = [c for c in cells if not labels or c.strategy in {*labels, *REFERENCES}]
     sizes = {*budgets, *(c.against for c in cells if c.against and c.budget in budgets), "full"}
     return [c for c in wanted if not budgets or c.budget in sizes]
