@@ -14,7 +14,7 @@ from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
 from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
-from dfilter.llm.server import Server
+from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Grade:
         reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
-        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
             missing += int(np.isnan(found).sum())
             grades = np.full(len(conversations), math.nan)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,17 @@ class Template:
             out.append({"role": "system", "content": FIELD.sub(fill, parts["system"].strip())})
         out.append({"role": "user", "content": FIELD.sub(fill, user.strip("\n"))})
         return out
+
+
+def in_user_turn(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages for a model without a system's role: what it says begins the user's turn."""
+    said = [m["content"] for m in messages if m["role"] == "system"]
+    out = [m for m in messages if m["role"] != "system"]
+    first = next((at for at, m in enumerate(out) if m["role"] == "user"), None)
+    if not said or first is None:
+        return list(messages)
+    out[first] = {**out[first], "content": "\n\n".join([*said, out[first]["content"]])}
+    return out
 
 
 def instruction(row: Example) -> str:

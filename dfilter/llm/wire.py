@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ class Fault:
         maybe_billed: whether the server may have charged for it.
         strain: whether it is a sign of an overloaded server.
         status: the row's status when ``then`` is ``row``.
+        body: the error as it came, for whoever reads what it names; holds no key that is shown.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Fault:
     maybe_billed: bool = False
     strain: bool = False
     status: str = ""
+    body: object = field(default=None, repr=False)
 
 
 class GuardedLoop(asyncio.SelectorEventLoop):
@@ -118,7 +121,8 @@ class Wire:
             api_key=key.reveal(),
             base_url=server.url,
             max_retries=0,
-            default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
+            default_headers=_headers(server, key),
+            default_query={"api-version": server.api_version} if server.api_version else None,
             timeout=timeout,
             http_client=DefaultAioHttpClient(
                 limits=limits,
@@ -141,7 +145,8 @@ class Wire:
             async with asyncio.timeout(self.server.attempt_seconds):
                 response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
         except openai.APIStatusError as error:
-            return self.refused(error.status_code, error.response.headers, error.body)
+            fault = self.refused(error.status_code, error.response.headers, error.body)
+            return replace(fault, body=error.body)
         except TimeoutError:
             seconds = self.server.attempt_seconds
             return Fault(
@@ -209,6 +214,20 @@ class Wire:
         return Fault(
             str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code
         )
+
+
+def _headers(server: Server, key: Secret) -> Mapping[str, Any]:
+    """Return the headers of every request: nothing that only stands in the environment, but proxies."""
+    from openai import Omit
+
+    found: dict[str, Any] = {"Accept-Encoding": "identity"}  # a body's size is then what it says
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    found |= {name: Omit() for line in lines if (name := line.partition(":")[0].strip())}
+    found |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+    found = {name: value for name, value in found.items() if name.lower() != "authorization"}
+    if server.classic:
+        return found | {"api-key": key.reveal(), "Authorization": Omit()}
+    return found | {"Authorization": f"Bearer {key.reveal()}"}
 
 
 def _cap(most: int) -> Callable[[httpx2.Response], Awaitable[None]]:
