@@ -213,6 +213,7 @@ class Engine:
         if not ready and not self.pending:
             return self.retries[0][0] - now if self.retries else float("inf")
         job = self.retries[0][2] if ready else self.pending[0]
+        self.learner.refresh(job)
         wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens))
         if wait > 0:
             return wait

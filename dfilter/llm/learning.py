@@ -78,9 +78,17 @@ class Learner:
         """
         found = await self.of(request)
         self._demand(request, found)
-        job = Job(request.key, b"", 0, 0.0, [index], request=request)
+        job = Job(request.key, b"", 0, 0.0, [index], request=request, shape=self._shape(request))
         self._equip(job, found)
         return job
+
+    def refresh(self, job: Job) -> None:
+        """Give a job that waited the form that was learnt meanwhile."""
+        if job.request is None or job.mends:
+            return
+        found = self.found.get(job.shape)
+        if found is not None and found is not job.found:
+            self._equip(job, found)
 
     async def again(self, job: Job, outcome: Got | Fault) -> bool:
         """Return whether an outcome contradicts what is known, and the job can be sent in another form.

@@ -147,6 +147,8 @@ class Trial:
             outcome = await self._try(found)
             if isinstance(outcome, Fault):
                 better = await self._without(found, outcome)
+                if wants_logprobs(self.params) and not better.top_logprobs:
+                    return better  # nothing more needs to be known
             elif wants_logprobs(self.params):
                 return found if outcome.reply.logprobs else replace(found, top_logprobs=0)
             else:

@@ -203,13 +203,18 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """Return ``text`` without the key, and without anything shaped like one."""
-        if len(self._value) >= 4:
+        if self._held:
             text = text.replace(self._value, "[key]")
         return KEY_SHAPE.sub("[key]", text)
 
     def within(self, raw: bytes) -> bool:
         """Return whether the key stands in ``raw``."""
-        return len(self._value) >= 4 and self._value.encode() in raw
+        return self._held and self._value.encode() in raw
+
+    @property
+    def _held(self) -> bool:
+        """Whether it is a key at all; what stands in its place is a word of everyday."""
+        return len(self._value) >= 4 and self._value != NO_KEY
 
 
 def key_of(server: Server) -> Secret:
@@ -239,7 +244,7 @@ def key_of(server: Server) -> Secret:
         raise SettingsError(
             f"{variable} is not set, and {host} needs a key. Set it, or name another --base-url."
         )
-    return Secret("none")  # servers of one's own ask for no key, but the header must hold something
+    return Secret(NO_KEY)  # servers of one's own ask for no key, but the header must hold something
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -23,6 +23,7 @@ from dfilter.types import Json
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+    from openai._types import RequestOptions
 
 BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token is far below
 CONNECT_SECONDS = 10.0
@@ -107,7 +108,7 @@ class Wire:
         self, server: Server, key: Secret, *, body_cap: int = BODY_CAP, seconds: float | None = None
     ) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
         check_url(server.url)
         self.server, self.key = server, key
@@ -132,6 +133,7 @@ class Wire:
             ),
         )
         self._response: type[httpx2.Response] = httpx2.Response
+        self._options: RequestOptions = {"headers": {"Authorization": Omit()}} if server.classic else {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -143,7 +145,9 @@ class Wire:
 
         try:
             async with asyncio.timeout(self.server.attempt_seconds):
-                response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
+                response = await self.client.post(
+                    "/chat/completions", cast_to=self._response, content=body, options=self._options
+                )
         except openai.APIStatusError as error:
             fault = self.refused(error.status_code, error.response.headers, error.body)
             return replace(fault, body=error.body)
@@ -226,7 +230,7 @@ def _headers(server: Server, key: Secret) -> Mapping[str, Any]:
     found |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
     found = {name: value for name, value in found.items() if name.lower() != "authorization"}
     if server.classic:
-        return found | {"api-key": key.reveal(), "Authorization": Omit()}
+        return found | {"api-key": key.reveal()}
     return found | {"Authorization": f"Bearer {key.reveal()}"}
 
 

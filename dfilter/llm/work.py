@@ -32,6 +32,7 @@ class Job:
     request: Request | None = None  # what ``body`` was made of, in the form that ``found`` allows
     found: Capabilities | None = None
     form: Mapping[str, Json] = field(default_factory=dict)
+    shape: str = ""
     mends: int = 0
 
 
