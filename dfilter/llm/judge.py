@@ -216,7 +216,7 @@ def rate(
     Raises:
         ServerError, CheckError, Interrupted, StoreError: see ``Session.ask``.
     """
-    judge = judge.settled(session.path)
+    judge = judge.settled(getattr(session, "path", None))  # stand-ins for a session may have no ledger
     repeats = range(judge.repeat) if repeats is None else repeats
     tally = Tally(len(rows), len(repeats), judge.min_mass if judge.mode == "expected" else 0.0)
     asked = session.ask(judge.requests(rows, repeats), reader=judge.reader, asker=judge.spec, texts=False)

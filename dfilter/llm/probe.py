@@ -37,6 +37,10 @@ ROUNDS = 8
 REPROBE = "DFILTER_REPROBE"  # what was learnt before this moment, in seconds since 1970, is learnt again
 
 
+class UnansweredError(ServerError):
+    """The server gave no answer, so that nothing is known about it."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What was accepted of one set of parameters.
@@ -242,11 +246,11 @@ class Trial:
 
     async def _as_it_is(self, found: Capabilities, fault: Fault) -> Capabilities:
         """Not even the bare request passes: a server in trouble is waited for, a refusal stands."""
-        if self.patient and fault.http in {500, 501}:
-            outcome = await self._try(found, refusing=())
-            if isinstance(outcome, Got):
-                return found
-        raise ServerError(fault.sentence)
+        if fault.http not in {500, 501}:
+            raise ServerError(fault.sentence)
+        if not self.patient or isinstance(await self._try(found, refusing=()), Fault):
+            raise UnansweredError(fault.sentence)
+        return found
 
     async def _try(self, found: Capabilities, refusing: Sequence[int] = tuple(REFUSING)) -> Got | Fault:
         messages = question(self.request.messages, system=found.system)
@@ -257,8 +261,8 @@ class Trial:
         outcome = await self.engine.single(
             key, body, worst + out, usd, refusing=refusing, patient=self.patient
         )
-        if isinstance(outcome, Fault) and outcome.http not in REFUSING:
-            raise ServerError(outcome.sentence)  # no parameter's fault
+        if isinstance(outcome, Fault) and outcome.http not in REFUSING:  # no parameter's fault
+            raise (ServerError if outcome.then == "stop" else UnansweredError)(outcome.sentence)
         return outcome
 
 

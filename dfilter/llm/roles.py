@@ -6,15 +6,15 @@ another text, so it has another key; ``auto`` becomes ``turn`` or ``user`` befor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dfilter.errors import CheckError, ServerError
 from dfilter.llm.answers import ChatMessage, Request
 from dfilter.llm.ledger import Ledger
-from dfilter.llm.probe import known, shape_of
+from dfilter.llm.probe import UnansweredError, known, shape_of
 from dfilter.llm.server import Server
 from dfilter.types import Json
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dfilter.llm.prices import Budget
 
 S = TypeVar("S", bound=Server)
+SILENCE = 60.0  # seconds for which a server that did not answer is not asked again
+_silent: dict[str, float] = {}
 
 
 def settled(
@@ -49,7 +51,8 @@ def settled(
         ask: whether the server may be asked.
 
     Raises:
-        SettingsError: the server cannot be used at all.
+        SettingsError, ServerError: the server cannot be used, or refuses whatever is asked.
+        CheckError: the budget does not hold the question.
     """
     if server.system != "auto" or server.local or all(m["role"] != "system" for m in messages):
         return server
@@ -62,13 +65,15 @@ def settled(
                 return replace(server, system="turn")
         finally:
             book.close()
-    if found is None and ask:
+    heard = time.monotonic() - _silent.get(server.identity, -SILENCE) >= SILENCE
+    if found is None and ask and heard:
         from dfilter.llm.session import Session
 
         try:
             with Session(server, budget=budget, ledger=ledger) as session:
                 found = session.accepts(Request(b"", messages, params))
-        except (ServerError, CheckError):  # whoever asks the questions says it
+        except UnansweredError:  # whoever asks the questions waits for it
+            _silent[server.identity] = time.monotonic()
             return server
     if found is None:
         return server

@@ -50,11 +50,6 @@ class Asking(Protocol):
 
     reported: Reported
 
-    @property
-    def path(self) -> Path:
-        """The ledger's file."""
-        ...
-
     def ask(
         self,
         requests: Iterable[Request],
