@@ -14,13 +14,13 @@ from dfilter import strategy as strategies
 from dfilter.cli import main
 from dfilter.comparison import Comparison, from_options, settings_for
 from dfilter.data.dataset import Dataset
-from dfilter.errors import DFilterError, SettingsError
+from dfilter.errors import SettingsError
 from dfilter.filters.judge import Judge
 from dfilter.identity import identity
 from dfilter.llm.judge import Judge as Model
 from dfilter.pool import Pool
 from dfilter.run_folder import read_manifest
-from dfilter.testing import ScriptedServer
+from dfilter.testing import Say, ScriptedServer
 
 
 def rows(n: int) -> list[dict[str, str]]:
@@ -166,9 +166,7 @@ def test_a_judge_in_the_process_needs_no_mode(pool: Path, tmp_path: Path) -> Non
     assert "nowhere" in said
 
 
-def test_a_model_that_lost_the_systems_role_is_named_as_it_is_asked(pool: Path, tmp_path: Path) -> None:
-    from dfilter.testing import Say
-
+def test_a_judge_without_a_system_role_is_named_as_it_is_asked(pool: Path, tmp_path: Path) -> None:
     def script(body: dict) -> Say | str:
         if any(message["role"] == "system" for message in body["messages"]):
             return Say("System role not supported", status=400, paid=False)
@@ -185,6 +183,13 @@ def test_a_model_that_lost_the_systems_role_is_named_as_it_is_asked(pool: Path, 
         assert sum("Reply with" in e.body["messages"][-1]["content"] for e in server.log) == 2
 
 
-def test_errors_are_sentences(pool: Path, tmp_path: Path) -> None:
-    with pytest.raises(DFilterError, match="No judge is named"):
-        Judge().score(Pool(Dataset.from_rows(rows(3))))
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "invalid_api_key"), (402, ""), (403, ""), (404, "model_not_found"),
+                         (429, "insufficient_quota")],
+)  # fmt: skip
+def test_what_the_account_lacks_costs_one_call(status: int, code: str, pool: Path) -> None:
+    refused = Say("Not allowed", status=status, code=code, paid=False)
+    with ScriptedServer(lambda _: refused) as server:
+        said = run(pool, "-s", "alpagasus", "--keep", 5, "--judge", "m", "--base-url", server.url)
+        assert said.startswith("1")
+        assert server.calls == 1
