@@ -354,3 +354,54 @@ def test_nothing_goes_where_nobody_named_it(monkeypatch: pytest.MonkeyPatch) -> 
         )
     with pytest.raises(SettingsError, match="MISSING_KEY is not set"):
         key_of(Server("m", base_url=two.url, key_env="MISSING_KEY"))
+
+
+def test_log_probabilities_that_a_restart_loses_stop_the_run_and_make_no_row_unparsed() -> None:
+    lost = False
+
+    def script(body: Mapping[str, Any]) -> Say:
+        nonlocal lost
+        lost = lost or "Question 30?" in body["messages"][-1]["content"]
+        return Say("4", tokens=() if lost else [{"4": 0.9, "3": 0.1}])
+
+    with ScriptedServer(script) as server:
+        judge = Judge(model="m", base_url=server.url, mode="expected", concurrency=4, **FAST)  # type: ignore[arg-type]
+        with pytest.raises(SettingsError, match="no log probabilities"):
+            asked(server, judge, 100)
+        book = Ledger(ledger_path())
+        assert set(book.count()) == {"ok"}
+        book.close()
+        lost = False
+        script_of_old, server.script = server.script, lambda _: Say("4", tokens=[{"4": 0.9, "3": 0.1}])
+        found, _ = asked(server, judge, 100)  # and a restart that brings them back is noticed without a word
+        assert (found["status"] == 0).all()
+        assert script_of_old is script
+
+
+def test_a_row_that_fits_only_without_room_for_thought_is_asked_without() -> None:
+    def script(body: Mapping[str, Any]) -> Say:
+        text, most = body["messages"][-1]["content"], body["max_tokens"]
+        if "Question 7?" in text and most > 1000:
+            said = f"max_tokens is too large: {most}. This model's maximum context length is 9000 tokens"
+            return refusal(
+                400, {"error": {"message": said, "param": "max_tokens", "type": "BadRequestError"}}
+            )
+        return completion("4", thought=50)
+
+    with ScriptedServer(script) as server:
+        found, _ = asked(server, Judge(model="m", base_url=server.url, **FAST), 12)  # type: ignore[arg-type]
+        assert found["value"].tolist() == [4.0] * 12
+        assert server.calls <= 2 + 12 + 3
+
+
+def test_a_context_smaller_than_the_room_gets_less_of_it() -> None:
+    def script(body: Mapping[str, Any]) -> Say:
+        if body["max_tokens"] > 4096:
+            said = "max_tokens is too large for a model with 4096 tokens of context"
+            return refusal(400, {"error": {"message": said}})
+        return completion("4", thought=50)
+
+    with ScriptedServer(script) as server:
+        found, facts = asked(server, Judge(model="m", base_url=server.url, **FAST), 5)  # type: ignore[arg-type]
+        assert found["value"].tolist() == [4.0] * 5
+        assert facts["accepts"]["room"] == 2048
