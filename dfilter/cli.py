@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from dfilter import __version__
-from dfilter.cli_compare import code_option, compare, leaderboard
+from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
 from dfilter.commands import Command, reading_options
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
+from dfilter.llm.panel import local_mode, words
 from dfilter.plaintext import guard_reports, pass_on, say, say_error, shown, shown_json, shown_lines
 
 # Flags that set whatever step knows the setting.
@@ -28,6 +29,7 @@ WISHES = {
     "judge": "judge.model",
     "base_url": "judge.base_url",
     "judge_name": "judge.name",
+    "judge_key": "judge.key_env",
     "template": "judge.template",
     "explain": "judge.explain",
     "max_usd": "max_usd",
@@ -141,14 +143,22 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--target", type=click.Path(), help="The rows of the task to select for."),
             click.option("--target-by", metavar="COLUMN", help="The column with the target's subtasks."),
             click.option(
-                "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
+                "--judge",
+                metavar="MODEL",
+                help="Who rates, where a judge is asked; local:NAME runs here. Several with commas.",
             ),
-            click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
+            click.option(
+                "--base-url",
+                metavar="URL",
+                help="The judge's server; for several judges one, or one each. [default: OPENAI_BASE_URL]",
+            ),
             click.option(
                 "--judge-name",
                 metavar="NAME",
                 help="Names the judge, so that it may answer at another address later.",
             ),
+            key_option,
+            reprobe_option,
             click.option(
                 "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
             ),
@@ -237,6 +247,8 @@ def _request(
     from dfilter.run import Request
 
     wishes = {name: options[flag] for flag, name in WISHES.items() if options[flag]}
+    if mode := local_mode(words(options["judge"])):
+        wishes["judge.mode"] = mode
     return Request(
         data=data,
         strategy=options["strategy"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,26 @@ code_option = click.option(
     expose_value=False,
     callback=_allow,
     help="Python code that a strategy file, a comparison or a recorded run may load. Repeatable.",
+)
+
+
+def _learn_again(_: click.Context, __: click.Parameter, wanted: bool) -> None:
+    if wanted:  # for the processes that evaluate, too
+        os.environ["DFILTER_REPROBE"] = str(time.time())
+
+
+key_option = click.option(
+    "--judge-key",
+    metavar="VARIABLE",
+    help="The environment variable with the judge's key; for several judges one, or one each. "
+    "[default: OPENAI_API_KEY]",
+)
+reprobe_option = click.option(
+    "--reprobe",
+    is_flag=True,
+    expose_value=False,
+    callback=_learn_again,
+    help="Find out again which parameters the judge accepts.",
 )
 STYLES = ["table", "md", "csv", "json"]
 
@@ -53,7 +75,16 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--target-by", metavar="COLUMN", help="The column that names the target's subtasks.")
 @click.option("--selection-model", help="The model that strategies look through, where they use one.")
 @click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
-@click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]")
+@click.option(
+    "--selection-judge", metavar="MODEL", help="Who rates rows, in strategies that ask. [default: --judge]"
+)
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="The judge's server; for several judges one, or one each. [default: OPENAI_BASE_URL]",
+)
+@key_option
+@reprobe_option
 @click.option(
     "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
 )

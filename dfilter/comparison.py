@@ -22,13 +22,14 @@ from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
+from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.settings import build, fields_of, merged, parse_assignment
 from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
-from dfilter.types import Progress
+from dfilter.types import Progress, Rating
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
@@ -62,9 +63,12 @@ class Comparison:
         target_by: the column that names the target's subtasks.
         selection_model: the model that selecting strategies look through, where they use one.
         judges: who judges, in the evaluations that ask a judge.
-        base_url: the judges' server.
+        selection_judges: who rates rows, in the strategies that ask a judge and name none; the judges
+            unless given.
+        base_url: the judges' server, or one each with commas.
         judge_names: a name for each judge, by which it is known wherever its server answers.
         explain: "no" asks judges for the verdict alone.
+        judge_keys: the environment variable with the judges' key, or one each.
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
@@ -88,9 +92,11 @@ class Comparison:
     target_by: str | None = None
     selection_model: str | None = None
     judges: Sequence[str] = ()
+    selection_judges: Sequence[str] = ()
     base_url: str | None = None
     judge_names: Sequence[str] = ()
     explain: Literal["yes", "no"] | None = None
+    judge_keys: Sequence[str] = ()
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
@@ -146,7 +152,9 @@ def from_options(
         "keep": _words(given.pop("keep")),
         "train": _table(given.pop("train", ())),
         "judges": _words(given.pop("judge", None) or ()),
+        "selection_judges": _words(given.pop("selection_judge", None) or ()),
         "judge_names": _words(given.pop("judge_name", None) or ()),
+        "judge_keys": _words(given.pop("judge_key", None) or ()),
     }
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
@@ -337,13 +345,20 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
 
 
 def _judges(plan: Comparison) -> list[dict[str, str]]:
-    if plan.judge_names and len(plan.judge_names) != len(plan.judges):
-        raise SettingsError(
-            f"{len(plan.judge_names)} names are given for {len(plan.judges)} judges; give one for each."
-        )
-    names = plan.judge_names or [""] * len(plan.judges)
-    told = {"base_url": plan.base_url} if plan.base_url else {}
-    return [{"model": model, "name": name} | told for model, name in zip(plan.judges, names, strict=True)]
+    given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
+    return panel(plan.judges, given)
+
+
+def _selection_judge(plan: Comparison, made: Any) -> dict[str, str]:
+    """Return the settings of the judge of a filter that rates rows; a strategy's own judge stays."""
+    models = list(plan.selection_judges or plan.judges)
+    if not models or (made.judge.model and not plan.selection_judges):
+        return {}
+    same = models == list(plan.judges)
+    given = {"base_url": words(plan.base_url), "name": plan.judge_names, "key_env": plan.judge_keys}
+    told = {n: ",".join(v) for n, v in given.items() if v and (same or (n != "name" and len(v) == 1))}
+    mode = {"mode": local_mode(models)} if local_mode(models) else {}
+    return {"model": ",".join(models)} | told | mode
 
 
 def settings_for(plan: Comparison, made: Strategy) -> list[str]:
@@ -357,6 +372,12 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
             mine.append(f"{name}.model={json.dumps(plan.selection_model)}")
         if plan.target_by and "target_by" in fields_of(kind):
             mine.append(f"{name}.target_by={json.dumps(plan.target_by)}")
+    for step, made_of_it in zip(made.steps, made.filters, strict=True):
+        if isinstance(made_of_it, Rating):
+            told = _selection_judge(plan, made_of_it)
+            ours = {f"{step.name}.judge.{setting}": value for setting, value in told.items()}
+            typed = {text.partition("=")[0].strip() for text in plan.settings}
+            mine += [f"{name}={json.dumps(value)}" for name, value in ours.items() if name not in typed]
     return mine
 
 

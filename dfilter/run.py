@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from dfilter.store.disk import claim, disk_errors
 from dfilter.store.made import ensure
 from dfilter.strategy import Strategy
 from dfilter.transforms import built, from_tables
-from dfilter.types import Priced, Progress, Transform
+from dfilter.types import Priced, Progress, Settling, Transform
 
 SAMPLE_ROWS = 2000
 
@@ -233,6 +233,8 @@ def prepared(request: Request, progress: Progress) -> Prepared:
         DFilterError: something of it cannot be found, read or used, or is not what a recorded run saw.
     """
     chosen, data, place = opened(request, progress)
+    made = tuple(f.settled() if isinstance(f, Settling) else f for f in chosen.filters)
+    chosen = replace(chosen, filters=made)
     entry = _entry(request, chosen, data, place)
     recorded = chosen.recorded
     extra = {n: load_target(entry[n], progress=progress) for n in ("always", "target") if n in entry}

@@ -15,7 +15,7 @@ from dfilter.eval.judging import Explain, OneOf, Wording, ask_judge, judge_names
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.llm.grades import SCALES, Scale
-from dfilter.llm.server import Server
+from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Grade:
         reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
-        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
             missing += int(np.isnan(found).sum())
             grades = np.full(len(conversations), math.nan)

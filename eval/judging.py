@@ -18,12 +18,14 @@ from dfilter.identity import SHORT
 from dfilter.llm.answers import OK, Reader, Request
 from dfilter.llm.grades import OneOf
 from dfilter.llm.pairs import PairScores
-from dfilter.llm.session import open_session
+from dfilter.llm.roles import settled
+from dfilter.llm.session import ledger_path, open_session
+from dfilter.llm.templates import in_user_turn
 from dfilter.progress import for_stream
 from dfilter.types import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -147,18 +149,22 @@ def ask_judge(
         ServerError: the server refuses, or nothing succeeds.
         Interrupted: stopped by the user; what was answered is kept.
     """
-    params = {"temperature": temperature, "max_tokens": SHORT_TOKENS if wording.short else MAX_TOKENS}
+    most = SHORT_TOKENS if wording.short else MAX_TOKENS
+    params = {"temperature": temperature, "max_tokens": most, **server.extras}
     kind = reader.name.split("/")[0]
     identity = {"server": server.identity, "model": server.model, "params": params, "reader": kind}
     base = json.dumps(identity, sort_keys=True)
-    requests = [
-        Request(
-            hashlib.blake2b((base + json.dumps(list(map(dict, q)))).encode(), digest_size=16).digest(),
-            q,
+    requests = [_request(base, question, params) for question in questions]
+    if requests:
+        server = settled(
+            server,
+            requests[0].messages,
             params,
+            ledger=ledger_path(),
+            stored=lambda book: bool(book.find([request.key for request in requests], raw=False)),
         )
-        for q in questions
-    ]
+    if server.system == "user":
+        requests = [_request(base, in_user_turn(question), params) for question in questions]
     values = np.full(len(requests), np.nan)
     why = ""
     asker = {"kind": "evaluation", "model": server.model, "template": wording.name, "reader": kind}
@@ -175,6 +181,11 @@ def ask_judge(
             f"the first: {why or 'it failed'}. Try another judge, or another template."
         )
     return values, reported
+
+
+def _request(base: str, question: Sequence[ChatMessage], params: Mapping[str, Json]) -> Request:
+    key = hashlib.blake2b((base + json.dumps(list(map(dict, question)))).encode(), digest_size=16).digest()
+    return Request(key, question, params)
 
 
 def local_judges(servers: Sequence[Server]) -> list[str]:

@@ -6,17 +6,16 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from dfilter.errors import CheckError, DFilterError, Interrupted, ServerError, SettingsError
 from dfilter.llm.answers import FAILED, Answer, Reader, Reply, Request
+from dfilter.llm.learning import Learner
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate, Rates
 from dfilter.llm.prices import Budget, Price
-from dfilter.llm.probe import Capabilities, probe
-from dfilter.llm.tokens import at_most
-from dfilter.llm.wire import Fault, Got, Wire, encode
+from dfilter.llm.wire import Fault, Got, Wire
 from dfilter.llm.work import Job, Receipt, Stats, answer_of
 from dfilter.llm.writer import Writer
 
@@ -42,7 +41,7 @@ class Engine:
         self.gate = Gate(
             server.concurrency, server.longest_pause, server.patience, server.first_wait, self.loop.time()
         )
-        self.capabilities: Capabilities | None = None
+        self.learner = Learner(self)
         self.stats = Stats()
         self.stop: BaseException | None = None
         self.emitted: Callable[[list[Answer]], None] = lambda _: None
@@ -133,33 +132,44 @@ class Engine:
         return len(part) == LOOKUP
 
     async def _accept(self, index: int, request: Request) -> None:
-        if self.capabilities is None:
-            self.capabilities = await self._probe()
-            if self.capabilities is None:
-                return
-        params = self.capabilities.adapt(request.params)
-        worst = at_most(request.messages)
-        out = request.params.get("max_tokens", 0)
-        out = out if isinstance(out, int) else 0
-        if self.budget.max_usd is not None and out <= 0:
+        if self.stop is not None:
+            return
+        if self.budget.max_usd is not None and not request.params.get("max_tokens"):
             self.halt(
                 SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept.")
             )
             return
-        usd = self.price.cost(worst, out) if self.price else 0.0
-        job = Job(request.key, encode(self.server.model, request.messages, params), worst + out, usd, [index])
+        try:
+            job = await self.learner.job(request, index)
+        except DFilterError as error:
+            self.halt(error)
+            return
         self.flying[request.key] = job
         self.pending.append(job)
 
-    async def _probe(self) -> Capabilities | None:
-        try:
-            return await probe(self)
-        except DFilterError as error:
-            self.halt(error)
-            return None
+    def wake(self) -> None:
+        """Look again at what is to be done next."""
+        self._wake.set()
 
-    async def single(self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float) -> Got | Fault:
+    async def single(
+        self,
+        key: bytes,
+        body: bytes,
+        worst_tokens: int,
+        worst_usd: float,
+        *,
+        refusing: Collection[int] = (),
+        patient: bool = True,
+    ) -> Got | Fault:
         """Send one request outside the queue, with the same limits, budget and ledger.
+
+        Args:
+            key: names it in the ledger.
+            body: the request.
+            worst_tokens: most tokens that it may take.
+            worst_usd: most that it may cost.
+            refusing: statuses that are handed back, whatever they usually mean.
+            patient: whether it is tried again when nobody answers.
 
         Returns:
             The reply, or the fault that says that this request can never succeed.
@@ -184,7 +194,7 @@ class Engine:
                 return outcome
             await self.writer.end(Ending(number, outcome.http, outcome.name, usd))
             now = self.loop.time()
-            if outcome.then in {"row", "stop"}:
+            if outcome.then in {"row", "stop"} or outcome.http in refusing or not patient:
                 return outcome
             self.gate.failed(now, now, strain=False)
             wait = self._wait(job, outcome, now)
@@ -196,11 +206,14 @@ class Engine:
 
     async def _next(self) -> float | None:
         """Send one request if one may go now (None), else return how long to wait."""
+        if self.learner.busy:
+            return float("inf")
         now = self.loop.time()
         ready = bool(self.retries) and self.retries[0][0] <= now
         if not ready and not self.pending:
             return self.retries[0][0] - now if self.retries else float("inf")
         job = self.retries[0][2] if ready else self.pending[0]
+        self.learner.refresh(job)
         wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens))
         if wait > 0:
             return wait
@@ -297,6 +310,8 @@ class Engine:
     async def _got(self, job: Job, number: int, got: Got, usd: float | None, latency: float) -> None:
         reply, stats = got.reply, self.stats
         self.gate.succeeded(self.loop.time())
+        if await self._mended(job, got, Ending(number, 200, "asked again", usd)):
+            return
         reading = self.reader.read(reply)
         stored = Stored(
             job.key, reading.status, reading.value, reading.mass, reading.reason, self.reader.name, got.raw,
@@ -310,6 +325,8 @@ class Engine:
     async def _fault(self, job: Job, number: int, fault: Fault, usd: float | None, sent: float) -> None:
         now = self.loop.time()
         self.stats.faults[fault.name] = self.stats.faults.get(fault.name, 0) + 1
+        if await self._mended(job, fault, Ending(number, fault.http, fault.name, usd)):
+            return
         if fault.then == "row":
             await self._final(job, number, fault, fault.status, usd)
             return
@@ -327,6 +344,17 @@ class Engine:
             heapq.heappush(self.retries, (now + wait, number, job))
         if self.gate.broken(now):
             self.halt(ServerError(self._broken_sentence(fault)))
+
+    async def _mended(self, job: Job, outcome: Got | Fault, ending: Ending) -> bool:
+        """Put a request back in another form, when its outcome contradicts what is known of the model."""
+        try:
+            if not await self.learner.again(job, outcome):
+                return False
+        except DFilterError as error:
+            self.halt(error)
+        self.writer.note(ending)
+        heapq.heappush(self.retries, (self.loop.time(), ending.attempt, job))
+        return True
 
     def _wait(self, job: Job, fault: Fault, now: float) -> float:
         """Return how long this request waits before its next try; after a 429 all others wait too."""

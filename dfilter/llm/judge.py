@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -24,12 +25,13 @@ from dfilter.llm.answers import OK, STATUSES, UNPARSED, Answer, Reader, Request
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.server import Server
 from dfilter.llm.templates import SHORT as NUMBER_ALONE
-from dfilter.llm.templates import Template, asked_about, load
+from dfilter.llm.templates import Template, asked_about, in_user_turn, load
 from dfilter.types import Example, Json, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dfilter.llm.prices import Budget
     from dfilter.llm.session import Asking
 
 RATING = np.dtype(
@@ -80,7 +82,7 @@ class Judge(Server):
     transport: Annotated[Literal["live", "batch"], ANYHOW] = "live"
 
     def __post_init__(self) -> None:
-        findings = []
+        findings = self.findings()
         if not 0 <= self.low < self.high <= 100:
             findings.append(f"The scale {self.low} to {self.high} is none; expected 0 <= low < high <= 100.")
         if self.mode == "expected" and self.high > 9:
@@ -95,7 +97,7 @@ class Judge(Server):
             findings.append(f"min_mass = {self.min_mass}; expected a share in [0, 1].")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             findings.append(f"temperature = {self.temperature}; expected 0 or more.")
-        if self.model.startswith("local:") and self.mode != "expected":
+        if self.model.startswith("local:") and "," not in self.model and self.mode != "expected":
             findings.append("A local: judge reads probabilities only; set its mode to expected.")
         if findings:
             raise SettingsError(*findings)
@@ -150,9 +152,11 @@ class Judge(Server):
     def params(self) -> dict[str, Json]:
         """The chat-completion parameters."""
         if self.mode == "expected":
-            return {"max_tokens": 1, "temperature": self.temperature, "logprobs": True, "top_logprobs": 20}
+            asked: dict[str, Json] = {"max_tokens": 1, "temperature": self.temperature}
+            return {**asked, "logprobs": True, "top_logprobs": 20, **self.extras}
         published = self.short and self.max_tokens == EXPLAINED_TOKENS
-        return {"max_tokens": SHORT_TOKENS if published else self.max_tokens, "temperature": self.temperature}
+        most = SHORT_TOKENS if published else self.max_tokens
+        return {"max_tokens": most, "temperature": self.temperature, **self.extras}
 
     @cached_property
     def spec(self) -> dict[str, Json]:
@@ -167,12 +171,31 @@ class Judge(Server):
             "low": self.low,
             "high": self.high,
             "params": self.params,
+            **({"system": "user"} if self.system == "user" else {}),
         }
 
     @cached_property
     def hash(self) -> str:
         """Names the judge in keys and ledger."""
         return json_digest(self.spec)
+
+    def settled(self, ledger: Path | None = None, *, budget: Budget | None = None, ask: bool = True) -> Judge:
+        """Return the judge with its ``system`` made out; see :func:`dfilter.llm.roles.settled`."""
+        from dfilter.llm.roles import settled
+        from dfilter.llm.session import ledger_path
+
+        if self.system != "auto" or not self.model or not dict(self.wording.parts).get("system"):
+            return self
+        asked = [{"role": "system", "content": ""}, {"role": "user", "content": ""}]
+        return settled(
+            self,
+            asked,
+            self.params,
+            ledger=ledger or ledger_path(),
+            stored=lambda book: book.answered(self.hash),
+            budget=budget,
+            ask=ask,
+        )
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
@@ -184,6 +207,7 @@ class Judge(Server):
         """Return the question whose answer rates ``row``."""
         ending = NUMBER_ALONE if self.short else self.mode
         messages = self.wording.messages(row, ending, self.low, self.high)
+        messages = in_user_turn(messages) if self.system == "user" else messages
         return Request(self.key(row, repeat), messages, self.params)
 
     def requests(self, rows: Iterable[Example], repeats: Sequence[int]) -> Iterator[Request]:
@@ -217,6 +241,7 @@ def rate(
     Raises:
         ServerError, CheckError, Interrupted, StoreError: see ``Session.ask``.
     """
+    judge = judge.settled(getattr(session, "path", None))  # stand-ins for a session may have no ledger
     repeats = range(judge.repeat) if repeats is None else repeats
     tally = Tally(len(rows), len(repeats), judge.min_mass if judge.mode == "expected" else 0.0)
     asked = session.ask(judge.requests(rows, repeats), reader=judge.reader, asker=judge.spec, texts=False)

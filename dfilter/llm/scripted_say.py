@@ -60,6 +60,7 @@ class Logged:
         tokens: prompt and answer tokens as the server counts them.
         batch: whether it came in a batch.
         authorization: the header.
+        headers: all of them, their names in lower case.
     """
 
     at: float
@@ -70,6 +71,7 @@ class Logged:
     tokens: int
     batch: bool = False
     authorization: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 FAULTS: Mapping[str, Say] = {

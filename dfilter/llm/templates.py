@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,6 +102,17 @@ def _criteria() -> Mapping[str, str]:
 def asked_about(parts: Mapping[str, str]) -> str:
     """Return the criterion that a template asks about, given its parts; nothing for another's wording."""
     return _criteria().get(parts.get("user", ""), "")
+
+
+def in_user_turn(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages for a model without a system's role: what it says begins the user's turn."""
+    said = [m["content"] for m in messages if m["role"] == "system"]
+    out = [m for m in messages if m["role"] != "system"]
+    first = next((at for at, m in enumerate(out) if m["role"] == "user"), None)
+    if not said or first is None:
+        return list(messages)
+    out[first] = {**out[first], "content": "\n\n".join([*said, out[first]["content"]])}
+    return out
 
 
 def instruction(row: Example) -> str:

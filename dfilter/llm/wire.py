@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dfilter.types import Json
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+    from openai._types import RequestOptions
 
 BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token is far below
 CONNECT_SECONDS = 10.0
@@ -69,6 +71,7 @@ class Fault:
         maybe_billed: whether the server may have charged for it.
         strain: whether it is a sign of an overloaded server.
         status: the row's status when ``then`` is ``row``.
+        body: the error as it came, for whoever reads what it names; holds no key that is shown.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Fault:
     maybe_billed: bool = False
     strain: bool = False
     status: str = ""
+    body: object = field(default=None, repr=False)
 
 
 class GuardedLoop(asyncio.SelectorEventLoop):
@@ -104,7 +108,7 @@ class Wire:
         self, server: Server, key: Secret, *, body_cap: int = BODY_CAP, seconds: float | None = None
     ) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
         check_url(server.url)
         self.server, self.key = server, key
@@ -118,7 +122,8 @@ class Wire:
             api_key=key.reveal(),
             base_url=server.url,
             max_retries=0,
-            default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
+            default_headers=_headers(server, key),
+            default_query={"api-version": server.api_version} if server.api_version else None,
             timeout=timeout,
             http_client=DefaultAioHttpClient(
                 limits=limits,
@@ -128,6 +133,7 @@ class Wire:
             ),
         )
         self._response: type[httpx2.Response] = httpx2.Response
+        self._options: RequestOptions = {"headers": {"Authorization": Omit()}} if server.classic else {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -139,9 +145,12 @@ class Wire:
 
         try:
             async with asyncio.timeout(self.server.attempt_seconds):
-                response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
+                response = await self.client.post(
+                    "/chat/completions", cast_to=self._response, content=body, options=self._options
+                )
         except openai.APIStatusError as error:
-            return self.refused(error.status_code, error.response.headers, error.body)
+            fault = self.refused(error.status_code, error.response.headers, error.body)
+            return replace(fault, body=error.body)
         except TimeoutError:
             seconds = self.server.attempt_seconds
             return Fault(
@@ -209,6 +218,20 @@ class Wire:
         return Fault(
             str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code
         )
+
+
+def _headers(server: Server, key: Secret) -> Mapping[str, Any]:
+    """Return the headers of every request: nothing that only stands in the environment, but proxies."""
+    from openai import Omit
+
+    found: dict[str, Any] = {"Accept-Encoding": "identity"}  # a body's size is then what it says
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    found |= {name: Omit() for line in lines if (name := line.partition(":")[0].strip())}
+    found |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+    found = {name: value for name, value in found.items() if name.lower() != "authorization"}
+    if server.classic:
+        return found | {"api-key": key.reveal()}
+    return found | {"Authorization": f"Bearer {key.reveal()}"}
 
 
 def _cap(most: int) -> Callable[[httpx2.Response], Awaitable[None]]:

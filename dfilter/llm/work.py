@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from dfilter.llm.answers import Answer, Reader, Reply, read_body
+from dfilter.llm.answers import Answer, Reader, Reply, Request, read_body
 from dfilter.llm.ledger import Stored
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    from dfilter.llm.probe import Capabilities
 
 Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
 
@@ -24,6 +29,11 @@ class Job:
     waits: int = 0
     born: float = -1.0  # when it was first sent, moved on by pauses
     paused: float = 0.0
+    request: Request | None = None  # what ``body`` was made of, in the form that ``found`` allows
+    found: Capabilities | None = None
+    form: Mapping[str, Json] = field(default_factory=dict)
+    shape: str = ""
+    mends: int = 0
 
 
 @dataclass(eq=False)
