@@ -246,7 +246,8 @@ def _request(
 ) -> Any:
     from dfilter.run import Request
 
-    wishes = {name: options[flag] for flag, name in WISHES.items() if options[flag]}
+    given = {name: options[flag] for flag, name in WISHES.items()}
+    wishes = {name: value for name, value in given.items() if value is not None and value is not False}
     if mode := local_mode(words(options["judge"])):
         wishes["judge.mode"] = mode
     return Request(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from dfilter.llm.usage import usage_of
 from dfilter.types import Json
 
 OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED = STATUSES = (
@@ -58,8 +59,9 @@ class Reply:
         logprobs: per answered token: the token, then its alternatives as (token, log probability).
         model: the model as the server reports it.
         input_tokens: tokens of the prompt, None when the server gives no usage.
-        output_tokens: tokens of the answer, None when the server gives no usage.
+        output_tokens: tokens of the answer, hidden thought included, None when the server gives no usage.
         cached_tokens: the part of ``input_tokens`` that the server had cached.
+        usd: what the server itself says that it charges, in US dollars, or None.
     """
 
     text: str
@@ -70,6 +72,7 @@ class Reply:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +193,18 @@ def read_body(raw: str | bytes) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise GarbledError("the first choice holds no message")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
+    text = text_of(message.get("content"))
+    used = usage_of(body, answered=bool(text.strip()))
     return Reply(
-        text=text_of(message.get("content")),
+        text=text,
         finish=_word(choice.get("finish_reason")),
         refusal=_word(message.get("refusal")),
         logprobs=_logprobs(choice.get("logprobs")),
         model=_word(body.get("model")),
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+        input_tokens=used.input,
+        output_tokens=used.output,
+        cached_tokens=used.cached,
+        usd=used.usd,
     )
 
 
@@ -239,11 +242,6 @@ def _part(part: Any) -> str:
 
 def _word(value: Any) -> str:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(value) if whole and 0 <= value < 2**40 else None
 
 
 def _logprobs(value: Any) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
