@@ -42,6 +42,7 @@ __all__ = [
     "closes_replies",
     "end_ids",
     "eot_id",
+    "opening_ids",
     "remember_style",
     "render",
     "render_many",
@@ -323,21 +324,26 @@ def _pieces(
     template, eot = style(tokenizer, template=template, eot=eot)
     if template == "chat":
         return chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
-    opening = tokenizer.bos_token if _adds_bos(tokenizer) else ""
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
     build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}
     pieces = build[template](messages, end, context)
-    if opening:
-        pieces[0] = replace(pieces[0], text=f"{opening}{pieces[0].text}")
+    pieces[0] = replace(pieces[0], opens=True)
     if eot:  # headers tell turns apart in the other templates, so only replies need closing there
         return [replace(p, eot=p.spoken or (template == "turns" and p is not pieces[-1])) for p in pieces]
     return pieces
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return tokenizer.bos_token_id is not None and list(tokenizer("").input_ids)[:1] == [
-        tokenizer.bos_token_id
-    ]
+def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids that the tokenizer puts in front of every text.
+
+    They are put there as ids: behind the same token written as text, SentencePiece vocabularies read the
+    first word as one in the middle of a text.
+    """
+    around = list(tokenizer("").input_ids)
+    if not around:
+        return []
+    ends = tokenizer.eos_token_id  # some put one behind every text as well
+    return around[:-1] if around[-1] == ends and ends != tokenizer.bos_token_id else around
 
 
 def _encode(
@@ -351,6 +357,11 @@ def _encode(
     closing = (
         _closing(tokenizer) if any(p.eot for row in rows if not isinstance(row, str) for p in row) else []
     )
+    front = (
+        opening_ids(tokenizer)
+        if any(p.opens for row in rows if not isinstance(row, str) for p in row)
+        else []
+    )
     done: list[Encoded] = []
     for row, found in zip(rows, ids, strict=True):
         refused = row if isinstance(row, str) else found if isinstance(found, str) else ""
@@ -362,7 +373,7 @@ def _encode(
         input_ids: list[int] = []
         labels: list[int] = []
         for at, (piece, own) in enumerate(zip(row, found, strict=True)):
-            part = own + (closing if piece.eot else [])
+            part = (front if piece.opens else []) + own + (closing if piece.eot else [])
             input_ids += part
             labels += part if at in wanted else [IGNORE] * len(part)
         done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens]))

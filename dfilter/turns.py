@@ -30,6 +30,7 @@ ALPACA_HEAD = (
     "Write a response that appropriately completes the request."
 )
 ALPACA_PAIRED = ", paired with an input that provides further context"
+BETWEEN = "\n\n"  # instruction and input, where a row's prompt joins them
 STAND_IN = "\u2042stand-in\u2042"  # no template writes this itself
 DATE = date(2024, 7, 26)  # what Llama 3's templates write where they are given no clock
 
@@ -41,6 +42,7 @@ class Piece:
     text: str
     spoken: bool
     eot: bool = False  # the end-of-turn token follows
+    opens: bool = False  # what the tokenizer puts in front of every text stands before it
 
 
 def alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
@@ -61,7 +63,7 @@ def alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[P
         else:
             asked = message.content
             if at == first and shown:
-                asked = f"{asked[: -len(shown)].rstrip()}\n\n### Input:\n{shown}"
+                asked = f"{asked[: -len(shown)].removesuffix(BETWEEN)}\n\n### Input:\n{shown}"
             text += f"{head}\n\n" if not pieces and head else ""
             head = ""
             text += f"### Instruction:\n{asked}\n\n"
@@ -91,7 +93,7 @@ def line_pieces(messages: Sequence[Message], end: str, context: str) -> list[Pie
             continue
         asked = message.content
         if context and asked.endswith(context):
-            asked, context = f"{asked[: -len(context)].rstrip()}\n{context}", ""
+            asked, context = f"{asked[: -len(context)].removesuffix(BETWEEN)}\n{context}", ""
         text += f"{asked}\n"
     return pieces if pieces and text == "\n" else [*pieces, Piece(text, spoken=False)]
 

@@ -50,7 +50,7 @@ class Directions:
     members: str = ""
 
     kind: ClassVar[str] = "directions"
-    version: ClassVar[int] = 2  # 1 read beyond the model's window
+    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""

@@ -54,7 +54,7 @@ class HiddenState:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "hidden_state"
-    version: ClassVar[int] = 2  # 1 read beyond the model's window
+    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:

@@ -9,19 +9,33 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from dfilter.chat import IGNORE, Encoded, Template, end_ids, last_reply, render, render_many, style
+from dfilter.chat import (
+    IGNORE,
+    Encoded,
+    Template,
+    end_ids,
+    last_reply,
+    opening_ids,
+    render,
+    render_many,
+    style,
+)
 from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
 from dfilter.embed.prefix import read_prefix, without
 from dfilter.errors import InputError
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
+from dfilter.models import load_tokenizer
 from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
+from dfilter.window import window_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
+
+    from dfilter.data.dataset import Dataset
 
 LOSSES = np.dtype([("prompted", np.float32), ("alone", np.float32), ("tokens", np.int32)])
 # Nats by which one token's loss may move, in multiples of the format's rounding: logits of some 30 are
@@ -38,8 +52,9 @@ class ResponseLoss:
 
     A value has the fields ``prompted`` and ``alone``, nats a token, and ``tokens``, their number.
     Both losses are taken over the same tokens, from one load of the model: the response's own, without
-    what ends the turn, as in Cherry's and Superfiltering's scripts. A row that is longer than
-    ``max_tokens`` or than the model's window has 0 tokens and NaN for losses.
+    what ends the turn, as in Cherry's and Superfiltering's scripts. Of a row that is longer than
+    ``max_tokens`` or than the model's window, 0 tokens are measured and its losses are NaN; without
+    ``opening`` it is cut there, and the lone response with it, as Superfiltering's script does.
 
     Attributes:
         model: smollm2, a hub id, or a folder.
@@ -47,7 +62,7 @@ class ResponseLoss:
         opening: whether what opens the assistant's turn stays in front of the lone response, as Cherry
             keeps "### Response:" (arXiv 2308.12032). Without it nothing predicts the first token, which
             then counts in ``prompted`` only, as in Superfiltering (arXiv 2402.00530).
-        max_tokens: prompt and response together fit into it, or the row has no value.
+        max_tokens: of prompt and response together; see above for longer ones.
         dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
             which it is.
         device: where to run.
@@ -61,7 +76,9 @@ class ResponseLoss:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "response_loss"
-    version: ClassVar[int] = 2  # 1 counted the token that ends the turn, and cut rows that do not fit
+    # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote the token that begins a
+    # text as text, and cut none for Superfiltering.
+    version: ClassVar[int] = 3
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -117,7 +134,7 @@ def both(
     *,
     opened: bool,
 ) -> list[tuple[Encoded, Encoded]]:
-    """Return each row's response behind its prompt, and alone; nothing where the former is too long.
+    """Return each row's response behind its prompt, and alone; nothing where an opened one is too long.
 
     Args:
         rows: (n,) conversations.
@@ -134,6 +151,28 @@ def both(
     return [(row, _alone(row, lead)) for row in shown]
 
 
+def unmeasured(rows: Dataset, places: Sequence[int], signal: ResponseLoss) -> dict[int, str]:
+    """Return why rows have no losses, by place, of rows that the model's template and tokenizer can show."""
+    if not len(places):
+        return {}
+    tokenizer = load_tokenizer(signal.model)
+    limit = min(signal.max_tokens, window_of(signal.model, tokenizer))
+    found = {}
+    for at in places:
+        ((behind, lone),) = both([rows[at]], tokenizer, signal.template, limit, opened=signal.opening)
+        if not behind.input_ids:
+            found[at] = f"longer than {limit:,} tokens, prompt and response together"
+        elif not behind.trained and len(behind.input_ids) >= limit:
+            found[at] = f"the prompt alone fills {limit:,} tokens"
+        elif not behind.trained:
+            found[at] = "the response is part of the token that ends the prompt"
+        elif not lone.trained:
+            found[at] = "the response is one token, which nothing predicts where it stands alone"
+        else:
+            found[at] = "the model gives no finite loss"
+    return found
+
+
 def _joined(
     row: Example, tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, *, opened: bool
 ) -> tuple[Encoded, Encoded]:
@@ -147,20 +186,19 @@ def _joined(
         before, reply = last_reply(row, tokenizer, template)
     except InputError:
         return Encoded([], []), Encoded([], [])
-    lead = last_reply(LONE, tokenizer, template)[0] if opened else _beginning(tokenizer)
+    lead = last_reply(LONE, tokenizer, template)[0] if opened else ""
     texts = [before, before + reply, lead, lead + reply]
-    prompt, whole, opens, lone = tokenizer(texts, add_special_tokens=False).input_ids
+    front = opening_ids(tokenizer)
+    prompt, whole, opens, lone = (
+        [*front, *ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+    )
     if len(whole) > limit:
-        return Encoded([], []), Encoded([], [])
+        if opened:
+            return Encoded([], []), Encoded([], [])
+        whole, lone = whole[:limit], lone[: max(0, limit - min(len(prompt), limit) + 1)]
     pairs = ((whole, len(prompt)), (lone, len(opens)))
     first, second = (Encoded(ids, [*[IGNORE] * start, *ids[start:]][: len(ids)]) for ids, start in pairs)
     return first, second
-
-
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the token that the tokenizer puts in front of every text, or nothing."""
-    ids = tokenizer("").input_ids
-    return str(tokenizer.decode(ids)) if ids[:1] == [tokenizer.bos_token_id] else ""
 
 
 def _said(row: Encoded, ends: Collection[int], limit: int) -> Encoded:

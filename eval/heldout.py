@@ -54,7 +54,7 @@ class Heldout:
     batch_tokens: Annotated[int, ANYHOW] = 0
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
-    version: ClassVar[int] = 2  # 1 read beyond the model's window
+    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:

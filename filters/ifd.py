@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 
 from dfilter.chat import Template
-from dfilter.embed.losses import ResponseLoss
+from dfilter.embed.losses import ResponseLoss, unmeasured
 from dfilter.embed.shown import why_not
 from dfilter.errors import SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
@@ -49,8 +49,10 @@ class IFD:
             the cut too, as the scripts do; 0 drops none.
         template: how a row is shown to the model (see :mod:`dfilter.chat`). "published" is the scripts'
             own: alpaca for ``cherry``, lines for ``superfilter``.
-        max_tokens: rows that are longer, prompt and response together, abstain; none is the scripts' 512
-            for ``cherry`` and 1,024 for ``superfilter``.
+        max_tokens: of prompt and response together; none is the scripts' 512 for ``cherry`` and 1,024 for
+            ``superfilter``. Longer rows abstain in ``cherry`` and are cut in ``superfilter``, as in its
+            script. (Cherry's own script means to leave them out, and keeps them, cut, where "### Response:"
+            has four tokens or more.)
         dtype: number format of the model.
     """
 
@@ -111,8 +113,9 @@ class IFD:
         unknown = np.flatnonzero(~known)
         limit = min(signal.max_tokens, window_of(self.model)) if len(unknown) else 0
         why = why_not(pool.rows, unknown, self.model, template=signal.template, max_tokens=limit)
-        for at in unknown.tolist():
-            told[at] = why.get(at) or f"longer than {limit:,} tokens, prompt and response together"
+        told_by = unmeasured(pool.rows, [at for at in unknown.tolist() if at not in why], signal)
+        for at, reason in (why | told_by).items():
+            told[at] = reason
         return Scores(values, reasons=told, facts=facts)
 
     def _dropped(self, ratio: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -114,7 +114,9 @@ class FineTune:
     checkpoint_minutes: Annotated[float, ANYHOW] = 10.0
     checkpoint_steps: Annotated[int | None, ANYHOW] = None
 
-    version: ClassVar[int] = 2  # 1 trained beyond the model's window, and a first step at rate 0
+    # 1 trained beyond the model's window, and a first step at rate 0; 2 wrote the token that begins a text as
+    # text
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         """Refuse two budgets, a budget of nothing, and what no recipe has."""

@@ -45,7 +45,7 @@ def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> Non
         "ratio 0.800",
         "ratio 1.000",
         "the prompt does not help: ratio 1.167",
-        "longer than 512 tokens, prompt and response together",
+        "the model gives no finite loss",
     ]
     assert scores.facts["prompt_does_not_help"] == 1
     assert scores.facts["not_measured"] == 1
@@ -91,7 +91,11 @@ def test_a_pool_is_scored_end_to_end_and_rows_may_be_permuted() -> None:
 
 
 def published(record: dict[str, str], definition: str, model: Any, tokenizer: Any) -> float:
-    """The ratio as the papers' scripts compute it: whole texts, the response found in them, one by one."""
+    """The ratio as the papers' scripts compute it: whole texts, the response found in them, one by one.
+
+    Too long a row is out in Cherry's (as its script means it), and cut in Superfiltering's, the lone response
+    to what its prompt leaves of the window.
+    """
     import torch
 
     said, given = record["output"], record["input"]
@@ -99,13 +103,15 @@ def published(record: dict[str, str], definition: str, model: Any, tokenizer: An
         head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if given else "")
         given = f"### Input:\n{given}\n\n" if given else ""
         prompt = f"{head}\n\n### Instruction:\n{record['instruction']}\n\n{given}### Response:"
-        texts, limit = (prompt + said, "### Response:" + said), 512
+        texts, limits = (prompt + said, "### Response:" + said), (512, 512)
     else:
         prompt = f"{record['instruction']}\n" + (f"{given}\n" if given else "")
-        texts, limit = (prompt + said, said), 1024
+        asked = len(tokenizer(prompt, truncation=True, max_length=1024).input_ids)
+        texts, limits = (prompt + said, said), (1024, 1024 - asked + 1)
     losses = []
-    for text in texts:
+    for text, limit in zip(texts, limits, strict=True):
         ids = tokenizer(text, return_tensors="pt").input_ids
+        ids = ids[:, :limit] if definition == "superfilter" else ids
         labels = ids.clone()
         labels[:, : len(tokenizer(text[: text.rfind(said)]).input_ids)] = -100
         if ids.shape[1] > limit or not (labels[0, 1:] != -100).any():
@@ -129,11 +135,77 @@ def test_the_ratio_is_the_published_scripts(definition: str) -> None:
         {"instruction": "Write the sum.", "input": "two and three", "output": "five"},
         {"instruction": "Write the list.", "input": "", "output": "one two\nthree"},
         {"instruction": "Write.", "input": "", "output": "..."},
+        {"instruction": "Write this one. \n", "input": "with a blank\n", "output": "two and three"},
+        {"instruction": "Write.", "input": "", "output": "one two three. " * 300},
         {"instruction": "Write. " * 900, "input": "", "output": "too long"},
     ]
     ours, theirs = compared(records, definition, "tiny")
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    assert np.isnan(ours).tolist() == [False, False, False, True]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert np.isnan(ours).tolist() == [False] * 4 + [definition == "cherry", True]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random LLaMA with the tokenizer of its family: a blank before the first word, BOS in front."""
+    import string
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+    folder = tmp_path_factory.mktemp("llama")
+    letters = list(string.ascii_letters + string.digits + string.punctuation)
+    merges = [
+        *(("▁", letter) for letter in letters),
+        ("Y", "e"),
+        ("Ye", "s"),
+        ("o", "n"),
+        ("t", "h"),
+        ("th", "e"),
+    ]
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{code:02X}>" for code in range(256))]
+    words = dict.fromkeys([*special, "▁", *letters, *(one + two for one, two in merges)])
+    vocab = {word: at for at, word in enumerate(words)}
+    LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=len(vocab), bos_token_id=1, eos_token_id=2, initializer_range=0.2, **shape
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("definition", ["cherry", "superfilter"])
+def test_the_ratio_is_the_published_scripts_with_a_llama(definition: str, llama: str) -> None:
+    records = [
+        {"instruction": "Say it.", "input": given, "output": said}
+        for given, said in (("", "Yes"), ("in French", "No."), ("", " the sun"), ("", "Paris is the one\n"))
+    ]
+    ours, theirs = compared(records, definition, llama)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+
+
+LONG = "Write. " * 900
+
+
+@pytest.mark.parametrize(
+    ("definition", "asked", "said", "reason"),
+    [
+        ("superfilter", "Sign.", "one", "the response is one token, which nothing"),
+        ("superfilter", LONG, "one two", "no response within 1,024"),
+        ("cherry", LONG, "one two", "no response within 512 tokens"),
+        ("cherry", "Write.", "one two three. " * 300, "longer than 512 tokens, prompt and"),
+    ],
+)
+def test_a_row_without_a_ratio_has_its_own_reason(
+    definition: Any, asked: str, said: str, reason: str
+) -> None:
+    records = [{"instruction": "Write.", "output": "one two three"}, {"instruction": asked, "output": said}]
+    made = IFD(model="tiny", definition=definition, cut=0.0, dtype="float32")
+    found = made.score(Pool(Dataset.from_rows(records)))
+    assert found.reasons is not None
+    assert found.reasons[1].startswith(reason)
+    assert found.reasons[0].startswith("ratio")
 
 
 @pytest.mark.slow
