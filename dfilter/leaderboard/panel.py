@@ -12,7 +12,15 @@ import numpy as np
 from dfilter.errors import InputError
 from dfilter.leaderboard.agreement import JudgeHealth, Tally, krippendorff_alpha, length_controlled
 from dfilter.leaderboard.differences import Difference, difference
-from dfilter.leaderboard.measured import Estimate, Measured, complete, estimate, measure, numbers
+from dfilter.leaderboard.measured import (
+    Estimate,
+    Measured,
+    are_rates,
+    complete,
+    estimate,
+    measure,
+    numbers,
+)
 from dfilter.leaderboard.statistics import rank_intervals
 
 if TYPE_CHECKING:
@@ -91,6 +99,8 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
             grouped.setdefault((cell.strategy, cell.budget), []).append(cell)
     notes: list[str] = []
     measured = {}
+    results = [cell.results[name] for group in grouped.values() for cell in group]
+    rate = are_rates(results)
     for key, group in grouped.items():
         by_seed = {cell.seed: cell.results[name] for cell in group}
         if len(by_seed) < len(group):
@@ -101,8 +111,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         if 0 < len(empty) < len(by_seed):
             notes.append(f"{key[0]} at {key[1]}, {_seeds(empty)}: no prompt has a value")
             by_seed = {seed: result for seed, result in by_seed.items() if seed not in empty}
-        measured[key] = measure(name, by_seed)
-    results = [cell.results[name] for group in grouped.values() for cell in group]
+        measured[key] = measure(name, by_seed, rate=rate)
     first = results[0]
     notes += _unheard(results)
     facts = first.facts
@@ -111,7 +120,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         name,
         _label(name, first.metric, cells),
         first.higher_is_better,
-        any(m.rate for m in measured.values()),
+        rate,
         bool(facts.get("proxy")),
         str(facts.get("against", "")) if null is not None else "",
         _health(results),
@@ -211,7 +220,7 @@ def judged(panel: Panel, key: Key, replicates: int) -> dict[str, Any]:
     judges = first.facts.get("judges")
     columns = {}
     for judge in judges if isinstance(judges, Mapping) and len(judges) > 1 else ():
-        column, _ = estimate(measure(name, results, judge))
+        column, _ = estimate(measure(name, results, judge, rate=panel.metric.rate))
         if column:
             columns[judge] = column
     if panel.null is None:

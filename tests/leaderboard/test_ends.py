@@ -31,13 +31,14 @@ def judged(values, strategies=1, seeds=3):
     return leaderboard(made, replicates=0).rows[0]
 
 
-def paired(random, mine, seeds=3, margin=None):
+def paired(random, mine, seeds=3, margin=None, **facts):
     made = []
     for name, values in (("random", random), ("mine", mine)):
         table = np.broadcast_to(np.asarray(values, float), (seeds, np.shape(values)[-1]))
         ids = tuple(map(str, range(table.shape[1])))
         made += [
-            Cell(name, "10", k, results={"m": EvalResult(ids, table[k], "m", True, {})}) for k in range(seeds)
+            Cell(name, "10", k, results={"m": EvalResult(ids, table[k], "m", True, facts)})
+            for k in range(seeds)
         ]
     board = leaderboard(made, margin=margin, replicates=0)
     return next(r for r in board.rows if r.strategy == "mine")
@@ -85,7 +86,7 @@ def test_one_of_eight_decided_prompts_lost_is_no_verdict():
 @pytest.mark.parametrize("rate", [0.0, 1.0, 0.5])
 def test_strategies_that_answer_alike_are_not_surely_alike(rate):
     values = [rate] * 40 if rate != 0.5 else [0, 1] * 20
-    row = paired(values, values, margin=0.01)
+    row = paired(values, values, margin=0.01, bounds=[0, 1])
     sane(row)
     assert row.random.low < -0.05
     assert row.random.high > 0.05
@@ -106,7 +107,7 @@ def test_a_constant_gap_has_an_interval_and_no_gap_at_all_has_none():
 
 
 def test_one_prompt_has_the_interval_of_a_share_and_no_verdict():
-    row = paired([0.0], [1.0])
+    row = paired([0.0], [1.0], bounds=[0, 1])
     assert row.verdict == ""
     assert row.p == 1
     assert row.random.low < 0 < row.random.high == 1

@@ -299,7 +299,7 @@ def test_a_bad_margin_and_a_prompt_named_twice_are_refused():
 
 def test_rates_at_the_edge_have_intervals_and_no_verdict_without_evidence():
     made = [
-        Cell(name, "10", k, results={"exact": result([0.0] * 30, "exact match", True)})
+        Cell(name, "10", k, results={"exact": result([0.0] * 30, "exact match", True, bounds=[0, 1])})
         for name in ("random", "mine")
         for k in range(3)
     ]
@@ -707,3 +707,46 @@ def test_questions_that_were_not_looked_for_are_in_the_notes():
     for facts, said in (({"harness": "0.4"}, True), ({}, False)):
         made = [Cell(s, "10", 0, results={"mmlu": result([0, 1], **facts)}) for s in ("random", "mine")]
         assert any("not looked for" in note for note in leaderboard(made).notes) == said
+
+
+@pytest.mark.parametrize("bounds", [None, [1, 6], [0, 10]])
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_values_that_happen_to_be_zeros_and_ones_are_no_rate(bounds, constant):
+    facts = {"bounds": bounds} if bounds else {}
+    rng = np.random.default_rng(0)
+    made = [
+        Cell(name, "10", k, results={"m": result(values, "grade", up=True, **facts)})
+        for name in ("random", "dull", "good")
+        for k in range(3)
+        for values in [rng.integers(1, 7, 12) if name == "good" else np.full(12, constant)]
+    ]
+    board = leaderboard(made)
+    assert not board.metrics[0].rate
+    dull = row(board, "dull")
+    assert math.isnan(dull.value.low)  # a grade that never varies has no interval of a share
+    assert "%" not in board.render().splitlines()[3]
+    assert math.isfinite(row(board, "good").random.low)
+
+
+def test_all_strategies_of_a_metric_are_treated_alike():
+    def board(stated):
+        return leaderboard([
+            Cell(name, "10", k, results={"m": result([0, 1] * 4, "m", up=True, **stated.get(name, {}))})
+            for name in ("random", "mine") for k in range(3)
+        ])  # fmt: skip
+
+    rate = {"bounds": [0, 1]}
+    assert board({"random": rate, "mine": rate}).metrics[0].rate
+    for stated in ({"random": rate}, {"mine": rate}, {"random": rate, "mine": {"bounds": [1, 6]}}):
+        found = board(stated)
+        assert not found.metrics[0].rate
+        assert {r.value.method for r in found.rows} == {"two-way"}
+
+
+def test_a_strategy_without_any_value_does_not_unmake_a_rate():
+    made = [
+        Cell(name, "10", k, results={"m": result(v, "m", up=True, **facts)})
+        for name, v, facts in (("random", [0, 1], {"bounds": [0, 1]}), ("gone", [math.nan] * 2, {}))
+        for k in range(3)
+    ]
+    assert leaderboard(made).metrics[0].rate
