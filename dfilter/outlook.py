@@ -115,7 +115,8 @@ def groups(places: Sequence[Place], usable: int) -> list[Group]:
 
 
 def _cells(plan: Comparison, places: Sequence[Place], found: Sequence[Group]) -> Iterator[str]:
-    yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {plan.seeds} seeds each"
+    seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+    yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {seeds} each"
     for group in found:
         yield f"  {group.label:<16} {group.budget:>8}  {group.size}"
     there = sum((plan.out / "cells" / place.name / CELL).is_file() for place in places)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
+from dfilter.leaderboard.agreement import lacking
 from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
 from dfilter.leaderboard.likeness import advice, in_words, tokens_of
 from dfilter.leaderboard.measured import Measured, estimate, no_value
@@ -241,7 +242,8 @@ def _notes(
         mine = [row for row in rows if row.metric == panel.metric.name]
         excluded = max((r.random.excluded for r in mine if r.random), default=0)
         if excluded:
-            notes.append(f"{panel.metric.name}: up to {excluded} prompts lack a value and are left out.")
+            up_to = "up to " if excluded > 1 else ""
+            notes.append(f"{panel.metric.name}: {up_to}{lacking(excluded, 'a value')}.")
         if panel.metric.proxy:
             notes.append(
                 f"{panel.metric.name} is a proxy, not quality (LIMA saw it anti-correlate, arXiv 2305.11206)."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.leaderboard.agreement import JudgeHealth, Tally, krippendorff_alpha, length_controlled
+from dfilter.leaderboard.agreement import JudgeHealth, Tally, as_wide, krippendorff_alpha, length_controlled
 from dfilter.leaderboard.differences import Difference, difference
 from dfilter.leaderboard.measured import (
     Estimate,
@@ -25,6 +25,8 @@ from dfilter.leaderboard.statistics import rank_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from dfilter.leaderboard.cells import Cell
     from dfilter.types import EvalResult
@@ -235,12 +237,33 @@ def judged(panel: Panel, key: Key, replicates: int) -> dict[str, Any]:
     if replicates and all(isinstance(gap, list | tuple) and len(gap) == values.shape[1] for gap in gaps):
         length = np.array([numbers(gap) for gap in gaps], np.float64)
         keep = complete(values, length)
-        if keep.sum() >= 2:
-            labels = [c for c, kept in zip(panel.measured[key].clusters, keep, strict=True) if kept]
-            made["length_controlled"] = length_controlled(
+        if keep.sum() >= 2 and not same_gap(length[:, keep]):
+            mine = panel.measured[key]
+            labels = tuple(c for c, kept in zip(mine.clusters, keep, strict=True) if kept)
+            names = tuple(p for p, kept in zip(mine.prompts, keep, strict=True) if kept)
+            rate = difference(
+                Measured(mine.seeds, names, values[:, keep], labels, mine.rate), None, panel.null
+            )
+            fitted = length_controlled(
                 values[:, keep], length[:, keep], labels, replicates=min(replicates, 1000)
             )
+            made["length_controlled"] = equal_length(fitted, rate.estimate if rate else None)
     return made
+
+
+def same_gap(length: NDArray[np.float64]) -> bool:
+    """Return whether all answers are longer, or shorter, by the same: nothing tells of equal length."""
+    gap = length[np.isfinite(length)]
+    return bool(gap.size) and bool(gap[0] != 0) and bool((gap == gap[0]).all())
+
+
+def equal_length(
+    fitted: tuple[float, float, float], rate: Estimate | None
+) -> tuple[float, float, float] | None:
+    """Return a rate at equal length, no surer than the rate itself; none where that has no interval."""
+    if rate is None or not math.isfinite(rate.low):
+        return None
+    return as_wide(fitted, rate.value - rate.low, rate.high - rate.value)
 
 
 def _tallies(results: Any, null: float) -> dict[str, Tally]:
