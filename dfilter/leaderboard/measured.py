@@ -165,9 +165,17 @@ def no_value(measured: Measured) -> tuple[Estimate, str]:
 
 
 def estimate_table(
-    table: NDArray[np.float64], labels: list[str], excluded: int, *, rate: bool
+    table: NDArray[np.float64], labels: list[str], excluded: int, *, rate: bool, size: float | None = None
 ) -> tuple[Estimate | None, TwoWay | None]:
-    """Estimate the mean of a (k, n) table without gaps; none without a prompt, no variance of one."""
+    """Estimate the mean of a (k, n) table without gaps; none without a prompt, no variance of one.
+
+    Args:
+        table: of values.
+        labels: (n,) cluster of each prompt.
+        excluded: prompts left out.
+        rate: the values are rates.
+        size: see :func:`~dfilter.leaderboard.statistics.two_way`.
+    """
     k, n = table.shape
     if n == 0:
         return None, None
@@ -176,7 +184,7 @@ def estimate_table(
         mean = float(table.mean())
         _, low, high = single(table) if rate else (gap, gap, gap)
         return Estimate(mean, low, high, gap, gap, k, n, excluded, gap, "one prompt"), None
-    way = two_way(table, labels)
+    way = two_way(table, labels, size)
     low, high = (float(end) for end in interval(way))
     method = "two-way" if k > 1 else ONE_SEED
     if rate and (way.n < FEW_PROMPTS or extreme(way) or still(way)):

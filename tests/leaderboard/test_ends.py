@@ -168,3 +168,41 @@ def test_identical_prompts_of_one_cluster_are_one_prompt():
     assert (
         "12 prompts in 3 clusters allow intervals but no verdicts (six clusters are needed)" in board.finding
     )
+
+
+def dusty(constant, others, size=30):
+    """Rows of a strategy whose values are the reference's but for rounding, beside others."""
+    ids, made = tuple(map(str, range(size))), []
+    near = np.nextafter(constant, np.where(np.arange(size) % 2, np.inf, -np.inf))
+    for name, values in {"random": np.full(size, constant), "same": near, **others}.items():
+        made += [
+            Cell(name, "10", k, results={"m": EvalResult(ids, np.asarray(values, float), "m", True, {})})
+            for k in range(3)
+        ]
+    return {row.strategy: row for row in leaderboard(made, replicates=50).rows}
+
+
+@pytest.mark.parametrize("constant", [0.1, 2.0, 1e6 + 0.1, 1e-9])
+def test_rounding_is_no_power_whatever_stands_beside_it(constant):
+    alone = dusty(constant, {})["same"]
+    for gap in (-0.05, 0.1):
+        beside = dusty(constant, {"other": np.full(30, constant * (1 + gap))})
+        for row in (alone, beside["same"]):
+            assert row.random.value == 0
+            assert math.isnan(row.random.low)
+            assert math.isnan(row.random.detectable)
+            assert row.p == 1
+            assert row.verdict == "inconclusive"
+        assert beside["same"].ranks == beside["random"].ranks
+        other = beside["other"]
+        sane(other)
+        assert other.random.se == 0  # a constant gap varies by nothing
+        assert other.verdict == ("better" if gap > 0 else "worse")
+
+
+def test_what_is_small_beside_the_values_is_still_a_difference():
+    rng = np.random.default_rng(0)
+    row = dusty(1.0, {"other": 1 + 1e-9 * (1 + 0.1 * rng.normal(size=30))})["other"]
+    sane(row)
+    assert row.verdict == "better"
+    assert 0.9e-9 < row.random.low < row.random.high < 1.1e-9
