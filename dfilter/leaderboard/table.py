@@ -36,15 +36,17 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
     rows = [row for row in board.rows if row.metric == metric.name]
     places = _places(rows, metric)
 
-    def number(value: float | None, *, sign: bool = False) -> str:
-        known = value is not None and math.isfinite(value)
-        return amount(value, metric, sign=sign, places=places) if known and value is not None else NONE
+    def number(value: float | None, *, sign: bool = False, exact: bool = False) -> str:
+        if value is None or not math.isfinite(value):
+            return NONE
+        return amount(value, metric, sign=sign, places=places, exact=exact)
 
     def ranged(found: Estimate | None, *, sign: bool = False) -> str:
         if found is None:
             return NONE
-        ends = f" [{number(found.low, sign=sign)}, {number(found.high, sign=sign)}]"
-        return number(found.value, sign=sign) + (ends if math.isfinite(found.low) else "")
+        exact = sign and (found.low > 0 or found.high < 0)  # it leaves 0 out, and may not look like it
+        value, low, high = (number(x, sign=sign, exact=exact) for x in (found.value, found.low, found.high))
+        return f"{value} [{low}, {high}]" if math.isfinite(found.low) else value
 
     def difference(found: Estimate | None) -> str:
         return number(found.value, sign=True) if found else NONE
@@ -69,7 +71,7 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
         _Column(f"{metric.label}{unit} {arrow}", lambda r: ranged(r.value), 0),
         _Column("Δ random", lambda r: ranged(r.random, sign=True), 0),
         _Column("p Holm", lambda r: _p(r.p), 4),
-        _Column("MDE", lambda r: number(r.random.detectable) if r.random else NONE, 5),
+        _Column("MDE", lambda r: number(r.random.detectable, exact=True) if r.random else NONE, 5),
         _Column("Δ longest", lambda r: difference(r.longest), 8),
         _Column("Δ full", lambda r: difference(r.full), 6),
         _Column("vs full", lambda r: r.against_full or NONE, 12, left=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -206,3 +207,25 @@ def test_what_is_small_beside_the_values_is_still_a_difference():
     sane(row)
     assert row.verdict == "better"
     assert 0.9e-9 < row.random.low < row.random.high < 1.1e-9
+
+
+@pytest.mark.parametrize("facts", [{}, {"bounds": [0, 1]}])
+@pytest.mark.parametrize("gap", [1e-9, -1e-6, 2e-4])
+def test_an_interval_that_leaves_zero_out_does_not_look_like_zero(gap, facts):
+    rng = np.random.default_rng(0)
+    ids, made = tuple(map(str, range(300))), []
+    for name, shift in (("random", 0.0), ("mine", gap), ("other", 0.0)):
+        noise = abs(gap) * rng.normal(size=(3, 300)) * (name == "other")
+        made += [
+            Cell(name, "10", k, results={"m": EvalResult(ids, 0.4 + shift + noise[k], "m", True, facts)})
+            for k in range(3)
+        ]
+    board = leaderboard(made, replicates=0)
+    row = next(r for r in board.rows if r.strategy == "mine")
+    assert row.verdict == ("better" if gap > 0 else "worse")
+    said = re.search(r"mine \((\S+)(?: points)?, 95% interval (\S+) to ([^ )]+)\)", board.finding).groups()
+    line = next(x for x in board.render(width=300).splitlines() if x.startswith("mine"))
+    shown = re.search(r"([+-]\S+) \[(\S+), (\S+)\] +\S+ +(\S+)", line).groups()
+    assert all(float(number) != 0 for number in said + shown)
+    unseen = re.search(r"differences under (\S+)", board.finding)
+    assert float(unseen.group(1)) != 0
