@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -508,6 +509,32 @@ def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
                 )
             )
     return made
+
+
+def test_what_was_judged_is_not_left_out_without_a_word():
+    board = leaderboard(judged(judges=("ann", "ben", "cleo")), replicates=50)
+    titles = ["at equal length", "score (W/T/L)", "ann", "ben", "cleo"]
+    for width in (60, 90, 120, 200, 400):
+        text = board.render(width=width)
+        head = next(line for line in text.splitlines() if line.startswith("strategy"))
+        told = re.search(r"pairwise: ([^:.]*) (?:is|are) left out for want of room", " ".join(text.split()))
+        left_out = [title for title in titles if title not in head]
+        assert (told.group(1).split(", ") if told else []) == left_out
+    assert "want of room" not in board.render("md")
+
+
+def test_csv_has_every_judge_the_counts_and_the_rate_at_equal_length():
+    board = leaderboard(judged(judges=("ann", "ben")), replicates=50)
+    for line, made in zip(csv.DictReader(io.StringIO(board.render("csv"))), board.rows, strict=True):
+        tally = made.tallies["all"]
+        assert [int(line[name]) for name in ("win", "tie", "lose")] == [tally.win, tally.tie, tally.lose]
+        equal = [float(line[f"equal_length{end}"]) for end in ("", "_low", "_high")]
+        assert equal == list(made.length_controlled)
+        for name, found in made.judges.items():
+            held = [float(line[f"judge_{name}{end}"]) for end in ("", "_low", "_high")]
+            assert held == [found.value, found.low, found.high]
+    alone = next(csv.DictReader(io.StringIO(leaderboard(cells({"random": 0, "mine": 1})).render("csv"))))
+    assert alone["win"] == alone["equal_length"] == ""
 
 
 def test_a_reason_to_fail_is_said_once():
