@@ -117,6 +117,7 @@ class Grade:
         reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
+        scale = [value for _, value in SCALES[self.scale]]
         for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
             missing += int(np.isnan(found).sum())
@@ -129,9 +130,8 @@ class Grade:
             "cut": sum(cut for _, cut in samples),
             "answers": len(conversations),
             "reported_models": reported,
+            "bounds": [min(scale), max(scale)],
         }
-        if self.scale != "likert":
-            facts["bounds"] = [0, 1]
         if len(columns) > 1:
             facts["judges"] = {name: column.tolist() for name, column in columns.items()}
         ids = tuple(prompt.id for prompt in prompts)

@@ -69,7 +69,9 @@ def sign_flips(parts: ArrayLike) -> Flips | None:
     total = int(steps @ counts)
     length = 2 * total + 1
     turn = 2 * np.pi * np.outer(np.arange(total + 1), steps) / length
-    chances = np.fft.irfft(np.prod(np.cos(turn) ** counts, axis=1), length)[: total + 1]
+    cosines = np.cos(turn)
+    cosines = cosines**counts if counts.max() > 1 else cosines
+    chances = np.fft.irfft(np.prod(cosines, axis=1), length)[: total + 1]
     chances[1:] *= 2
     tails = np.cumsum(np.maximum(chances, 0.0)[::-1])[::-1]
     least = 2.0 ** (1 - int(counts.sum()))  # all signs alike, one way or the other
