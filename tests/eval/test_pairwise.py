@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -304,6 +305,59 @@ def fill(path, choose):
         writer = csv.DictWriter(file, human.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def saved(rows, separator=",", start=""):
+    """Write records as a spreadsheet does."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator).writerows(rows)
+    return start + text.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("header", "tail", "first", "tie"),
+    [
+        (human.COLUMNS, [], "1", "tie"),
+        ([name.upper() for name in human.COLUMNS], [["", "", "", "", ""]] * 3, "1.0", "Draw"),
+        ([f" {name.title()} " for name in human.COLUMNS], [[], ["", " "]], "1,00", "0.0"),
+        ([*human.COLUMNS, ""], [[""] * 6] * 20, "Answer 1", "\uff1d"),
+    ],
+)
+def test_a_sheet_is_read_as_spreadsheets_save_it(tmp_path, encoding, separator, header, tail, first, tie):
+    path, made = tmp_path / "sheet.csv", pairs(6)
+    made[0] = human.Pair("q/0", "Größe, größer; größte", 'a "good" answer', "line\nline")
+    human.write_sheet(path, made)
+    _, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+    tie = "tie" if encoding == "cp1252" else tie
+    rows = [[*row[:-1], first if at % 2 else tie] for at, row in enumerate(rows)]
+    text = saved([header, *rows, *tail], separator, "sep=;\r\n" * (separator == ";"))
+    path.write_bytes(text.encode(encoding))
+    found = human.read_sheet(path, made)
+    assert sorted(np.abs(found).tolist()) == [0, 0, 0, 1, 1, 1]
+    human.write_sheet(tmp_path / "plain.csv", made)
+    plain = {row[0]: row[-1] for row in rows}
+    fill(tmp_path / "plain.csv", lambda row: "1" if plain[row["item"]] == first else "tie")
+    assert found.tolist() == human.read_sheet(tmp_path / "plain.csv", made).tolist()
+
+
+@pytest.mark.parametrize("said", ["11", "1.5", "3", "first", "1 or 2", "10"])
+def test_what_is_no_verdict_is_named_with_its_line(tmp_path, said):
+    path, made = tmp_path / "sheet.csv", pairs(2)
+    human.write_sheet(path, made)
+    fill(path, lambda row: said)
+    with pytest.raises(InputError, match=f"line 2: better is '{said}'; expected 1, 2 or tie"):
+        human.read_sheet(path, made)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"item,better\n", b"PK\x03\x04\x00\xff", b"item,best\nx,1\n"]
+)
+def test_what_is_no_sheet_is_said(tmp_path, content):
+    (tmp_path / "sheet.csv").write_bytes(content)
+    with pytest.raises(InputError, match="has no lines under the columns item and better; save"):
+        human.read_sheet(tmp_path / "sheet.csv", pairs(2))
 
 
 def test_a_sheet_is_blind_and_comes_back(tmp_path):
