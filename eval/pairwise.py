@@ -15,7 +15,7 @@ import numpy as np
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
 from dfilter.eval.judging import Explain, PairScores, Wording, ask_judge, judge_names, local_judges
-from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
+from dfilter.eval.prompts import Prompt, read_objects, read_prompts, row_id, row_text, shared_facts
 from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
@@ -58,7 +58,7 @@ class Pairwise:
     human: Annotated[str, PLACE] = ""
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -245,25 +245,53 @@ def answers_of(
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
-    """Read answers from a JSON array or JSONL, found by ``id`` or by the prompt's text.
+    """Read answers from a JSON array or JSONL, found by the prompt's text, else by ``id``.
 
-    Columns: ``response``, ``output`` or ``answer``; and ``id`` (with or without the test set's
-    name) or ``prompt``/``instruction``.
+    Columns: ``response``, ``output`` or ``answer``; and the prompt in any form that a prompt set may have
+    (``instruction`` and ``input`` belong together), or an id, with or without the test set's name. Ids count
+    where the prompts have ids of their own, for rows without a prompt; or for all, if no prompt is known.
 
     Raises:
-        InputError: the file cannot be read, or lacks a prompt's answer.
+        InputError: the file cannot be read, lacks a prompt's answer, or has two different ones.
     """
-    rows = read_objects(path)
-    found: dict[str, str] = {}
-    for row in rows:
-        said = next(
-            (row[name] for name in ("response", "output", "answer") if isinstance(row.get(name), str)), None
-        )
-        for name in ("id", "prompt", "instruction"):
-            if said is not None and row.get(name) is not None:
-                found[str(row[name])] = said
-    answers = [found.get(p.id, found.get(p.id.partition("/")[2], found.get(p.text))) for p in prompts]
+    by_text: dict[str, dict[str, str]] = {}
+    by_id: dict[str, dict[str, str]] = {}
+    named: dict[str, dict[str, str]] = {}
+    for row in read_objects(path):
+        said = next((row[k] for k in ("response", "output", "answer") if isinstance(row.get(k), str)), None)
+        if said is not None:
+            text, own = _key(row_text(row)), str(row_id(row))
+            (by_text.setdefault(text, {}) if text else by_id.setdefault(own, {}))[said] = own
+            named.setdefault(own, {})[said] = own
+    if not any(_key(prompt.text) in by_text for prompt in prompts):
+        by_id = named
+    answers = [_only(_said(prompt, by_text, by_id), prompt, path) for prompt in prompts]
     lacking = [p.id for p, said in zip(prompts, answers, strict=True) if said is None]
     if lacking:
-        raise InputError(f"{path} lacks answers to {len(lacking)} prompts, the first is '{lacking[0]}'.")
+        numbered = by_id and not any(prompt.named for prompt in prompts)
+        hint = " The prompts have no ids to find them by: give every answer its prompt." if numbered else ""
+        told = f"{path} lacks answers to {len(lacking)} prompts, the first is '{lacking[0]}'."
+        raise InputError(told + hint)
     return [said for said in answers if said is not None]
+
+
+def _said(
+    prompt: Prompt, by_text: Mapping[str, Mapping[str, str]], by_id: Mapping[str, Mapping[str, str]]
+) -> Mapping[str, str]:
+    """Return the answers to a prompt, each with the id of its row."""
+    short = prompt.id.partition("/")[2]
+    found = by_text.get(_key(prompt.text), {})
+    if not prompt.named:
+        return found
+    mine = {said: own for said, own in found.items() if own in {prompt.id, short}}
+    return mine if len(found) > 1 and mine else found or by_id.get(prompt.id, by_id.get(short, {}))
+
+
+def _only(found: Mapping[str, str], prompt: Prompt, path: Path) -> str | None:
+    if len(found) > 1:
+        raise InputError(f"{path} has {len(found)} different answers to prompt '{prompt.id}'; keep one.")
+    return next(iter(found), None)
+
+
+def _key(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()
