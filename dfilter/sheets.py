@@ -36,7 +36,7 @@ class Export:
         comparison: its folder.
         source: test prompts, as ``--eval pairwise:`` takes them.
         strategy: whose models are judged.
-        against: random, longest or full, of the same size and seed.
+        against: random, longest or full, as the comparison paired them: of the same size and seed.
         budget: of the strategy; none where there is one.
         limit: prompts for each seed; all unless given.
         max_new_tokens: longest answer.

@@ -50,12 +50,12 @@ _RAISED = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _LOWERED = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])|(?<=[¼-¾⅐-⅞])(?=\d)")  # 2½ is no 21/2
 _STARRED = re.compile(r"(?<=\d) \* (?=\d)|(?<=[\d)]) ?\* ?(?=[b-hj-z](?![^\W_]|\*))")
-_LETTERED = re.compile(r"(?<=\d)(?=[A-KM-UX-Z](?![^\W_]))")  # 12B and 2M; 5V, 60W and 2L have units
+_LETTERED = re.compile(r"(?<=\d)(?=[A-KM-UX-Z](?![^\W_])| M(?![^\W_]))")  # 12B and 2M; 5V and 2L have units
 _DRESS = re.compile(r"(?<![\d*_`])[*_`]+|[*_`]+(?![\d*_`])")  # Markdown's, but not 3*4 and 1_000
 _BULLET = re.compile(r"(?m)^[ ]*[-—+•][ ]+")
 _SAID_MINUS = re.compile(rf"(?<![\w.-])(?<!\d )(?:minus|negative) (?={_MONEY}?\.?\d)")
 _LOOSE = re.compile(r"(?<=[(\[{]) +| +(?=[)\]}])")
-_TUPLE = re.compile(r"(?<=[(\[{])[-+]?\d+(?:\.\d+)?(?:,[-+]?\d+(?:\.\d+)?)+(?=[)\]}])")
+_TUPLE = re.compile(r"(?<=[(\[{])[-+]?\d+(?:[./]\d+)?(?:,[-+]?\d+(?:[./]\d+)?)+(?=[)\]}])")
 _COMMA_BETWEEN = re.compile(r"(?<=[^\s\d,]),(?=[^\s,])|,(?=[^\s\d,])")
 _LIST = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)+")
 
@@ -83,13 +83,13 @@ _BEHIND = re.compile(
     rf"""\^ | [-—]{_MONEY}?\d | [.,:/'_°]\d | [^\W\d_]+\d | (?:st|nd|rd|th|k)\b | {GLUED}
        | [ ]?(?:{_MANY})\b | [ ]?[十百千万萬億亿兆] | [만억]
        | (?![gmshldvw]\b)[a-z]\b | (?:ab|bc|ac|abc|[pqr]{{2,3}}|[u-z]{{2,3}})\b | [ ]?[xyz]\b(?![ ]?\d)
-       | [ ]?(?:[√∛∜π]|{NAMED}) | [.]?(?:[{HIDDEN}]|\\[a-z]+\()
+       | [ ]?(?:[√∛∜π]|pi\b|{NAMED}) | [.]?(?:[{HIDDEN}]|\\[a-z]+\()
        | [ ]?/[ ]?(?:\(|{VARIABLE}|[{HIDDEN}√]) | \)[ ]?[\^/!×·÷]
        | \(\w\) | \([^()]*[-+*/^×÷\d{HIDDEN}][^()]*\)
     """,  # noqa: RUF001 - people type it
     re.VERBOSE,
 )
-_ONWARD = re.compile(rf"[ ]?[-+*×·÷][ ]?(?:{VARIABLE}|[({HIDDEN}√∛∜])")  # noqa: RUF001
+_ONWARD = re.compile(rf"[ ]?[-+*×·÷][ ]?(?:(?:\d[\d.]*)?(?:{VARIABLE}|[({HIDDEN}√∛∜])|\d+(?:i\b|\^[a-z(]))")  # noqa: RUF001
 _TIMES = re.compile(r"[\d)][ ]?(?:[*×·÷x]|\*\*)[ ]?$")  # noqa: RUF001 - people type it
 _TERM = re.compile(rf"(?:[\d)\]%!°{HIDDEN}]{_MONEY}?|(?<![^\W\d_])[b-hj-z]|π|\\[a-z]+)$")
 _WITHIN = re.compile(  # an exponent, a root, a quotient's lower part, a factor in brackets, a torn command
@@ -246,7 +246,8 @@ def _signed(before: str, sign: str, *, blank: bool) -> tuple[str, bool, bool] | 
     if _cased(glued) and not blank and sign != "—":
         return None
     copula = _COPULA.search(word)
-    if _TERM.search(word) and not copula:
+    option = not blank and re.search(r"\(\w\)$", word)  # "(B) -5"
+    if _TERM.search(word) and not copula and not option:
         return f"{sign} ", False, True
     dash = _cased(glued) or (blank and _cased(word[-1:]) and not copula)
     return (f"{sign} ", False, False) if dash else ("", negative, False)
