@@ -55,6 +55,8 @@ def sign_flips(parts: ArrayLike) -> Flips | None:
     Args:
         parts: (n,) what each prompt, or cluster of prompts, adds to the sum.
     """
+    from scipy.fft import next_fast_len
+
     size = np.abs(np.asarray(parts, np.float64))
     most = float(size.max(initial=0.0))
     if most == 0:
@@ -67,8 +69,8 @@ def sign_flips(parts: ArrayLike) -> Flips | None:
     if unit == 0:
         return None
     total = int(steps @ counts)
-    length = 2 * total + 1
-    turn = 2 * np.pi * np.outer(np.arange(total + 1), steps) / length
+    length = next_fast_len(2 * total + 1, real=True)
+    turn = 2 * np.pi * np.outer(np.arange(length // 2 + 1), steps) / length
     cosines = np.cos(turn)
     cosines = cosines**counts if counts.max() > 1 else cosines
     chances = np.fft.irfft(np.prod(cosines, axis=1), length)[: total + 1]

@@ -82,20 +82,28 @@ def plans(effect: float, kind: Kind, *, family: Family, seeds: Sequence[int] = (
 
 
 def prompts_needed(effect: float, kind: Kind, seeds: int, family: Family) -> int:
-    """Return the fewest prompts that find ``effect`` with so many seeds; 0 when no number would."""
+    """Return the fewest prompts that find ``effect`` with so many seeds; 0 when no number would.
+
+    More prompts need not find more: where few seeds vary more than the prompts do, the test must allow for
+    what so few seeds may hide. The first number is looked for that is enough.
+    """
 
     def enough(prompts: int) -> bool:
         if prompts > FEW_PROMPTS:
             return smallest(kind, seeds, prompts, family) <= effect
-        return prompts >= fewest_prompts(family.tests) and _Trial(kind, seeds, prompts, family).finds(effect)
+        return _Trial(kind, seeds, prompts, family).finds(effect)
 
-    if effect >= kind.room(parity=family.parity) or not enough(MOST_PROMPTS):
+    if effect >= kind.room(parity=family.parity):
         return 0
-    low, high = 2, MOST_PROMPTS
-    while low < high:
+    low, high = fewest_prompts(family.tests) - 1, fewest_prompts(family.tests)
+    while not enough(high):
+        if high >= MOST_PROMPTS:
+            return 0
+        low, high = high, min(math.ceil(1.25 * high), MOST_PROMPTS)
+    while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 @lru_cache(maxsize=64)
@@ -191,7 +199,14 @@ class _Trial:
         likely = interval(two_way(minus), 1 - self.alpha)[0] > 0  # Student's t, which must hold in any case
         if likely.mean() < POWER:
             return False
-        return float(np.sum([self._better(table) for table in values[likely]])) >= POWER * TABLES
+        enough, spare = math.ceil(POWER * TABLES), int(likely.sum())
+        found = 0
+        for table in values[likely]:
+            better = self._better(table)
+            found, spare = found + better, spare - (not better)
+            if found >= enough or spare < enough:
+                break
+        return found >= enough
 
     def _better(self, table: NDArray[np.float64]) -> bool:
         """Return whether the first strategy of a (model, seed, prompt) table passes Holm's first step."""

@@ -81,6 +81,15 @@ def test_prompts_needed_is_the_inverse(effect):
         assert planning.smallest(kind, seeds, n - 1, family) > effect
 
 
+@pytest.mark.usefixtures("few_tables")
+def test_the_fewest_prompts_are_told_where_more_find_less():
+    # Of very many prompts only the seeds' noise is left, of which three seeds say little.
+    kind, family = TYPICAL["loss"], power.Family(12, 3)
+    effect = planning.smallest(kind, 3, 80, family)
+    assert effect < planning.smallest(kind, 3, planning.MOST_PROMPTS, family)
+    assert 60 <= planning.prompts_needed(effect, kind, 3, family) <= 80
+
+
 def test_prompts_cannot_make_up_for_training_noise():
     kind, family = Kind(power.Noise(0.05, 0.3, 0.2)), power.Family()
     assert planning.prompts_needed(0.01, kind, 3, family) == 0
