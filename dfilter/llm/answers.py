@@ -12,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from dfilter.llm.finishes import finish_of
 from dfilter.types import Json
 
-OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED = STATUSES = (
+OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STATUSES = (
     "ok",  # answered and understood
     "unparsed",  # answered, and not understood
     "refused",  # the model declined
     "truncated",  # the answer ran out of tokens before it said anything, or the prompt did not fit
     "filtered",  # a content filter stood in between
     "failed",  # no answer; the next run asks again
-)
+    "broken",  # broken at the server: it answers others, and this one never
+    "rejected",  # refused by the server: this request, while it takes others
+    "cut",  # truncated by the server: it answered, and had not read the whole prompt
+)  # ratings hold their positions: new ones come last
 FINAL = frozenset(STATUSES) - {FAILED}
 
 ChatMessage: TypeAlias = Mapping[str, str]
@@ -51,7 +55,8 @@ class Reply:
 
     Attributes:
         text: the message's content; empty when there is none.
-        finish: ``stop``, ``length``, ``content_filter``, ...; empty when the server names none.
+        finish: ``stop``, ``length``, ``content_filter``, ... by its common name (see
+            :mod:`dfilter.llm.finishes`); empty when the server has no such field.
         refusal: the model's refusal, or empty.
         logprobs: per answered token: the token, then its alternatives as (token, log probability).
         model: the model as the server reports it.
@@ -191,7 +196,7 @@ def read_body(raw: str | bytes) -> Reply:
     details = usage.get("prompt_tokens_details")
     return Reply(
         text=_text(message.get("content")),
-        finish=_word(choice.get("finish_reason")),
+        finish=finish_of(choice.get("finish_reason", "")),
         refusal=_word(message.get("refusal")),
         logprobs=_logprobs(choice.get("logprobs")),
         model=_word(body.get("model")),

@@ -96,7 +96,7 @@ class BatchSession:
         check_url(server.url)
         self.key = key_of(server)
         self.ledger = Ledger(ledger or ledger_path())
-        self.gate = Gate(1, server.longest_pause, server.patience, server.first_wait, time.monotonic())
+        self.gate = Gate(1, server.longest_pause, server.first_wait)
         self.folder = self.ledger.path.parent / "batches"
         self.stored = self.answered = self.sent = self.failed = 0
         self._reserved: dict[str, float] = {}
@@ -365,7 +365,7 @@ class BatchSession:
             endings[key] = Ending(attempts[key], 200, reading.status, usd, stored, asker)
             return
         fault = self.wire.refused(code, {}, body.get("error", body) if isinstance(body, dict) else body)
-        if fault.then in {"row", "stop"}:
+        if fault.then in {"row", "refused", "stop"}:
             status = fault.status or FAILED
             stored = Stored(key, status, nan, nan, fault.sentence, "", None, "", None, None, 0.0, nan)
             endings[key] = Ending(attempts[key], code, fault.name, 0.0, stored, asker)
@@ -433,14 +433,12 @@ class BatchSession:
                 fault = wire.refused(error.status_code, error.response.headers, error.body)
             except (openai.APIConnectionError, GarbledError, OSError) as error:
                 fault = wire.broken(error)
-            if fault.then in {"stop", "row"}:
+            if fault.then in {"stop", "row", "refused"}:
                 raise ServerError(fault.sentence)
             if fault.maybe_billed and (made := found()) is not None:
                 return made
             now = time.monotonic()
-            wait = (
-                self.gate.rejected(now, fault.headers) if fault.then == "pause" else self.gate.backoff(turn)
-            )
+            wait = self.gate.rejected(now, fault.wait) if fault.then == "pause" else self.gate.backoff(turn)
             time.sleep(wait)
         raise ServerError(
             f"{fault.sentence}, {self.server.attempts} times in a row. What the batches brought is kept."

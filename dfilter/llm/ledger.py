@@ -188,6 +188,18 @@ class Ledger:
                     found[row[0]] = _stored(row)
         return found
 
+    def failed(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return those of ``keys`` that failed in an earlier run and have no answer yet."""
+        wanted = list(keys)
+        found: set[bytes] = set()
+        with _sentences(self.path):
+            for start in range(0, len(wanted), LOOKUP):
+                part = wanted[start : start + LOOKUP]
+                marks = ",".join("?" * len(part))
+                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND status = '{FAILED}'"  # noqa: S608
+                found |= {row[0] for row in self.db.execute(text, part)}
+        return found
+
     def open_attempts(self) -> int:
         """Return how many attempts were in flight when their process died (or are now)."""
         return int(self.db.execute("SELECT count(*) FROM attempt WHERE ended IS NULL").fetchone()[0])

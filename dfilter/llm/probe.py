@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import ServerError
+from dfilter.llm.faults import Fault
 from dfilter.llm.tokens import at_most
-from dfilter.llm.wire import Fault, Got, encode
+from dfilter.llm.wire import Got, encode
 from dfilter.types import Json
 
 if TYPE_CHECKING:

@@ -140,7 +140,7 @@ class ScriptedServer:
             self._recent.append((now, tokens_in + tokens_out))
             self._recent_tokens += tokens_in + tokens_out
         if self.keep_log:
-            status = 0 if say.then else say.status
+            status = 0 if say.then or say.raw is not None else say.status
             tokens = tokens_in + tokens_out
             self.log.append(Logged(now, "chat", body, status, usd, tokens, batch, authorization))
         return say, _payload(say, body, tokens_in, tokens_out)
@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
             return
         say, payload = server.decide(asked, authorization)
         latency = server.latency if say.latency is None else say.latency
-        if say.then:
+        if say.then or say.raw is not None:
             self.task = asyncio.create_task(self._misbehave(say, payload, latency))
         elif latency:
             asyncio.get_running_loop().call_later(latency, self._send, say, payload)
@@ -287,7 +287,10 @@ class _Connection(asyncio.Protocol):
     async def _misbehave(self, say: Say, payload: bytes, latency: float) -> None:
         try:
             await asyncio.sleep(latency)
-            if say.then == "reset":
+            if say.raw is not None:
+                self.transport.write(say.raw)
+                self.transport.close()
+            elif say.then == "reset":
                 self.transport.abort()
             elif say.then == "cut":
                 self.transport.write(

@@ -19,7 +19,10 @@ from dfilter.errors import ServerError, SettingsError
 from dfilter.identity import ANYHOW, PLACE, settings_identity, shown
 from dfilter.types import Json
 
-SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
+SECONDS = (
+    "attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds",
+    "wait_for_server",
+)  # fmt: skip
 OPENAI = "https://api.openai.com/v1"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 # Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
@@ -49,9 +52,11 @@ class Server:
             do not count.
         longest_pause: a longer Retry-After than this many seconds is answered with one single
             request after that time, and the rest follow when it succeeds.
-        patience: with no success for so many seconds the run stops.
+        patience: when nothing came back for so many seconds, the run says so.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
         poll_seconds: how often a batch is looked at.
+        wait_for_server: how many seconds a server that is down is waited for; then the run stops, and
+            the same command goes on with it.
     """
 
     model: str
@@ -68,6 +73,7 @@ class Server:
     patience: Annotated[float, ANYHOW] = 60.0
     first_wait: Annotated[float, ANYHOW] = 0.5
     poll_seconds: Annotated[float, ANYHOW] = 30.0
+    wait_for_server: Annotated[float, ANYHOW] = 3600.0
 
     def __post_init__(self) -> None:
         findings = []

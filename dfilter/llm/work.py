@@ -13,7 +13,22 @@ Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request on its way."""
+    """One request on its way.
+
+    Attributes:
+        key: names it in the ledger.
+        body: what is sent.
+        worst_tokens: most tokens that it may take.
+        worst_usd: most that it may cost.
+        indexes: the positions in what was asked that it answers; none for a question of our own.
+        tries: failed attempts that count against it.
+        waits: pauses that it met while others were answered in between.
+        falls: how often it was on its way when the server went down.
+        known: whether its failures tell nothing new of the server: it failed before, now or in another run.
+        before: how many others had been answered when it first failed, or was last told to wait.
+        born: when it was first sent, moved on by pauses.
+        paused: the gate's seconds of pauses at that time.
+    """
 
     key: bytes
     body: bytes
@@ -22,7 +37,10 @@ class Job:
     indexes: list[int]
     tries: int = 0
     waits: int = 0
-    born: float = -1.0  # when it was first sent, moved on by pauses
+    falls: int = 0
+    known: bool = False
+    before: int = -1
+    born: float = -1.0
     paused: float = 0.0
 
 
@@ -35,10 +53,10 @@ class Stats:
     answered: int = 0
     failed: int = 0
     attempts: int = 0
+    abandoned: int = 0  # attempts that a stop did not wait for
     input_tokens: int = 0
     output_tokens: int = 0
     faults: dict[str, int] = field(default_factory=dict)
-    paused_until: float = 0.0
 
 
 def answer_of(
