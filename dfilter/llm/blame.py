@@ -99,15 +99,25 @@ class Blame:
             job.falls += 1
         self._doubtful, self._new = [], 0
 
-    def waited(self, job: Job) -> bool:
-        """Note that a row was told to wait; returns whether that was so often that it must be the row's.
+    def told(self, job: Job, *, last: bool) -> str:
+        """Return what becomes of a row that was told to wait once more; see ``verdict``.
 
-        Only pauses between which many others were answered count: a limit lets everybody through in turn.
+        A pause is no failure: a limit lets everybody through in turn. But a row that is told to wait again
+        and again while many others are answered, or while nobody else asks, is no matter of a limit.
+
+        Args:
+            job: the row.
+            last: whether no row is left that was not tried yet.
         """
-        if job.before >= 0 and self._others(job):
-            job.waits += 1
-        job.before = self.successes
-        return job.waits >= self.attempts
+        still = last and job.told_last == self.successes
+        job.told, job.told_last = job.told + 1, self.successes
+        if job.told_first < 0:
+            job.told_first = self.successes
+        if job.told < self.attempts:
+            return "again"
+        if self.successes - job.told_first >= OTHERS * self.attempts:
+            return "broken"
+        return "suspect" if still else "again"
 
     def verdict(self, job: Job, *, late: bool) -> str:
         """Return what becomes of a row after a failure: ``again``, ``suspect`` or ``broken``."""

@@ -25,7 +25,7 @@ Failed: TypeAlias = "tuple[Job, int, Fault, float | None]"
 MOST_FALLS = FALLS + 2  # a row after whose tries the server was gone so often is why
 
 
-async def plainly(engine: Engine, tries: int = 0) -> Got | Fault:
+async def plainly(engine: Engine, *, once: bool = False) -> Got | Fault:
     """Ask a question of our own that every well server answers; see ``Engine.single``."""
     params = {"max_tokens": PROBE_TOKENS}
     known = engine.capabilities
@@ -33,7 +33,7 @@ async def plainly(engine: Engine, tries: int = 0) -> Got | Fault:
     worst = at_most(QUESTION)
     usd = engine.price.cost(worst, PROBE_TOKENS) if engine.price else 0.0
     key = hashlib.blake2b(body, digest_size=16).digest()
-    return await engine.single(key, body, worst + PROBE_TOKENS, usd, tries=tries)
+    return await engine.single(key, body, worst + PROBE_TOKENS, usd, once=once)
 
 
 async def conclude(engine: Engine) -> None:
@@ -59,10 +59,11 @@ async def _try_again(engine: Engine) -> None:
     failed = [one for one in found if one is not None]
     if not failed:
         return
-    after = await plainly(engine, tries=1)
-    there = isinstance(after, Got) or after.then in {"row", "refused", "pause"}
+    after = await plainly(engine, once=True)
+    alive = isinstance(after, Got) or after.then in {"row", "refused"}
     for job, number, fault, usd in failed:
-        job.falls += not there
+        there = isinstance(after, Got) if fault.then == "pause" else alive
+        job.falls += not there and fault.then != "pause"
         if there or job.falls > MOST_FALLS:
             await engine.final(job, number, at_fault(job, fault), BROKEN, usd)
         else:
@@ -85,11 +86,8 @@ async def _once_more(engine: Engine, job: Job) -> Failed | None:
         engine.halt(ServerError(outcome.sentence))
     elif outcome.then == "refused":
         engine.blame.held.append(Held(job, outcome, number, usd, engine.loop.time()))
-    elif outcome.then == "pause":
-        engine.troubled(outcome, sent)
-        engine.blame.suspects.append((job, outcome))
     else:
-        job.tries += 1
+        job.tries += outcome.then != "pause"
         return job, number, outcome, usd
     return None
 
@@ -121,7 +119,7 @@ def own(fault: Fault) -> Fault:
 
 def at_fault(job: Job, fault: Fault) -> Fault:
     """Return a failure as its row's own."""
-    tries = max(job.tries, job.waits)
+    tries = max(job.tries, job.told)
     return replace(
         fault,
         sentence=f"broken at the server: {tries} attempts failed while others were answered; "

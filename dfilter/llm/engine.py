@@ -182,8 +182,9 @@ class Engine(Sender):
     async def _next(self) -> float | None:
         """Send one request if one may go now (None), else return how long to wait."""
         now = self.loop.time()
-        down = self.gate.down_since is not None  # then a row tells most that never failed before
-        ready = not down and bool(self.retries) and self.retries[0][0] <= now
+        down = self.gate.down_since is not None
+        fresh = down or (self.gate.alone and bool(self.pending))  # a row that never failed tells most
+        ready = not fresh and bool(self.retries) and self.retries[0][0] <= now
         if not ready and not self.pending:
             return self.retries[0][0] - now if self.retries and not down else math.inf
         job = self.retries[0][2] if ready else self.pending[0]
@@ -281,7 +282,7 @@ class Engine(Sender):
 
     def _verdict(self, job: Job, fault: Fault, then: float) -> str:
         if fault.then == "pause":
-            return "broken" if self.blame.waited(job) else "again"
+            return self.blame.told(job, last=not self.pending)
         if self.gate.down_since is not None:
             return "again"
         lived = then - job.born - (self.gate.paused_total - job.paused)

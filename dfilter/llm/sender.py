@@ -44,7 +44,7 @@ class Sender:
         self._wake.set()
 
     async def single(
-        self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float, *, tries: int = 0
+        self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float, *, once: bool = False
     ) -> Got | Fault:
         """Send one request outside the queue, with the same limits, budget and ledger.
 
@@ -53,7 +53,7 @@ class Sender:
             body: what is sent.
             worst_tokens: most tokens that it may take.
             worst_usd: most that it may cost.
-            tries: after so many failures the last one is returned; 0 waits until the server is well.
+            once: whether to return what came of one attempt, instead of waiting until the server is well.
 
         Returns:
             The reply, or the fault that says that this request does not succeed.
@@ -76,8 +76,7 @@ class Sender:
                 self.gate.up(self.loop.time())
                 return outcome
             self.troubled(outcome, sent)
-            job.tries += outcome.then != "pause"
-            if tries and job.tries >= tries:
+            if once:
                 return outcome
 
     async def turn(self, job: Job) -> None:
@@ -168,6 +167,7 @@ class Sender:
         self.waiting.why = fault.sentence
         if fault.then == "pause":
             wait = gate.rejected(now, fault.wait, sent)
+            wait += gate.backoff(job.told) if job and job.told else 0.0  # the others get on meanwhile
         elif gate.down_since is not None:
             wait = 0.0
             if sent >= gate.down_since:

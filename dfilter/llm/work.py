@@ -22,10 +22,12 @@ class Job:
         worst_usd: most that it may cost.
         indexes: the positions in what was asked that it answers; none for a question of our own.
         tries: failed attempts that count against it.
-        waits: pauses that it met while others were answered in between.
+        told: pauses that it met.
+        told_first: how many others had been answered when it met the first one.
+        told_last: the same of the last one.
         falls: how often it was on its way when the server went down.
         known: whether its failures tell nothing new of the server: it failed before, now or in another run.
-        before: how many others had been answered when it first failed, or was last told to wait.
+        before: how many others had been answered when it first failed.
         born: when it was first sent, moved on by pauses.
         paused: the gate's seconds of pauses at that time.
     """
@@ -36,7 +38,9 @@ class Job:
     worst_usd: float
     indexes: list[int]
     tries: int = 0
-    waits: int = 0
+    told: int = 0
+    told_first: int = -1
+    told_last: int = -1
     falls: int = 0
     known: bool = False
     before: int = -1
