@@ -17,7 +17,7 @@ import click
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, leaderboard
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command
+from dfilter.commands import Command, seconds
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.plaintext import guard_reports, pass_on, say, say_error, shown, shown_json, shown_lines
@@ -31,6 +31,8 @@ WISHES = {
     "template": "judge.template",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
+    "wait_for_server": "judge.wait_for_server",
+    "accept_failed": "accept_failed",
 }
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
@@ -155,6 +157,17 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
+            ),
+            click.option(
+                "--wait-for-server",
+                callback=seconds,
+                metavar="TIME",
+                help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
+            ),
+            click.option(
+                "--accept-failed",
+                metavar="SHARE|COUNT",
+                help="Go on without so many rows that the server did not answer. [default: 0]",
             ),
             click.option(
                 "--format",

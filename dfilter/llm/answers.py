@@ -27,6 +27,7 @@ OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STAT
     "cut",  # truncated by the server: it answered, and had not read the whole prompt
 )  # ratings hold their positions: new ones come last
 FINAL = frozenset(STATUSES) - {FAILED}
+WORDS = {BROKEN: "broken at the server", REJECTED: "refused by the server", CUT: "truncated by the server"}
 
 ChatMessage: TypeAlias = Mapping[str, str]
 

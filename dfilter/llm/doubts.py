@@ -25,7 +25,7 @@ Failed: TypeAlias = "tuple[Job, int, Fault, float | None]"
 MOST_FALLS = FALLS + 2  # a row after whose tries the server was gone so often is why
 
 
-async def plainly(engine: Engine, *, once: bool = False) -> Got | Fault:
+async def plainly(engine: Engine, *, tries: int = 0) -> Got | Fault:
     """Ask a question of our own that every well server answers; see ``Engine.single``."""
     params = {"max_tokens": PROBE_TOKENS}
     known = engine.capabilities
@@ -33,7 +33,7 @@ async def plainly(engine: Engine, *, once: bool = False) -> Got | Fault:
     worst = at_most(QUESTION)
     usd = engine.price.cost(worst, PROBE_TOKENS) if engine.price else 0.0
     key = hashlib.blake2b(body, digest_size=16).digest()
-    return await engine.single(key, body, worst + PROBE_TOKENS, usd, once=once)
+    return await engine.single(key, body, worst + PROBE_TOKENS, usd, tries=tries)
 
 
 async def conclude(engine: Engine) -> None:
@@ -59,7 +59,7 @@ async def _try_again(engine: Engine) -> None:
     failed = [one for one in found if one is not None]
     if not failed:
         return
-    after = await plainly(engine, once=True)
+    after = await plainly(engine, tries=1)
     alive = isinstance(after, Got) or after.then in {"row", "refused"}
     for job, number, fault, usd in failed:
         there = isinstance(after, Got) if fault.then == "pause" else alive

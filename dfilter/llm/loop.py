@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -32,10 +33,13 @@ class LoopThread:
     def finish(self, work: Coroutine[Any, Any, None], seconds: float | None) -> None:
         """Run a coroutine there for no longer than given."""
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            future.result(seconds)
-        except TimeoutError:
-            future.cancel()
+        if seconds is None:
+            future.result()
+            return
+        end = time.monotonic() + seconds
+        while not future.done() and time.monotonic() < end:
+            time.sleep(0.005)  # a signal in a lock's wait would leave the lock in disorder
+        future.cancel()
 
     def close(self, seconds: float | None = None) -> None:
         """Stop the loop and wait for its thread, for no longer than given; then it dies with the process."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 QUESTION = ({"role": "user", "content": "Reply with the digit 3 and nothing else."},)
 PROBE_TOKENS = 16
+TRIES = 3  # of a request that asks for more than an answer: a server may break where it should refuse
 TOPS = (20, 5)  # the most that common servers give, and OpenAI's older limit
 SCHEMA: Mapping[str, Json] = {
     "type": "json_schema",
@@ -107,7 +108,7 @@ async def _apart(engine: Engine) -> Capabilities:
         limit = "max_completion_tokens"
         again = await _try(engine, max_completion_tokens=PROBE_TOKENS)
         if isinstance(again, Fault):
-            raise ServerError(base.sentence)
+            raise ServerError(f"{base.sentence}. {base.advice}")
     size: dict[str, Any] = {limit: PROBE_TOKENS}
     warm = await _try(engine, **size, temperature=0)
     tops = 0
@@ -124,9 +125,9 @@ async def _try(engine: Engine, **params: Json) -> Got | Fault:
     body = encode(engine.server.model, QUESTION, params)
     worst = at_most(QUESTION)
     usd = engine.price.cost(worst, PROBE_TOKENS) if engine.price else 0.0
-    outcome = await engine.single(
-        hashlib.blake2b(body, digest_size=16).digest(), body, worst + PROBE_TOKENS, usd
-    )
-    if isinstance(outcome, Fault) and outcome.http not in {400, 413, 422}:
+    plain = set(params) <= {"max_tokens", "max_completion_tokens"}
+    key = hashlib.blake2b(body, digest_size=16).digest()
+    outcome = await engine.single(key, body, worst + PROBE_TOKENS, usd, tries=0 if plain else TRIES)
+    if isinstance(outcome, Fault) and outcome.then == "stop":
         raise ServerError(outcome.sentence)  # no parameter's fault
     return outcome

@@ -44,7 +44,7 @@ class Sender:
         self._wake.set()
 
     async def single(
-        self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float, *, once: bool = False
+        self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float, *, tries: int = 0
     ) -> Got | Fault:
         """Send one request outside the queue, with the same limits, budget and ledger.
 
@@ -53,7 +53,8 @@ class Sender:
             body: what is sent.
             worst_tokens: most tokens that it may take.
             worst_usd: most that it may cost.
-            once: whether to return what came of one attempt, instead of waiting until the server is well.
+            tries: after so many failures the last one is returned; 0 waits until the server is well. A
+                pause is no failure, but where one try is all.
 
         Returns:
             The reply, or the fault that says that this request does not succeed.
@@ -76,7 +77,8 @@ class Sender:
                 self.gate.up(self.loop.time())
                 return outcome
             self.troubled(outcome, sent)
-            if once:
+            job.tries += outcome.then != "pause" or tries == 1
+            if tries and job.tries >= tries:
                 return outcome
 
     async def turn(self, job: Job) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -159,7 +159,7 @@ class Session:
             except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
                 asked.last = error
             finally:
-                asked.over.set()
+                asked.over = True
                 asked.out.put(None)
 
         try:
@@ -184,16 +184,16 @@ class Session:
         """
         self.shown.show("")
         asked = self._round
-        if asked is None or self._opened is None or self._thread is None or asked.over.is_set():
+        if asked is None or self._opened is None or self._thread is None or asked.over:
             return
         engine, loop, self._hurry = self._opened[0], self._thread.loop, CLOSE_SECONDS
         try:
             loop.call_soon_threadsafe(engine.halt, Interrupted("Stopped."))
-            asked.over.wait(STOP_SECONDS)
+            asked.wait(STOP_SECONDS)
         except KeyboardInterrupt:
             with contextlib.suppress(KeyboardInterrupt):
                 loop.call_soon_threadsafe(engine.abandon)
-                asked.over.wait(ABANDON_SECONDS)
+                asked.wait(ABANDON_SECONDS)
 
     def facts(self) -> dict[str, Json]:
         """Return what this session asked, got and spent; by reported model only what was asked last."""
@@ -222,7 +222,7 @@ class Session:
         """Close the connections and the ledger, ending what is under way."""
         self._stop()
         if self._thread is not None:
-            if self._opened is not None and (self._round is None or self._round.over.is_set()):
+            if self._opened is not None and (self._round is None or self._round.over):
                 self._thread.finish(_shut(*self._opened[1:]), self._hurry)
             self._thread.close(self._hurry)
             self._thread = None
@@ -259,8 +259,14 @@ class _Round:
 
     def __init__(self) -> None:
         self.out: queue.SimpleQueue[list[Answer] | str | None] = queue.SimpleQueue()
-        self.over = threading.Event()
+        self.over = False
         self.last: BaseException | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end, for so long; a signal in a lock's wait would leave the lock in disorder."""
+        end = time.monotonic() + seconds
+        while not self.over and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 class _Shown:

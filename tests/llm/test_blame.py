@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -111,3 +112,127 @@ def test_what_is_the_accounts_stops_at_once(
             asked(quick(server.url, concurrency=4), requests(100))
         assert rows(server).count(bad) == 1
         assert len(rows(server)) <= bad + 8
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_the_account_costs_one_call(status: int, requests: Callable, quick: Callable) -> None:
+    """Whether the first request finds out what the model accepts, or that is known already."""
+    well = True
+    with ScriptedServer(
+        lambda _: WELL if well else Say("no", status=status, code="payment_required")
+    ) as server:
+        asked(quick(server.url), requests(1))
+        well = False
+        for model in ("m", "another"):
+            before = server.calls
+            with pytest.raises(ServerError, match="no"):
+                asked(quick(server.url, model=model), requests(300, 10))
+            assert server.calls == before + 1
+
+
+def test_a_setting_stops_the_run_after_few_rows_with_the_servers_words(
+    requests: Callable, quick: Callable
+) -> None:
+    with ScriptedServer(bad_rows(set(range(1000)), Say("max_tokens is 7 at most", status=400))) as server:
+        with pytest.raises(ServerError, match=r"max_tokens is 7 at most.*5 different rows.*setting's fault"):
+            asked(quick(server.url), requests(1000))
+        assert len(rows(server)) == 5
+
+
+def test_a_model_that_is_taken_away_midway_stops_the_run_and_blames_no_row(
+    requests: Callable, quick: Callable
+) -> None:
+    calls = 0
+
+    def script(_: dict) -> Say:
+        nonlocal calls
+        calls += 1
+        return WELL if calls <= 100 else Say("The model 'm' does not exist", status=404)
+
+    with ScriptedServer(script, latency=0.01) as server:
+        with pytest.raises(ServerError, match="does not exist"):
+            asked(quick(server.url, concurrency=16), requests(400))
+        assert calls < 150
+        calls = -1000
+        assert {a.status for a in asked(quick(server.url), requests(400)).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("say", [Say("boom", status=500), Say(body=b"<html>"), Say(then="reset")], ids=str)
+def test_ten_rows_of_five_hundred_that_always_fail_end_the_run_well(
+    say: Say, requests: Callable, quick: Callable
+) -> None:
+    bad = set(range(5, 500, 50))
+    with ScriptedServer(bad_rows(bad, say)) as server:
+        found = asked(quick(server.url, concurrency=32, first_wait=0.5), requests(500), speed=40)
+        assert {i for i, a in found.items() if a.status == "broken"} == bad
+        assert {a.status for i, a in found.items() if i not in bad} == {"ok"}
+        assert server.calls <= 490 + 10 * 9 + 10
+        before = server.calls
+        asked(quick(server.url), requests(500))
+        assert server.calls == before
+
+
+def test_rows_that_failed_in_an_earlier_run_do_not_make_the_server_down(
+    requests: Callable, quick: Callable
+) -> None:
+    """A ledger of an earlier version holds rows as failed; nothing else is left that could succeed."""
+    from dfilter.llm.ledger import Ending, Ledger, Stored
+    from dfilter.llm.session import ledger_path
+
+    nan, bad = float("nan"), range(20)
+    ledger = Ledger(ledger_path())
+    ledger.begin_group()
+    ledger.end(
+        [
+            Ending(0, 500, "500", None, Stored(i.to_bytes(16, "big"), "failed", nan, nan, "", "", None, "", None, None, None, nan))
+            for i in bad
+        ]
+    )  # fmt: skip
+    ledger.commit()
+    ledger.close()
+    with ScriptedServer(bad_rows(set(bad), Say("boom", status=500))) as server:
+        asked(quick(server.url), list(requests(30))[20:])
+        told = Told()
+        found = asked(quick(server.url, attempts=3), requests(30), speed=20, progress=told)
+        assert {i for i, a in found.items() if a.status == "broken"} == set(bad)
+        assert not any("is down" in line for line in told.lines)
+
+
+def test_a_row_that_takes_the_server_down_with_it_is_found_out(requests: Callable, quick: Callable) -> None:
+    """Row 7 kills the server, which is back soon; everybody who was in flight then is innocent."""
+    state = {"until": 0.0}
+
+    def script(body: dict) -> Say:
+        if number(body) == 7:
+            state["until"] = time.monotonic() + 0.05
+        return Say(then="reset") if time.monotonic() < state["until"] else WELL
+
+    with ScriptedServer(script, latency=0.005) as server:
+        settings = quick(server.url, concurrency=16, wait_for_server=900.0)
+        found = asked(settings, requests(300), speed=20)
+        assert {i for i, a in found.items() if a.status == "broken"} == {7}
+        assert {a.status for i, a in found.items() if i != 7} == {"ok"}
+        assert rows(server).count(7) <= 24
+
+
+def test_a_server_that_answers_the_test_question_alone_breaks_no_row(
+    requests: Callable, quick: Callable
+) -> None:
+    with ScriptedServer(lambda body: WELL if number(body) < 0 else Say("no memory", status=500)) as server:
+        with pytest.raises(ServerError, match=r"not one of the rows.*no memory"):
+            asked(quick(server.url, attempts=2, wait_for_server=900.0), requests(30), speed=60)
+        assert server.calls < 250
+
+
+def test_a_server_that_breaks_where_it_should_refuse_is_found_out(
+    requests: Callable, quick: Callable
+) -> None:
+    """It answers 500 to log probabilities, which nobody but the first request asks for."""
+
+    def script(body: dict) -> Say:
+        return Say("needs all logits", status=500) if body.get("logprobs") else Say("4.5")
+
+    with ScriptedServer(script) as server:
+        found = asked(quick(server.url, wait_for_server=900.0), requests(10), speed=20)
+        assert {a.status for a in found.values()} == {"ok"}
+        assert server.calls < 40
