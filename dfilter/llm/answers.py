@@ -75,6 +75,14 @@ class Reply:
     output_tokens: int | None = None
     cached_tokens: int | None = None
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """The prompt's tokens at most, for servers that leave the cached ones out of ``input_tokens``."""
+        if self.input_tokens is None:
+            return None
+        cached = self.cached_tokens or 0
+        return self.input_tokens + (cached if cached > self.input_tokens else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:

@@ -8,10 +8,11 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dfilter.errors import Interrupted, ServerError, SettingsError
-from dfilter.llm.answers import BROKEN, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
+from dfilter.llm.answers import BROKEN, CUT, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
 from dfilter.llm.blame import Held
 from dfilter.llm.doubts import a_setting, at_fault, conclude, own, plainly
 from dfilter.llm.faults import Fault
@@ -19,10 +20,11 @@ from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.prices import Budget, Price
 from dfilter.llm.probe import Capabilities, probe
 from dfilter.llm.sender import Sender
+from dfilter.llm.shortened import Shortened, length, sentence
 from dfilter.llm.tokens import at_most
 from dfilter.llm.waiting import TELL_SECONDS
 from dfilter.llm.wire import Got, Wire, encode
-from dfilter.llm.work import Job, Receipt, answer_of
+from dfilter.llm.work import Job, Kept, Receipt, answer_of
 from dfilter.llm.writer import Writer
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ class Engine(Sender):
         self.capabilities: Capabilities | None = None
         self.emitted: Callable[[list[Answer]], None] = lambda _: None
         self.notice: Callable[[str], None] = lambda _: None
+        self.say: Callable[[str], None] = lambda _: None
+        self.shortened: Shortened[Kept] = Shortened()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._out: list[Answer] = []
         self._flushing = self._told = False
@@ -88,7 +92,7 @@ class Engine(Sender):
                 if more and len(self.pending) < self.server.concurrency and not backlog():
                     more = await self._refill(feed)
                     continue
-                if await self._own_question(more=more):
+                if await self._own_question(more=more) or (not more and await self._release()):
                     continue
                 wait = await self._next()
                 if wait is None:
@@ -98,6 +102,7 @@ class Engine(Sender):
                 await self._rest(0.01 * self.clock.speed if more and backlog() else wait)
         finally:
             await self._drain()
+            await self._release(left=True)
             self._flush()
             self._tell("")
         if self.stop is not None:
@@ -170,6 +175,15 @@ class Engine(Sender):
             return False
         await self._unless_stopped(conclude(self))
         return True
+
+    async def _release(self, *, left: bool = False) -> bool:
+        """Keep the answers that were looked at twice, when no more come; returns whether there were any."""
+        if not left and (self.gate.running or self.pending or self.retries):
+            return False
+        kept = self.shortened.rest()
+        for one in kept:
+            await self._keep(one)
+        return bool(kept)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Run a piece of work that a stop does not wait for; returns None when it was stopped or failed."""
@@ -248,10 +262,31 @@ class Engine(Sender):
         )  # fmt: skip
         stats.input_tokens += reply.input_tokens or 0
         stats.output_tokens += reply.output_tokens or 0
-        await self.writer.end(Ending(number, 200, reading.status, usd, stored, self.asker))
-        self._settle(job, stored, reply)
+        one = Kept(job, number, stored, reply)
+        whole, cut = self.shortened.take(length(job.body), reply.prompt_tokens, one)
+        if one not in whole and one not in cut:  # until more is known, the next run would ask again
+            later = replace(stored, status=FAILED)
+            await self.writer.end(Ending(number, 200, stored.status, usd, later, self.asker))
+        for known in whole:
+            await self._keep(known)
+        for known in cut:
+            await self._keep(self._cut(known))
         for held in released:
             await self.final(held.job, held.attempt, own(held.fault), REJECTED, held.usd)
+
+    async def _keep(self, kept: Kept) -> None:
+        stored = kept.stored
+        await self.writer.end(Ending(kept.attempt, 200, stored.status, stored.usd, stored, self.asker))
+        self._settle(kept.job, stored, kept.reply)
+
+    def _cut(self, kept: Kept) -> Kept:
+        """Return an answer to a prompt that the server had not read whole, as none."""
+        said = sentence(self.server.url, kept.reply.prompt_tokens or 0)
+        if not self.stats.cut:
+            self.say(f"Warning: {said}; these rows are not rated.")
+        self.stats.cut += 1
+        nan = float("nan")
+        return replace(kept, stored=replace(kept.stored, status=CUT, value=nan, mass=nan, reason=said))
 
     async def _fault(self, job: Job, number: int, fault: Fault, usd: float | None, sent: float) -> None:
         now = self.loop.time()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dfilter.errors import StoreError
-from dfilter.llm.answers import FAILED, Reader, Reading, read_body
+from dfilter.llm.answers import CUT, FAILED, Reader, Reading, read_body
 from dfilter.llm.tables import TABLES
 from dfilter.types import Json
 
@@ -243,8 +243,8 @@ class Ledger:
         with _sentences(self.path):
             rows = self.db.execute(
                 "SELECT id, key, status, value, mass, reason, raw FROM answer"
-                " WHERE asker = ? AND raw IS NOT NULL",
-                (asker,),
+                " WHERE asker = ? AND raw IS NOT NULL AND status NOT IN (?, ?)",
+                (asker, FAILED, CUT),
             )
             for row in rows:
                 before = Reading(row[2], _float(row[3]), _float(row[4]), row[5])

@@ -154,6 +154,7 @@ class Session:
             try:
                 number = ledger.asker(json_digest(asker), asker) if asker is not None else None
                 engine.stop, engine.emitted, engine.notice = None, asked.out.put, asked.out.put
+                engine.say = lambda line: asked.out.put(_Said(line))
                 full: Callable[[], bool] = lambda: asked.out.qsize() > BACKLOG  # noqa: E731 - a name for its type
                 await engine.run(iter(requests), reader or TextReader(), number, texts=texts, backlog=full)
             except BaseException as error:  # noqa: BLE001 - it is raised in the thread that asked
@@ -165,6 +166,9 @@ class Session:
         try:
             asyncio.run_coroutine_threadsafe(run(), thread.loop)
             while (part := asked.out.get()) is not None:
+                if isinstance(part, _Said):
+                    self.shown.progress.say(part)
+                    continue
                 if isinstance(part, str):
                     self.shown.show(part)
                     continue
@@ -211,6 +215,7 @@ class Session:
             "failed": stats.failed,
             "calls": stats.attempts,
             "faults": dict(stats.faults),
+            **({"prompts_cut": stats.cut} if stats.cut else {}),
             "input_tokens": stats.input_tokens,
             "output_tokens": stats.output_tokens,
             "reported_models": dict(self.reported.counts),
@@ -252,6 +257,12 @@ async def _shut(ledger: Ledger, wire: Wire, writer: Writer) -> None:
     writer.ledger.close()
     ledger.close()
     await wire.close()
+
+
+class _Said(str):
+    """A line that stays, unlike one about waiting."""
+
+    __slots__ = ()
 
 
 class _Round:

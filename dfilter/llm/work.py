@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from dfilter.llm.answers import Answer, Reader, Reply, read_body
+from dfilter.llm.answers import CUT, Answer, Reader, Reply, read_body
 from dfilter.llm.ledger import Stored
 
 Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
@@ -48,6 +48,16 @@ class Job:
     paused: float = 0.0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """An answer that came in, as the ledger is to hold it."""
+
+    job: Job
+    attempt: int
+    stored: Stored
+    reply: Reply
+
+
 @dataclass(eq=False)
 class Stats:
     """What a session did so far; read by whoever shows it."""
@@ -56,6 +66,7 @@ class Stats:
     older: int = 0  # stored answers that another version of the reader understood
     answered: int = 0
     failed: int = 0
+    cut: int = 0  # answers to prompts that the server had not read whole
     attempts: int = 0
     abandoned: int = 0  # attempts that a stop did not wait for
     input_tokens: int = 0
@@ -76,7 +87,7 @@ def answer_of(
     value, mass, status, reason = stored.value, stored.mass, stored.status, stored.reason
     if texts and reply is None and stored.raw is not None:
         reply = read_body(stored.raw)
-        if _kind(stored.reader) != _kind(reader.name):
+        if _kind(stored.reader) != _kind(reader.name) and status != CUT:
             reading = reader.read(reply)
             value, mass, status, reason = reading.value, reading.mass, reading.status, reading.reason
     return Answer(

@@ -180,14 +180,10 @@ def test_rows_that_failed_in_an_earlier_run_do_not_make_the_server_down(
     from dfilter.llm.session import ledger_path
 
     nan, bad = float("nan"), range(20)
+    none = ("failed", nan, nan, "", "", None, "", None, None, None, nan)
     ledger = Ledger(ledger_path())
     ledger.begin_group()
-    ledger.end(
-        [
-            Ending(0, 500, "500", None, Stored(i.to_bytes(16, "big"), "failed", nan, nan, "", "", None, "", None, None, None, nan))
-            for i in bad
-        ]
-    )  # fmt: skip
+    ledger.end([Ending(0, 500, "500", None, Stored(i.to_bytes(16, "big"), *none)) for i in bad])
     ledger.commit()
     ledger.close()
     with ScriptedServer(bad_rows(set(bad), Say("boom", status=500))) as server:
