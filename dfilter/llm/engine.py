@@ -20,7 +20,7 @@ from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.prices import Budget, Price
 from dfilter.llm.probe import Capabilities, probe
 from dfilter.llm.sender import Sender
-from dfilter.llm.shortened import Shortened, length, sentence
+from dfilter.llm.shortened import Shortened, sentence
 from dfilter.llm.tokens import at_most
 from dfilter.llm.waiting import TELL_SECONDS
 from dfilter.llm.wire import Got, Wire, encode
@@ -263,7 +263,7 @@ class Engine(Sender):
         stats.input_tokens += reply.input_tokens or 0
         stats.output_tokens += reply.output_tokens or 0
         one = Kept(job, number, stored, reply)
-        whole, cut = self.shortened.take(length(job.body), reply.prompt_tokens, one)
+        whole, cut = self.shortened.take(job.body, reply.prompt_tokens, one)
         if one not in whole and one not in cut:  # until more is known, the next run would ask again
             later = replace(stored, status=FAILED)
             await self.writer.end(Ending(number, 200, stored.status, usd, later, self.asker))

@@ -171,12 +171,11 @@ class Gate:
             return math.inf
         return 0.0
 
-    def succeeded(self, now: float, *, opens: bool = True) -> None:
-        """Note an answer; whether it ``opens`` the gate to more than one at a time is the caller's."""
+    def succeeded(self, now: float) -> None:
+        """Note an answer."""
         if not self.alone and self.running + 1 >= int(self.limit):
             self.limit = min(float(self.most), self.limit + (4 / self.limit if self.strained else 1))
-        self.rejections, self.silent_since = 0, None
-        self.alone = self.alone and not opens
+        self.rejections, self.alone, self.silent_since = 0, False, None
         self.up(now)
 
     def up(self, now: float) -> None:

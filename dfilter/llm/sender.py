@@ -69,7 +69,7 @@ class Sender:
             sent = self.loop.time()
             outcome, usd, number = await self.once(job)
             if isinstance(outcome, Got):
-                self.gate.succeeded(self.loop.time(), opens=self.blame.proven)
+                self.gate.succeeded(self.loop.time())
                 await self.writer.end(Ending(number, 200, "ok", usd))
                 return outcome
             await self.writer.end(Ending(number, outcome.http, outcome.name, usd))

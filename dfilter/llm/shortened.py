@@ -41,16 +41,19 @@ class Shortened(Generic[T]):
     _usual: deque[float] = field(default_factory=lambda: deque(maxlen=KNOWN))
     _numbers: set[int] = field(default_factory=set)
 
-    def take(self, words: int, tokens: int | None, answer: T) -> tuple[list[T], list[T]]:
+    def take(self, body: bytes, tokens: int | None, answer: T) -> tuple[list[T], list[T]]:
         """Take an answer in, and return those that are known to be whole and those that are cut.
 
         Args:
-            words: a length that no prompt has fewer tokens than; see :func:`length`.
+            body: the request that it answers.
             tokens: as the server reports them, cached ones included.
             answer: whatever belongs to it; returned now or later, once.
         """
-        if not tokens:
+        if not tokens or (
+            tokens < self.top and self._usual.maxlen == len(self._usual) and _plenty(body, tokens)
+        ):
             return [answer], []
+        words = length(body)
         if len(self._numbers) < FEWEST:
             self._numbers.add(tokens)
         if tokens == self.cap or (tokens * SURE < words and self._telling(tokens)):
@@ -84,6 +87,11 @@ class Shortened(Generic[T]):
         lengths = [words for words, _ in self.held]
         enough = len(lengths) >= FEWEST or (len(lengths) > 1 and len(self._usual) >= FEWEST)
         return enough and max(lengths) >= UNLIKE * min(lengths) and self.top < FEWER * usual * max(lengths)
+
+
+def _plenty(body: bytes, tokens: int) -> bool:
+    """Return, quicker than ``length`` does, whether there are surely enough tokens."""
+    return body.isascii() and body.count(b" ") < SURE * tokens
 
 
 def length(body: bytes) -> int:

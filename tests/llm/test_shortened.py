@@ -149,7 +149,7 @@ def test_every_answer_is_handed_on_once_and_few_wait() -> None:
     most = 0
     for i in range(5000):
         words = draw.randint(50, 900)
-        whole, cut = watch.take(words, int(words * draw.uniform(1.1, 1.6)), i)
+        whole, cut = watch.take(b"a " * words, int(words * draw.uniform(1.1, 1.6)), i)
         seen += whole + cut
         most = max(most, len(watch.held))
         assert not cut
