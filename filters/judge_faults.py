@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAMED = 20  # ids of one kind that a summary names; decisions.parquet has them all
-TELLING = frozenset({BROKEN, REJECTED, CUT, FAILED, TRUNCATED, FILTERED})  # the server has words for these
+TELLING = frozenset({BROKEN, REJECTED, CUT, FAILED})  # each row's own words are kept
 
 
 def accepted(given: str | int, rows: int) -> int:
@@ -51,13 +51,14 @@ def refuse_failed(status: NDArray[np.uint8], said: Mapping[int, str], model: str
 def named(status: NDArray[np.uint8], said: Mapping[int, str], ids: Sequence[str]) -> dict[str, Json]:
     """Return, for each way in which a server did not answer, how many rows, which, and its words."""
     out: dict[str, Json] = {}
-    for name in sorted(TELLING):
+    for name in (BROKEN, REJECTED, CUT, TRUNCATED, FILTERED, FAILED):
         rows = np.flatnonzero(status == STATUSES.index(name)).tolist()
         if rows:
-            out[WORDS.get(name, name)] = {
+            words = WORDS.get(name, name)
+            out[words] = {
                 "rows": len(rows),
                 "ids": [ids[row] for row in rows[:NAMED]],
-                "said": said.get(rows[0], ""),
+                "said": said.get(rows[0], "").removeprefix(f"{words}: "),
             }
     return out
 

@@ -55,7 +55,8 @@ def _own(cause: BaseException, _: str) -> Fault | None:
 def _certificate(cause: BaseException, url: str) -> Fault | None:
     if not isinstance(cause, ssl.CertificateError):
         return None
-    why = getattr(cause, "verify_message", "") or str(cause)
+    inner = getattr(cause, "certificate_error", cause)  # aiohttp wraps the one that says why
+    why = getattr(inner, "verify_message", "") or str(inner)
     sentence = (
         f"The certificate of {url} cannot be trusted: {why}. If the server is yours, name the file with its "
         "certificate, or with that of its authority, in SSL_CERT_FILE. Nothing was sent."

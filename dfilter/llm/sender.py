@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dfilter.llm.server import Server
 
 
+WELL = 4  # doublings of a row's wait while the server is well: its other rows tell soon whose fault it is
+
+
 class Sender:
     """The limits of one server and what was seen of it; lives in one event loop."""
 
@@ -76,10 +79,19 @@ class Sender:
             if outcome.then in {"row", "refused", "stop"}:
                 self.gate.up(self.loop.time())
                 return outcome
-            self.troubled(outcome, sent)
             job.tries += outcome.then != "pause" or tries == 1
             if tries and job.tries >= tries:
                 return outcome
+            if tries and outcome.then == "retry":  # it may be this request's own
+                await self.pause(self.gate.backoff(job.tries))
+            else:
+                self.troubled(outcome, sent)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for so long, or until the run is stopped."""
+        end = self.loop.time() + seconds
+        while self.stop is None and (left := end - self.loop.time()) > 0:
+            await self.sleep(min(left, TELL_SECONDS * self.clock.speed))
 
     async def turn(self, job: Job) -> None:
         """Wait until a request may be sent; raises what stops the run."""
@@ -181,7 +193,7 @@ class Sender:
             if lost or fault.then == "down":
                 self.blame.fell()
                 gate.fall(now)
-            wait = gate.backoff(job.tries) if job else 0.0
+            wait = gate.backoff(min(job.tries, WELL)) if job else 0.0
         waits = fault.then == "pause" or gate.down_since is not None
         if waits and gate.silent(now) > self.server.wait_for_server:
             self.halt(ServerError(self.waiting.given_up(now)))
