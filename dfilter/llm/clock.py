@@ -54,11 +54,9 @@ class GuardedLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        super().__init__(_Selector(self.clock))
-
-    def time(self) -> float:
-        """Return the clock's time: every timer and deadline of the loop goes by it."""
-        return self.clock.now()
+        super().__init__(_Selector(self.clock) if self.clock.speed != 1 else None)
+        if self.clock.speed != 1:  # every timer and deadline of the loop goes by the clock
+            self.time = self.clock.now  # type: ignore[method-assign]
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect, unless the address is forbidden."""

@@ -39,6 +39,7 @@ class Sender:
         self.stats = Stats()
         self.stop: BaseException | None = None
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
     def halt(self, reason: BaseException) -> None:
         """Send nothing more; what is in flight may still answer."""
@@ -108,10 +109,17 @@ class Sender:
 
     async def sleep(self, seconds: float) -> None:
         """Wait until something happens, or for so long."""
-        timer = self.loop.call_later(seconds, self._wake.set)
+        due = self.loop.time() + seconds
+        if self._timer is None or self._timer.when() > due:  # one that rings earlier does no harm
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(due, self._rung)
         await self._wake.wait()
         self._wake.clear()
-        timer.cancel()
+
+    def _rung(self) -> None:
+        self._timer = None
+        self._wake.set()
 
     def over_budget(self, job: Job) -> CheckError:
         """Return the end of a run whose budget does not hold the next request."""

@@ -47,36 +47,43 @@ def bad_rows(bad: set[int], say: Say) -> Callable[[dict], Say]:
     return lambda body: say if number(body) in bad else WELL
 
 
-@pytest.mark.parametrize("bad", [0, 99, 199], ids=["first", "hundredth", "last"])
+BAD = {
+    "unknown words": (Say("a wording that nobody knows", status=400), "rejected"),
+    "403": (Say("", status=403), "rejected"),
+    "404": (Say("", status=404), "rejected"),
+    "422": (Say("", status=422), "rejected"),
+    "501": (Say("", status=501), "rejected"),
+    "413": (Say("", status=413), "truncated"),
+    "filter": (Say("flagged", status=400, code="content_filter"), "filtered"),
+    "500": (Say("", status=500), "broken"),
+    "503": (Say("", status=503), "broken"),
+    "429": (Say("", status=429), "broken"),
+    "unfinished": (Say("half an ans", finish="error"), "broken"),
+    "html": (Say(body=b"<html>"), "broken"),
+    "reset": (Say(then="reset"), "broken"),
+}
+QUICK = {("unknown words", 0), ("500", 99), ("unfinished", 199)}
+
+
 @pytest.mark.parametrize(
-    ("say", "status"),
+    ("kind", "bad"),
     [
-        (Say("a wording that nobody knows", status=400), "rejected"),
-        (Say("", status=403), "rejected"),
-        (Say("", status=404), "rejected"),
-        (Say("", status=422), "rejected"),
-        (Say("", status=451), "rejected"),
-        (Say("", status=501), "rejected"),
-        (Say("", status=413), "truncated"),
-        (Say("flagged", status=400, code="content_filter"), "filtered"),
-        (Say("", status=500), "broken"),
-        (Say("", status=503), "broken"),
-        (Say("half an ans", finish="error"), "broken"),
-        (Say(body=b"<html>"), "broken"),
-        (Say(then="reset"), "broken"),
+        pytest.param(kind, bad, marks=() if (kind, bad) in QUICK else pytest.mark.slow)
+        for kind in BAD
+        for bad in (0, 99, 199)
     ],
-    ids=str,
 )
 def test_one_bad_row_is_named_and_stops_nobody(
-    bad: int, say: Say, status: str, requests: Callable, quick: Callable
+    kind: str, bad: int, requests: Callable, quick: Callable
 ) -> None:
+    say, status = BAD[kind]
     with ScriptedServer(bad_rows({bad}, say)) as server:
         found = asked(quick(server.url, concurrency=16), requests(200), speed=20)
         assert {i: a.status for i, a in found.items() if a.status != "ok"} == {bad: status}
         assert len(found) == 200
         assert found[bad].reason
         assert status in FINAL
-        assert rows(server).count(bad) <= 9
+        assert rows(server).count(bad) <= (20 if kind == "429" else 9)
         calls = server.calls
         assert asked(quick(server.url), requests(200))[bad].stored
         assert server.calls == calls
@@ -102,8 +109,7 @@ def test_every_status_on_some_row_is_the_rows_own(requests: Callable, quick: Cal
         assert max(Counter(rows(server)).values()) <= 250
 
 
-@pytest.mark.parametrize("bad", [0, 10, 20])
-@pytest.mark.parametrize("status", [401, 402, 407])
+@pytest.mark.parametrize(("status", "bad"), [(401, 0), (402, 10), (407, 20)])
 def test_what_is_the_accounts_stops_at_once(
     status: int, bad: int, requests: Callable, quick: Callable
 ) -> None:
@@ -157,7 +163,15 @@ def test_a_model_that_is_taken_away_midway_stops_the_run_and_blames_no_row(
         assert {a.status for a in asked(quick(server.url), requests(400)).values()} == {"ok"}
 
 
-@pytest.mark.parametrize("say", [Say("boom", status=500), Say(body=b"<html>"), Say(then="reset")], ids=str)
+@pytest.mark.parametrize(
+    "say",
+    [
+        Say("boom", status=500),
+        pytest.param(Say(body=b"<html>"), marks=pytest.mark.slow),
+        pytest.param(Say(then="reset"), marks=pytest.mark.slow),
+    ],
+    ids=["500", "html", "reset"],
+)
 def test_ten_rows_of_five_hundred_that_always_fail_end_the_run_well(
     say: Say, requests: Callable, quick: Callable
 ) -> None:
@@ -211,12 +225,13 @@ def test_a_row_that_takes_the_server_down_with_it_is_found_out(requests: Callabl
         assert rows(server).count(7) <= 24
 
 
+@pytest.mark.slow
 def test_a_server_that_answers_the_test_question_alone_breaks_no_row(
     requests: Callable, quick: Callable
 ) -> None:
     with ScriptedServer(lambda body: WELL if number(body) < 0 else Say("no memory", status=500)) as server:
         with pytest.raises(ServerError, match=r"not one of the rows.*no memory"):
-            asked(quick(server.url, attempts=2, wait_for_server=900.0), requests(30), speed=60)
+            asked(quick(server.url, attempts=2, wait_for_server=900.0), requests(30), speed=200)
         assert server.calls < 250
 
 

@@ -81,7 +81,17 @@ def values(
 
 @pytest.mark.serial
 @pytest.mark.parametrize(
-    ("kind", "seconds", "most"), [*((kind, 75, 70) for kind in LOST), ("503", 600, 150), ("reset", 600, 150)]
+    ("kind", "seconds", "most"),
+    [
+        ("503", 75, 70),
+        ("429", 75, 70),
+        ("reset", 600, 150),
+        *(
+            pytest.param(kind, 75, 70, marks=pytest.mark.slow)
+            for kind in ("500", "502 html", "reset", "abort")
+        ),
+        pytest.param("503", 600, 150, marks=pytest.mark.slow),
+    ],
 )
 def test_an_outage_changes_nothing_and_costs_few_calls(
     kind: str, seconds: float, most: int, requests: Callable, quick: Callable
@@ -145,7 +155,7 @@ def test_a_server_that_stays_away_ends_the_run_with_few_calls_and_a_sentence(
 @pytest.mark.serial
 def test_a_pause_that_was_asked_for_is_no_failure_however_often(requests: Callable, quick: Callable) -> None:
     """A quota that opens after 75 s says 35 s each time; then 30 of them pass, again and again."""
-    speed, state = 100.0, {"left": 30, "shut": 0.0, "refused": 0}
+    speed, state = 300.0, {"left": 30, "shut": 0.0, "refused": 0}
 
     def script(body: dict) -> Say:
         if time.monotonic() < state["shut"]:

@@ -84,8 +84,15 @@ def usage(prompt: Any, **more: Any) -> dict[str, Any]:
     return {"prompt_tokens": prompt, "completion_tokens": 5, **more}
 
 
-@pytest.mark.parametrize("kinds", [["english"], ["chinese"], ["english", "chinese", "code"]])
-@pytest.mark.parametrize("cap", [512, 2048])
+@pytest.mark.parametrize(
+    ("kinds", "cap"),
+    [
+        (["english", "chinese", "code"], 512),
+        pytest.param(["english"], 2048, marks=pytest.mark.slow),
+        pytest.param(["chinese"], 2048, marks=pytest.mark.slow),
+        pytest.param(["english", "chinese", "code"], 2048, marks=pytest.mark.slow),
+    ],
+)
 def test_long_prompts_at_a_cap_are_cut_and_all_others_are_not(kinds: list[str], cap: int) -> None:
     asked = prompts(kinds, 150, cap // 20, cap // 4) + prompts(kinds, 50, 3 * cap, 12 * cap, 1)
     random.Random(3).shuffle(asked)
@@ -137,7 +144,9 @@ def test_what_was_cut_says_which_setting_is_too_small_and_is_asked_no_more() -> 
     ],
     ids=["none", "0", "null", "100", "300", "no count", "plain", "bytes", "letters", "few", "cached"],
 )
-@pytest.mark.parametrize(("least", "most"), [(20, 3000), (200, 210)])
+@pytest.mark.parametrize(
+    ("least", "most"), [(20, 900), pytest.param(20, 3000, marks=pytest.mark.slow), (200, 210)]
+)
 def test_no_other_server_is_suspected(count: Callable[[str], Any], least: int, most: int) -> None:
     asked = [*prompts(["english", "chinese", "code"], 120, least, most), "x" * 9000, "x " * 900, "a b", ""]
     with ScriptedServer(reporting(count)) as server:

@@ -83,8 +83,14 @@ SCRIPTS = {
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("script", "sign"),
+    [
+        pytest.param(script, sign, marks=() if script == "the server is down" else pytest.mark.slow)
+        for script in SCRIPTS
+        for sign in (signal.SIGTERM, signal.SIGINT)
+    ],
+)
 def test_one_signal_ends_it_within_ten_seconds(script: str, sign: signal.Signals) -> None:
     with ScriptedServer(SCRIPTS[script]) as server:
         child = start(server.url)
@@ -120,7 +126,7 @@ def test_a_second_signal_ends_it_at_once(script: str) -> None:
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_signals_again_and_again_never_hold_it_up(seed: int) -> None:
     _shower(seed)
 
@@ -148,6 +154,7 @@ def _shower(seed: int) -> None:
 
 
 @pytest.mark.serial
+@pytest.mark.slow
 def test_the_command_itself_ends_when_the_server_never_answers(tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     pool.write_text(
