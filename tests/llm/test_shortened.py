@@ -170,3 +170,23 @@ def test_length_is_no_more_than_tokens() -> None:
     for kind in ("english", "chinese", "code"):
         said = text(kind, 500, random.Random(0))
         assert length(said.encode()) <= tokens(said)
+
+
+def test_once_the_limit_is_known_every_prompt_that_reaches_it_is_cut() -> None:
+    watch = Shortened[str]()
+    for i in range(10):
+        assert watch.take(b"a " * (100 + i), 130 + i, "short") == (["short"], [])
+    assert watch.take(b"a " * 1500, 1024, "long") == ([], [])
+    assert watch.take(b"a " * 3000, 1024, "longer") == ([], ["long", "longer"])
+    assert watch.cap == 1024
+    assert watch.take(b"a " * 800, 1024, "not much too long") == ([], ["not much too long"])
+    assert watch.take(b"a " * 700, 900, "whole") == (["whole"], [])
+
+
+def test_a_larger_number_shows_that_the_one_before_was_no_limit() -> None:
+    watch = Shortened[str]()
+    watch.take(b"a " * 100, 130, "short")
+    assert watch.take(b"a " * 1500, 1024, "held") == ([], [])
+    whole, cut = watch.take(b"a " * 1000, 1300, "larger")
+    assert (whole, cut) == (["held", "larger"], [])
+    assert watch.rest() == []
