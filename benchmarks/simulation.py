@@ -1,63 +1,84 @@
-"""How often the leaderboard is wrong, by simulation of whole tables.
+"""How often the leaderboard is wrong, and how often it finds what it says it would, by simulation.
 
-    python benchmarks/simulation.py [--tables 2000] [--prompts 730] [--strategies 4]
+    python benchmarks/simulation.py [--tables 2000] [--prompts 200]
 
-Every simulated table goes through ``dfilter.leaderboard.leaderboard``, the same function that prints
-real ones. Scores vary between prompts (SD 0.25, shared by all strategies), between prompts for one
-strategy (SD 0.15), and from run to run on one prompt (SD 0.30); training adds a shift of its own to
-every model (seed SD 0, 1 or 2 points). With --effect the strategies truly differ from random by so
-much. "right or wrong" draws the same as 0/1 answers.
+Every simulated table goes through ``dfilter.leaderboard.leaderboard``, the same function that prints real
+ones. Scores vary between prompts (SD 0.25, shared by all strategies), between prompts for one strategy
+(0.15) and from model to model on one prompt (0.30); training adds a shift of its own to every model.
+Right or wrong is the same draw, cut at a bound. "found" is the share of tables in which the difference
+that this very table printed as detectable (MDE) is called better once it is added to one strategy.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from dfilter.leaderboard import Leaderboard, leaderboard
 from dfilter.leaderboard.cells import Cell
 from dfilter.types import EvalResult
 
+SPREAD = float(np.hypot(np.hypot(0.25, 0.15), 0.30))  # of a score, but for training
+VERDICTS = {"better", "worse"}
+
 
 @dataclass(frozen=True)
 class World:
-    """What is true of a simulated comparison."""
+    """What is true of a simulated comparison.
 
+    Attributes:
+        strategies: beside random.
+        evaluations: metrics, each with prompts of its own.
+        training: SD of the models' shifts, 0.01 is one point.
+        rate: share of right answers; none for scores.
+        prompts: of each evaluation.
+        seeds: of each strategy.
+        effect: how much every strategy differs from random in the first evaluation.
+    """
+
+    strategies: int = 1
+    evaluations: int = 1
+    training: float = 0.0
+    rate: float | None = None
+    prompts: int = 200
     seeds: int = 3
-    training: float = 0.01
-    prompts: int = 730
-    strategies: int = 4
     effect: float = 0.0
-    binary: bool = False
-    cut: float = 0.5  # of right or wrong: 0.5 gives a rate of 50%, 1.4 one of 1.6%
-    noisier_random: float = 1.0
 
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return scores (evaluation, model, seed, prompt); the first model is random's."""
+        e, m, k, n = self.evaluations, self.strategies + 1, self.seeds, self.prompts
+        shared = 0.25 * rng.normal(size=(e, 1, 1, n)) + 0.15 * rng.normal(size=(e, m, 1, n))
+        shift = self.training * rng.normal(size=(e, m, k, 1))
+        if self.rate is not None:  # so that the rates vary by as much
+            shift /= stats.norm.pdf(stats.norm.ppf(self.rate)) / SPREAD
+        return shared + 0.30 * rng.normal(size=(e, m, k, n)) + shift
 
-def table(world: World, rng: np.random.Generator) -> list[Cell]:
-    models, k, n = world.strategies + 1, world.seeds, world.prompts
-    shifts = rng.normal(size=(models, k, 1)) * world.training
-    shifts[0] *= world.noisier_random
-    base = 0.5 + 0.25 * rng.normal(size=(1, 1, n)) + 0.15 * rng.normal(size=(models, 1, n)) + shifts
-    base[1:] += world.effect
-    if world.binary:
-        values = (base + 0.30 * rng.normal(size=(models, k, n)) > world.cut).astype(np.float64)
-    else:
-        values = base + 0.30 * rng.normal(size=(models, k, n))
-    prompts = tuple(map(str, range(n)))
-    names = ["random", *(f"s{index}" for index in range(world.strategies))]
-    return [
-        Cell(
-            name,
-            "1000",
-            seed,
-            results={"m": EvalResult(prompts, values[index, seed], "m", higher_is_better=True)},
-        )
-        for index, name in enumerate(names)
-        for seed in range(k)
-    ]
+    def board(self, scores: np.ndarray, effect: float = 0.0, margin: float | None = None) -> Leaderboard:
+        """Return the leaderboard, with the first strategy off by ``effect`` more in the first evaluation."""
+        scores, bound = scores.copy(), 0.0
+        if self.rate is None:
+            scores[0, 1:] += self.effect
+            scores[0, 1] += effect
+        else:
+            bound = SPREAD * stats.norm.ppf(1 - self.rate)
+            scores[0, 1] += bound - SPREAD * stats.norm.ppf(1 - np.clip(self.rate + effect, 1e-9, 1 - 1e-9))
+        values = scores if self.rate is None else (scores > bound).astype(float)
+        prompts = tuple(map(str, range(self.prompts)))
+        facts = {} if self.rate is None else {"bounds": [0, 1]}
+        made = [
+            Cell("random" if m == 0 else f"s{m}", "1000", k, results={
+                f"e{e}": EvalResult(prompts, values[e, m, k], "score", True, facts)
+                for e in range(self.evaluations)
+            })
+            for m in range(self.strategies + 1)
+            for k in range(self.seeds)
+        ]  # fmt: skip
+        return leaderboard(made, margin=margin, replicates=0)
 
 
 @dataclass
@@ -69,79 +90,74 @@ class Count:
     equivalent: int = 0
     intervals: int = 0
     covered: int = 0
+    found: int = 0
 
-    def add(self, board: Leaderboard, truth: float) -> None:
-        """Count one table."""
-        rows = [row for row in board.rows if row.random is not None]
-        self.tables += 1
-        self.verdicts += any(row.verdict in {"better", "worse"} for row in rows)
-        self.equivalent += any(row.verdict == "equivalent" for row in rows)
-        self.intervals += len(rows)
-        self.covered += sum(row.random.low <= truth <= row.random.high for row in rows)
-
-    @property
-    def verdict_rate(self) -> float:
-        """Share of tables with a better or a worse."""
-        return self.verdicts / self.tables
-
-    @property
-    def equivalent_rate(self) -> float:
-        """Share of tables with an equivalent."""
-        return self.equivalent / self.tables
-
-    @property
-    def coverage(self) -> float:
-        """Share of intervals that hold the truth."""
-        return self.covered / self.intervals
+    def __str__(self) -> str:
+        verdicts, found = self.verdicts / self.tables, self.found / self.tables
+        return f"{self.tables:6}  {verdicts:13.1%}  {self.covered / self.intervals:8.1%}  {found:6.1%}"
 
 
-def simulate(world: World, tables: int, *, margin: float | None = None, seed: int = 0) -> Count:
-    """Count verdicts and covered truths over many tables of one world."""
+def simulate(
+    world: World,
+    tables: int,
+    *,
+    seed: int = 0,
+    margin: float | None = None,
+    power: bool = False,
+    look: Callable[[Leaderboard], None] = lambda _: None,
+) -> Count:
+    """Count verdicts and covered truths over many tables of one world.
+
+    Args:
+        world: what is true.
+        tables: how many are drawn.
+        seed: of the draws.
+        margin: what counts as equivalent.
+        power: whether each table is made once more with its own detectable difference.
+        look: gets every table.
+    """
     rng = np.random.default_rng(seed)
     count = Count()
     for _ in range(tables):
-        count.add(leaderboard(table(world, rng), margin=margin, replicates=0), world.effect)
+        scores = world.draw(rng)
+        board = world.board(scores, margin=margin)
+        look(board)
+        rows = [row for row in board.rows if row.random]
+        truth = [world.effect if row.metric == "e0" else 0.0 for row in rows]
+        count.tables += 1
+        count.verdicts += any(row.verdict in VERDICTS for row in rows)
+        count.equivalent += any(row.verdict == "equivalent" for row in rows)
+        count.intervals += len(rows)
+        count.covered += sum(
+            row.random.low <= true <= row.random.high for row, true in zip(rows, truth, strict=True)
+        )
+        if power:
+            up = world.rate is None or world.rate <= 0.5  # else there is no room
+            effect = _first(board).random.detectable * (1 if up else -1)
+            count.found += _first(world.board(scores, effect)).verdict == ("better" if up else "worse")
     return count
+
+
+def _first(board: Leaderboard):
+    return next(row for row in board.rows if (row.metric, row.strategy) == ("e0", "s1"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tables", type=int, default=2000)
-    parser.add_argument("--prompts", type=int, default=730)
-    parser.add_argument("--strategies", type=int, default=4)
-    parser.add_argument("--binary", action="store_true", help="right or wrong instead of scores")
-    parser.add_argument(
-        "--noisier-random", type=float, default=1.0, help="seed SD of random, times the others'"
-    )
+    parser.add_argument("--tables", type=int, default=200, help="of each line; the tests' full count is 2000")
+    parser.add_argument("--prompts", type=int, default=200)
     options = parser.parse_args()
-    print(f"{options.tables} tables of {options.strategies} strategies and random, {options.prompts} prompts")
-    print("seeds  seed SD  tables with a false verdict  coverage of 95%  false 'equivalent' at the margin")
-    for seeds in (3, 5):
-        for training in (0.0, 0.01, 0.02):
-            start = time.perf_counter()
-            world = World(
-                seeds,
-                training,
-                options.prompts,
-                options.strategies,
-                0.0,
-                options.binary,
-                options.noisier_random,
-            )
-            null = simulate(world, options.tables)
-            # Margins that intervals of this width can fit into, else nothing is ever called equivalent.
-            margin = 0.06 if training else 0.04
-            at_margin = World(
-                seeds, training, options.prompts, options.strategies, margin, False, options.noisier_random
-            )
-            same = simulate(at_margin, options.tables, margin=margin, seed=1)
-            print(
-                f"{seeds:5}  {training * 100:5.0f} pt  {null.verdict_rate:27.1%}  {null.coverage:15.1%}  "
-                f"{same.equivalent_rate:33.1%}   ({time.perf_counter() - start:.0f} s)",
-                flush=True,
-            )
+    print("strategies  evaluations  seed SD  tables  false verdict  coverage   found")
+    for strategies in (1, 3, 8):
+        for evaluations in (1, 2):
+            for training in (0.0, 0.01, 0.02):
+                start = time.perf_counter()
+                world = World(strategies, evaluations, training, prompts=options.prompts)
+                count = simulate(world, options.tables, power=True)
+                line = f"{strategies:10}  {evaluations:11}  {training * 100:4.0f} pt  {count}"
+                print(f"{line}   ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -23,15 +23,36 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | 
     return float(found[1]) * _UNITS[found[2]]
 
 
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how DATA is read."""
+    for option in (
+        click.option(
+            "--on-bad-rows",
+            type=click.Choice(["auto", "keep-going", "stop"]),
+            default="auto",
+            show_default=True,
+            help="auto skips single rows and refuses half an input; keep-going takes what can be read.",
+        ),
+        click.option(
+            "--csv",
+            metavar="DIALECT",
+            help="How fields are told apart: delimiter=;,quote=none. [default: CSV is quoted, TSV is not]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
     """Return a compare command with other budgets, ready for a shell."""
+    at = words.index("--") if "--" in words else len(words)
     kept, skip = [], False
-    for word in words:
+    for word in words[:at]:
         if skip or word in {"--keep", "-k"}:
             skip = not skip
-        elif not word.startswith(("--keep=", "-k")):
+        elif not word.startswith(("--keep=", "-k")) and word != "--force":
             kept.append(word)
-    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets)])
+    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets), *words[at:]])
 
 
 class Command(click.Command):

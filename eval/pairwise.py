@@ -14,12 +14,12 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
+from dfilter.eval.judging import Explain, PairScores, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
 from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
-from dfilter.llm.server import Server
+from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Pairwise:
         against: random, longest or full of the same comparison (paired by seed), or a file of answers.
         opponent: folder of the model to compare with; a comparison fills it in, see :meth:`versus`.
         template: pairwise, or a file that shows {question}, {first} and {second}.
+        explain: whether judges explain their ratings; ``no`` asks for the ratings alone.
         human: folder for blind sheets; a filled sheet counts as one more judge.
         decoding: how answers are generated.
     """
@@ -53,10 +54,11 @@ class Pairwise:
     against: Annotated[str, CONTENT] = "random"
     opponent: Annotated[str, PLACE] = ""
     template: Annotated[str, PLACE] = "pairwise"
+    explain: Explain = "yes"
     human: Annotated[str, PLACE] = ""
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -74,7 +76,8 @@ class Pairwise:
 
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
-        found = settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        wording = Wording.load(self.template, (), self.explain)
+        found = settings_identity(self, but=("explain",)) | {"wording": wording.content}
         found |= {"people": True} if self.human else {}  # wherever their sheets lie
         return found | ({"against": self.needs} if self.needs else {})  # no file of that name
 
@@ -98,7 +101,7 @@ class Pairwise:
             SettingsError: the template hides something from the judge, or the sheets' folder is a file.
         """
         prompts = read_prompts(self.source)
-        Wording.load(self.template, ("question", "first", "second"))
+        Wording.load(self.template, ("question", "first", "second"), self.explain)
         if not self.needs:
             read_answers(Path(self.against), prompts)
         if self.human and Path(self.human).is_file():
@@ -182,7 +185,7 @@ class Pairwise:
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgeHealth], dict[str, dict[str, int]]]:
         """Return each judge's win shares, its health, and the models that its server reported."""
-        wording = Wording.load(self.template, ("question", "first", "second"))
+        wording = Wording.load(self.template, ("question", "first", "second"), self.explain)
         asked = [at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         questions = [
             wording.messages(question=prompts[at].text, first=first[at], second=second[at])
@@ -191,7 +194,7 @@ class Pairwise:
         ]
         gaps = np.array([len(ours[at]) - len(theirs[at]) for at in asked], dtype=np.float64)
         shares, health, reported = {}, {}, {}
-        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, PairScores(), wording)
             first, second = np.sign(found[: len(asked)]), -np.sign(found[len(asked) :])
             column = np.full(len(prompts), 0.5)

@@ -115,7 +115,7 @@ def test_a_mistake_gets_a_sentence_and_exit_code_2(here: Path, command: str, sen
 
 
 def test_output_that_cannot_be_written_is_a_sentence(here: Path) -> None:
-    command = [sys.executable, "-m", "dfilter.cli", "strategies"]
+    command = [sys.executable, "-m", "dfilter", "strategies"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2

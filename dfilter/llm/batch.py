@@ -25,7 +25,7 @@ from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
 from dfilter.llm.prices import Budget, price_of, refuse_unpriced
-from dfilter.llm.probe import Capabilities
+from dfilter.llm.probe import Capabilities, known, shape_of
 from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.llm.wire import Wire, encode
@@ -119,6 +119,11 @@ class BatchSession:
             self._thread = self._wire = None
         self.ledger.close()
 
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self.ledger.path
+
     def facts(self) -> dict[str, Json]:
         """Return what was asked, answered and spent, for a summary."""
         return {
@@ -198,13 +203,13 @@ class BatchSession:
         yield from look()
 
     def _line(self, request: Request) -> tuple[bytes, float]:
-        known = self.ledger.capability(self.server.identity, self.server.model)
-        params = Capabilities(**known).adapt(request.params) if known else dict(request.params)
+        found = known(self.ledger, self.server, shape_of(self.server, request.messages, request.params))
+        found = found or Capabilities()
+        params = found.adapt(request.params)
         body = encode(self.server.model, request.messages, params)
         head = f'{{"custom_id":"{request.key.hex()}","method":"POST","url":"/v1/chat/completions","body":'
-        out = request.params.get("max_tokens", 0)
         line = head.encode() + body + b"}"
-        return line, self._worst(line, out if isinstance(out, int) else 0)
+        return line, self._worst(line, found.most(request.params))
 
     def _worst(self, line: bytes, out: int) -> float:
         return (

@@ -12,10 +12,12 @@ from dfilter.llm.answers import BROKEN, FAILED, REJECTED
 from dfilter.llm.blame import FALLS, Held
 from dfilter.llm.faults import Fault
 from dfilter.llm.ledger import Ending
-from dfilter.llm.probe import PROBE_TOKENS, QUESTION
+from dfilter.llm.probe import DIGIT_TOKENS, QUESTION, Capabilities
+from dfilter.llm.refusals import LIMITS
 from dfilter.llm.tokens import at_most
 from dfilter.llm.wire import Got, encode
 from dfilter.llm.work import Job
+from dfilter.types import Json
 
 if TYPE_CHECKING:
     from dfilter.llm.engine import Engine
@@ -27,13 +29,14 @@ MOST_FALLS = FALLS + 2  # a row after whose tries the server was gone so often i
 
 async def plainly(engine: Engine, *, tries: int = 0) -> Got | Fault:
     """Ask a question of our own that every well server answers; see ``Engine.single``."""
-    params = {"max_tokens": PROBE_TOKENS}
-    known = engine.capabilities
-    body = encode(engine.server.model, QUESTION, known.adapt(params) if known else params)
-    worst = at_most(QUESTION)
-    usd = engine.price.cost(worst, PROBE_TOKENS) if engine.price else 0.0
+    params: dict[str, Json] = {LIMITS[0]: DIGIT_TOKENS, **engine.server.extras, "stream": False}
+    known = engine.learner.latest or Capabilities()
+    messages = [{"role": "user", "content": QUESTION}]
+    body = encode(engine.server.model, messages, known.adapt(params))
+    worst, out = at_most(messages), known.most(params)
+    usd = engine.price.cost(worst, out) if engine.price else 0.0
     key = hashlib.blake2b(body, digest_size=16).digest()
-    return await engine.single(key, body, worst + PROBE_TOKENS, usd, tries=tries)
+    return await engine.single(key, body, worst + out, usd, tries=tries)
 
 
 async def conclude(engine: Engine) -> None:
@@ -72,11 +75,14 @@ async def _try_again(engine: Engine) -> None:
 
 async def _once_more(engine: Engine, job: Job) -> Failed | None:
     """Ask one suspect; returns its failure, or None when it is settled or waits again."""
+    engine.learner.refresh(job)
     await engine.turn(job)
     sent = engine.loop.time()
     outcome, usd, number = await engine.once(job)
     if isinstance(outcome, Got):
         await engine.got(job, number, outcome, usd, sent)
+        return None
+    if await engine.mended(job, outcome, Ending(number, outcome.http, outcome.name, usd)):
         return None
     if outcome.then == "row":
         await engine.final(job, number, outcome, outcome.status, usd)

@@ -11,19 +11,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dfilter.errors import Interrupted, ServerError, SettingsError
+from dfilter.errors import DFilterError, Interrupted, ServerError, SettingsError
 from dfilter.llm.answers import BROKEN, CUT, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
 from dfilter.llm.blame import Held
 from dfilter.llm.doubts import a_setting, at_fault, conclude, own, plainly
 from dfilter.llm.faults import Fault
+from dfilter.llm.learning import Learner
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.prices import Budget, Price
-from dfilter.llm.probe import Capabilities, probe
 from dfilter.llm.sender import Sender
 from dfilter.llm.shortened import Shortened, sentence
-from dfilter.llm.tokens import at_most
 from dfilter.llm.waiting import TELL_SECONDS
-from dfilter.llm.wire import Got, Wire, encode
+from dfilter.llm.wire import Got, Wire
 from dfilter.llm.work import Job, Kept, Receipt, answer_of
 from dfilter.llm.writer import Writer
 
@@ -45,7 +44,7 @@ class Engine(Sender):
         self, server: Server, wire: Wire, ledger: Ledger, writer: Writer, budget: Budget, price: Price | None
     ) -> None:
         super().__init__(server, wire, ledger, writer, budget, price)
-        self.capabilities: Capabilities | None = None
+        self.learner = Learner(self)
         self.emitted: Callable[[list[Answer]], None] = lambda _: None
         self.notice: Callable[[str], None] = lambda _: None
         self.say: Callable[[str], None] = lambda _: None
@@ -125,8 +124,6 @@ class Engine(Sender):
         found = self.ledger.find(keys, raw=self.texts)
         bad = self.ledger.failed(keys - found.keys())
         self.blame.proven = self.blame.proven or any(s.status in {OK, UNPARSED} for s in found.values())
-        if len(found) < len(keys) and not await self._capable():
-            return False
         for index, request in part:
             if request.key in found:
                 self.stats.stored += 1
@@ -137,36 +134,38 @@ class Engine(Sender):
             elif request.key in self.flying:
                 self.flying[request.key].indexes.append(index)
             else:
+                if not await self._capable(request):
+                    return False
                 self._accept(index, request, known=request.key in bad)
         await asyncio.sleep(0)
         return len(part) == LOOKUP
 
     def _accept(self, index: int, request: Request, *, known: bool) -> None:
-        assert self.capabilities is not None  # ``_refill`` asked for them
-        params = self.capabilities.adapt(request.params)
-        worst = at_most(request.messages)
-        out = request.params.get("max_tokens", 0)
-        out = out if isinstance(out, int) else 0
-        if self.budget.max_usd is not None and out <= 0:
+        most = request.params.get("max_tokens")
+        if self.budget.max_usd is not None and not (isinstance(most, int) and most > 0):
             self.halt(
                 SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept.")
             )
             return
-        usd = self.price.cost(worst, out) if self.price else 0.0
-        body = encode(self.server.model, request.messages, params)
-        job = Job(request.key, body, worst + out, usd, [index], known=known)
+        try:
+            job = self.learner.job(request, index, known=known)
+        except DFilterError as error:
+            self.halt(error)
+            return
         self.flying[request.key] = job
         self.pending.append(job)
 
-    async def _capable(self) -> bool:
-        """Find out once what the model accepts; returns whether that is known."""
-        if self.capabilities is None and self.stop is None:
-            self.capabilities = await self._unless_stopped(probe(self))
-        return self.capabilities is not None
+    async def _capable(self, request: Request) -> bool:
+        """Find out once what the model accepts of such requests; returns whether that is known."""
+        if not self.learner.knows(request) and self.stop is None:
+            await self._unless_stopped(self.learner.of(request))
+        return self.learner.knows(request)
 
     async def _own_question(self, *, more: bool) -> bool:
         """Ask a question of our own where no row tells how the server is; returns whether one was asked."""
-        if self.gate.running or self.pending or (more and not self.gate.down_since):
+        if self.learner.busy or self.gate.running or self.pending:
+            return False
+        if more and not self.gate.down_since:
             return False
         if self.gate.down_since is not None:
             await self._unless_stopped(plainly(self))
@@ -178,7 +177,7 @@ class Engine(Sender):
 
     async def _release(self, *, left: bool = False) -> bool:
         """Keep the answers that were looked at twice, when no more come; returns whether there were any."""
-        if not left and (self.gate.running or self.pending or self.retries):
+        if not left and (self.learner.busy or self.gate.running or self.pending or self.retries):
             return False
         kept = self.shortened.rest()
         for one in kept:
@@ -195,6 +194,8 @@ class Engine(Sender):
 
     async def _next(self) -> float | None:
         """Send one request if one may go now (None), else return how long to wait."""
+        if self.learner.busy:
+            return math.inf
         now = self.loop.time()
         down = self.gate.down_since is not None
         fresh = down or (self.gate.alone and bool(self.pending))  # a row that never failed tells most
@@ -202,6 +203,7 @@ class Engine(Sender):
         if not ready and not self.pending:
             return self.retries[0][0] - now if self.retries and not down else math.inf
         job = self.retries[0][2] if ready else self.pending[0]
+        self.learner.refresh(job)
         wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens))
         if wait > 0:
             return wait
@@ -252,6 +254,8 @@ class Engine(Sender):
         """Keep an answer, and settle what waited for one."""
         reply, stats, now = got.reply, self.stats, self.loop.time()
         self.gate.succeeded(now)
+        if await self.mended(job, got, Ending(number, 200, "asked again", usd)):
+            return
         released, due = self.blame.succeeded(sent)
         for other in due:
             self._later(other, now)
@@ -289,17 +293,19 @@ class Engine(Sender):
         return replace(kept, stored=replace(kept.stored, status=CUT, value=nan, mass=nan, reason=said))
 
     async def _fault(self, job: Job, number: int, fault: Fault, usd: float | None, sent: float) -> None:
-        now = self.loop.time()
         self.stats.faults[fault.name] = self.stats.faults.get(fault.name, 0) + 1
+        if fault.then in {"row", "refused"}:
+            self.gate.up(self.loop.time())
+        if await self.mended(job, fault, Ending(number, fault.http, fault.name, usd)):
+            return
+        now = self.loop.time()
         if fault.then == "row":
-            self.gate.up(now)
             await self.final(job, number, fault, fault.status, usd)
             return
         self.writer.note(Ending(number, fault.http, fault.name, usd))
         if fault.then == "stop":
             self.halt(ServerError(fault.sentence))
         elif fault.then == "refused":
-            self.gate.up(now)
             if self.blame.refused(Held(job, fault, number, usd, now)):
                 self.halt(a_setting(self.blame.held, fault))
         else:
@@ -311,6 +317,20 @@ class Engine(Sender):
                 self.blame.suspects.append((job, fault))
             else:
                 self._later(job, now + wait)
+
+    async def mended(self, job: Job, outcome: Got | Fault, ending: Ending) -> bool:
+        """Put a request back in another form, when its outcome contradicts what is known of the model."""
+        try:
+            if not await self.learner.again(job, outcome):
+                return False
+        except DFilterError as error:
+            self.halt(error)
+        except asyncio.CancelledError:
+            self.writer.note(ending)
+            raise
+        self.writer.note(ending)
+        self._later(job, self.loop.time())
+        return True
 
     def _later(self, job: Job, when: float) -> None:
         heapq.heappush(self.retries, (when, next(self._order), job))

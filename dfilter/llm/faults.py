@@ -118,6 +118,7 @@ class Fault:
         status: the row's status when ``then`` is ``row``.
         wait: the seconds that the server asks to wait, or None when it names none.
         advice: what to do about it where it is a setting's fault.
+        body: the error as it came, for whoever reads what it names; may hold secrets, so it is never shown.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Fault:
     status: str = ""
     wait: float | None = None
     advice: str = ""
+    body: object = field(default=None, repr=False)
 
     @property
     def likeness(self) -> tuple[str, str]:
@@ -169,7 +171,7 @@ def fault_of(
     return Fault(
         str(code), then, sentence, code, headers,
         strain=code in STRAIN, status=status, wait=wait,
-        advice=ADVICE.get(code, "Nothing can be judged this way."),
+        advice=ADVICE.get(code, "Nothing can be judged this way."), body=body,
     )  # fmt: skip
 
 

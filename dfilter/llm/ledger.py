@@ -222,6 +222,13 @@ class Ledger:
             row = self.db.execute("SELECT id FROM asker WHERE hash = ?", (name,)).fetchone()
         return int(row[0])
 
+    def answered(self, name: str) -> bool:
+        """Return whether an asker has an answer."""
+        found = self.db.execute(
+            "SELECT 1 FROM asker JOIN answer ON answer.asker = asker.id WHERE asker.hash = ? LIMIT 1", (name,)
+        )
+        return found.fetchone() is not None
+
     def askers(self) -> list[tuple[int, str, dict[str, Any], int]]:
         """Return (number, hash, spec, answers) of everybody who ever asked."""
         rows = self.db.execute(

@@ -65,6 +65,11 @@ class LocalSession:
         self.ledger.close()
         self._model = None
 
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self.ledger.path
+
     def facts(self) -> dict[str, Json]:
         """Return what this session answered, for a summary."""
         return {

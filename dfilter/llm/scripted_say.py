@@ -62,6 +62,7 @@ class Logged:
         tokens: prompt and answer tokens as the server counts them.
         batch: whether it came in a batch.
         authorization: the header.
+        headers: all of them, their names in lower case.
     """
 
     at: float
@@ -72,6 +73,7 @@ class Logged:
     tokens: int
     batch: bool = False
     authorization: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 FAULTS: Mapping[str, Say] = {

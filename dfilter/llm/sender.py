@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from dfilter.errors import CheckError, ServerError
@@ -47,8 +48,19 @@ class Sender:
             self.stop = reason
         self._wake.set()
 
+    def wake(self) -> None:
+        """Look again at what is to be done next."""
+        self._wake.set()
+
     async def single(
-        self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float, *, tries: int = 0
+        self,
+        key: bytes,
+        body: bytes,
+        worst_tokens: int,
+        worst_usd: float,
+        *,
+        tries: int = 0,
+        refusing: Collection[int] = (),
     ) -> Got | Fault:
         """Send one request outside the queue, with the same limits, budget and ledger.
 
@@ -59,6 +71,8 @@ class Sender:
             worst_usd: most that it may cost.
             tries: after so many failures the last one is returned; 0 waits until the server is well. A
                 pause is no failure, but where one try is all.
+            refusing: statuses that are handed back at once, though they usually mean that the server is in
+                trouble.
 
         Returns:
             The reply, or the fault that says that this request does not succeed.
@@ -79,6 +93,8 @@ class Sender:
             await self.writer.end(Ending(number, outcome.http, outcome.name, usd))
             if outcome.then in {"row", "refused", "stop"}:
                 self.gate.up(self.loop.time())
+                return outcome
+            if outcome.then == "retry" and outcome.http in refusing:
                 return outcome
             job.tries += outcome.then != "pause" or tries == 1
             if tries and job.tries >= tries:

@@ -35,6 +35,7 @@ from dfilter.types import Bar, Json, Progress
 if TYPE_CHECKING:
     from dfilter.llm.engine import Engine
     from dfilter.llm.loop import LoopThread
+    from dfilter.llm.probe import Capabilities
     from dfilter.llm.wire import Wire
     from dfilter.llm.writer import Writer
 
@@ -102,7 +103,7 @@ class Session:
         self.shown = _Shown(progress or Silent())
         self.reported = Reported(server, progress)
         self.budget = budget or Budget()
-        self.path = ledger or ledger_path()
+        self._path = ledger or ledger_path()
         self.price: Price | None = price_of(server.model)
         refuse_unpriced(server.model, self.budget.max_usd, self.price)
         check_url(server.url)
@@ -117,6 +118,11 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self._path
 
     def ask(
         self,
@@ -199,6 +205,17 @@ class Session:
                 loop.call_soon_threadsafe(engine.abandon)
                 asked.wait(ABANDON_SECONDS)
 
+    def accepts(self, request: Request) -> Capabilities:
+        """Return what the model accepts of a request; a server that does not answer is not waited for.
+
+        Raises:
+            ServerError: the server does not answer, or refuses.
+            CheckError: the budget does not hold the question.
+            SettingsError: the model refuses what the user asked for.
+        """
+        thread, engine, _ = self._open()
+        return thread.call(engine.learner.of(request, patient=False))
+
     def facts(self) -> dict[str, Json]:
         """Return what this session asked, got and spent; by reported model only what was asked last."""
         out: dict[str, Json] = {"server": self.server.identity, "usd": round(self.budget.spent, 6)}
@@ -207,7 +224,7 @@ class Session:
         if self._opened is None:
             return out
         engine = self._opened[0]
-        stats, found = engine.stats, engine.capabilities
+        stats, found = engine.stats, engine.learner.latest
         return out | {
             "stored": stats.stored,
             "read_by_another_version": stats.older,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +25,7 @@ from dfilter.types import Json
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+    from openai._types import RequestOptions
 
 BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token is far below
 CONNECT_SECONDS = 10.0
@@ -58,7 +60,7 @@ class Wire:
         clock: Clock | None = None,
     ) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
         check_url(server.url)
         self.server, self.key, self.clock = server, key, clock or Clock()
@@ -72,7 +74,8 @@ class Wire:
             api_key=key.reveal(),
             base_url=server.url,
             max_retries=0,
-            default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
+            default_headers=_headers(server, key),
+            default_query={"api-version": server.api_version} if server.api_version else None,
             timeout=timeout,
             http_client=DefaultAioHttpClient(
                 limits=limits,
@@ -82,6 +85,7 @@ class Wire:
             ),
         )
         self._response: type[httpx2.Response] = httpx2.Response
+        self._options: RequestOptions = {"headers": {"Authorization": Omit()}} if server.classic else {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -93,7 +97,9 @@ class Wire:
 
         try:
             async with asyncio.timeout(self.server.attempt_seconds):
-                response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
+                response = await self.client.post(
+                    "/chat/completions", cast_to=self._response, content=body, options=self._options
+                )
             return self.understood(response)
         except openai.APIStatusError as error:
             return self.refused(error.status_code, error.response.headers, _content(error.response))
@@ -154,6 +160,20 @@ def failure_of(content: bytes) -> object:
         return None
     choice = body["choices"][0]
     return choice.get("error") or body.get("error")
+
+
+def _headers(server: Server, key: Secret) -> Mapping[str, Any]:
+    """Return the headers of every request: nothing that only stands in the environment, but proxies."""
+    from openai import Omit
+
+    found: dict[str, Any] = {"Accept-Encoding": "identity"}  # a body's size is then what it says
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    found |= {name: Omit() for line in lines if (name := line.partition(":")[0].strip())}
+    found |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+    found = {name: value for name, value in found.items() if name.lower() != "authorization"}
+    if server.classic:
+        return found | {"api-key": key.reveal()}
+    return found | {"Authorization": f"Bearer {key.reveal()}"}
 
 
 def _cap(most: int) -> Callable[[httpx2.Response], Awaitable[None]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from dfilter.llm.answers import CUT, Answer, Reader, Reply, read_body
+from dfilter.llm.answers import CUT, Answer, Reader, Reply, Request, read_body
 from dfilter.llm.ledger import Stored
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    from dfilter.llm.probe import Capabilities
 
 Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
 
@@ -30,6 +35,11 @@ class Job:
         before: how many others had been answered when it first failed.
         born: when it was first sent, moved on by pauses.
         paused: the gate's seconds of pauses at that time.
+        request: what ``body`` was made of; none for a question of our own.
+        found: what the model was known to accept when ``body`` was made.
+        form: the parameters in the form that ``found`` allows.
+        shape: the set of parameters that ``found`` belongs to.
+        mends: how often it was given another form.
     """
 
     key: bytes
@@ -46,6 +56,11 @@ class Job:
     before: int = -1
     born: float = -1.0
     paused: float = 0.0
+    request: Request | None = None
+    found: Capabilities | None = None
+    form: Mapping[str, Json] = field(default_factory=dict)
+    shape: str = ""
+    mends: int = 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)

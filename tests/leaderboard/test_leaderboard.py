@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,17 +54,6 @@ def row(board, strategy, budget=None):
     found = [r for r in board.rows if r.strategy == strategy and budget in {None, r.budget}]
     assert len(found) == 1
     return found[0]
-
-
-def simulator():
-    path = Path(__file__).parents[2] / "benchmarks" / "simulation.py"
-    spec = importlib.util.spec_from_file_location("coverage_simulation", path)
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_difference_by_hand():
@@ -697,56 +684,6 @@ def test_chance_overlap_is_that_of_random_draws():
     assert chance_overlap(50, 80, 200) == pytest.approx(mean, rel=0.02)
     assert chance_overlap(200, 200, 200) == 1
     assert chance_overlap(0, 0, 10) == 0
-
-
-# -- simulation of whole tables: a short form here, the full counts with --soak ------------------
-
-
-def test_tables_without_a_difference_hold_few_verdicts():
-    simulation = simulator()
-    verdicts = tables = 0
-    for seeds, training in ((3, 0.01), (5, 0.02)):
-        count = simulation.simulate(simulation.World(seeds, training, prompts=300), 60)
-        verdicts, tables = verdicts + count.verdicts, tables + count.tables
-        assert count.coverage >= 0.88
-    assert verdicts <= stats.binom.ppf(0.999, tables, 0.06)
-
-
-def test_a_true_difference_is_found():
-    simulation = simulator()
-    count = simulation.simulate(simulation.World(3, 0.005, effect=0.08), 20)
-    assert count.verdict_rate >= 0.9
-    assert count.coverage >= 0.8
-
-
-@pytest.mark.parametrize("cut", [0.5, 1.4])
-def test_intervals_of_few_prompts_and_extreme_rates_hold_the_truth(cut):
-    simulation = simulator()
-    world = simulation.World(3, 0.01, prompts=20, binary=True, cut=cut)
-    count = simulation.simulate(world, 60)
-    assert count.coverage >= 0.92
-    assert count.verdicts <= stats.binom.ppf(0.999, 60, 0.06)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("training", [0.0, 0.01, 0.02])
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_error_rates_of_two_thousand_tables(seeds, training):
-    simulation = simulator()
-    count = simulation.simulate(simulation.World(seeds, training), 2000)
-    if training < 0.02 or seeds == 5:
-        assert count.verdict_rate <= 0.06
-    assert count.coverage >= 0.90
-    if training == 0:
-        assert 0.93 <= count.coverage <= 0.98
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(("seeds", "training", "margin"), [(3, 0.0, 0.04), (3, 0.01, 0.06), (5, 0.02, 0.06)])
-def test_equivalent_is_wrong_in_few_of_two_thousand_tables(seeds, training, margin):
-    simulation = simulator()
-    world = simulation.World(seeds, training, effect=margin)
-    assert simulation.simulate(world, 2000, margin=margin).equivalent_rate <= 0.05
 
 
 def test_answers_cut_at_their_limit_are_in_the_notes():
