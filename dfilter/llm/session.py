@@ -212,9 +212,15 @@ class Session:
             ServerError: the server does not answer, or refuses.
             CheckError: the budget does not hold the question.
             SettingsError: the model refuses what the user asked for.
+            Interrupted: Ctrl-C.
         """
         thread, engine, _ = self._open()
-        return thread.call(engine.learner.of(request, patient=False))
+        try:
+            return thread.call(engine.learner.of(request, patient=False))
+        except KeyboardInterrupt:
+            self._hurry = CLOSE_SECONDS
+            self.close()
+            raise Interrupted(_stopped(engine)) from None
 
     def facts(self) -> dict[str, Json]:
         """Return what this session asked, got and spent; by reported model only what was asked last."""
