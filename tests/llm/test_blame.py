@@ -233,17 +233,3 @@ def test_a_server_that_answers_the_test_question_alone_breaks_no_row(
         with pytest.raises(ServerError, match=r"not one of the rows.*no memory"):
             asked(quick(server.url, attempts=2, wait_for_server=900.0), requests(30), speed=200)
         assert server.calls < 250
-
-
-def test_a_server_that_breaks_where_it_should_refuse_is_found_out(
-    requests: Callable, quick: Callable
-) -> None:
-    """It answers 500 to log probabilities, which nobody but the first request asks for."""
-
-    def script(body: dict) -> Say:
-        return Say("needs all logits", status=500) if body.get("logprobs") else Say("4.5")
-
-    with ScriptedServer(script) as server:
-        found = asked(quick(server.url, wait_for_server=900.0), requests(10), speed=20)
-        assert {a.status for a in found.values()} == {"ok"}
-        assert server.calls < 40
