@@ -17,7 +17,7 @@ import click
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command, reading_options
+from dfilter.commands import Command, reading_options, seconds
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.llm.panel import local_mode, words
@@ -34,6 +34,8 @@ WISHES = {
     "explain": "judge.explain",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
+    "wait_for_server": "judge.wait_for_server",
+    "accept_failed": "accept_failed",
 }
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
@@ -172,6 +174,17 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
+            ),
+            click.option(
+                "--wait-for-server",
+                callback=seconds,
+                metavar="TIME",
+                help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
+            ),
+            click.option(
+                "--accept-failed",
+                metavar="SHARE|COUNT",
+                help="Go on without so many rows that the server did not answer. [default: 0]",
             ),
             click.option(
                 "--format",

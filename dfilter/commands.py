@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,6 +10,17 @@ from typing import Any
 import click
 
 WORDS = "dfilter.words"
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Read an option's time such as 90s, 20m or 2h; a bare number is seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise click.BadParameter(f"{text} is not a time such as 90s, 20m or 2h.")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -162,6 +162,7 @@ FLAGS = {
     "judge.base_url": "base-url",
     "judge.name": "judge-name",
     "judge.template": "template",
+    "judge.wait_for_server": "wait-for-server",
     "judge.explain": "explain",
     "judge.key_env": "judge-key",
     "judge.mode": "judge",

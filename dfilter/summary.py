@@ -62,15 +62,24 @@ def _facts(run: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
         judges = facts.get("judges")
         for judge in judges if isinstance(judges, list) else ():
-            if isinstance(judge, Mapping) and judge.get("reported_models"):
-                yield f"  {step}: {judge.get('model')} answered as {_shown(judge['reported_models'])}"
+            if isinstance(judge, Mapping):
+                yield from _judge(step, judge)
+
+
+def _judge(step: str, judge: Mapping[str, Any]) -> Iterator[str]:
+    if judge.get("reported_models"):
+        yield f"  {step}: {judge.get('model')} answered as {_shown(judge['reported_models'])}"
+    for how, found in judge.get("not_rated", {}).items():
+        more = ", ..." if found["rows"] > len(found["ids"]) else ""
+        rows = "1 row is" if found["rows"] == 1 else f"{found['rows']:,} rows are"
+        yield f"  {step}: {rows} {how}: {', '.join(found['ids'])}{more} ({found['said']})"
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if k != "not_rated")
     if isinstance(value, list):
         return ", ".join(_shown(v) for v in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

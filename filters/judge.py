@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import SettingsError
+from dfilter.filters.judge_faults import accepted, named, refuse_failed, why_not
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
 from dfilter.identity import ANYHOW, CONTENT, settings_identity
 from dfilter.llm.agreement import ranks, rounded, spearman
-from dfilter.llm.answers import STATUSES
 from dfilter.llm.families import shared_family
 from dfilter.llm.judge import Judge as Model
 from dfilter.llm.judge import counts, rate
@@ -53,6 +53,8 @@ class Judge:
             gate only the rating that figures about flips, ties and people refer to.
         max_usd: hard stop, in US dollars, over all judges of one run.
         skip_pilot: go on even when the pilot says that the ratings will be useless.
+        accept_failed: how many rows, or what share of them (1%), may stay without an answer for the
+            server's sake; with more the run stops unfinished, and the same command asks them again.
         human: a CSV file with columns ``id`` and ``rating``, to compare with.
         generator: the model that wrote the responses, for the warning about families.
         evaluator: the model that will compare trained models, for the same.
@@ -73,8 +75,10 @@ class Judge:
     human: Annotated[str, CONTENT] = ""
     generator: str = ""
     evaluator: str = ""
+    accept_failed: Annotated[str | int, ANYHOW] = 0
 
     def __post_init__(self) -> None:
+        accepted(self.accept_failed, 0)
         first, *more = _each(self.judge)
         others = [*more, *(other for given in self.others for other in _each(_at(given, first)))]
         object.__setattr__(self, "judge", first)
@@ -97,19 +101,23 @@ class Judge:
         Raises:
             SettingsError: no model is named, or a limit cannot be kept.
             CheckError: the pilot found the judge useless, or the budget is spent.
-            ServerError: a server refused, or nothing succeeds.
+            ServerError: a server refused, nothing succeeds, or more rows failed than are accepted.
         """
         budget = Budget(self.max_usd)
         judges = [judge.settled(budget=budget) for judge in self._judges()]
         watched = Watched(pool.rows)
-        results = [self._one(judge, pool, watched, budget) for judge in judges]
+        said: list[dict[int, str]] = [{} for _ in judges]
+        results = [self._one(*pair, pool, watched, budget) for pair in zip(judges, said, strict=True)]
+        for (ratings_, _), judge, why in zip(results, judges, said, strict=True):
+            refuse_failed(ratings_["status"], why, judge.model, self.accept_failed)
         ratings = np.stack(
             [self._mapped(judge, r["value"]) for judge, (r, _) in zip(judges, results, strict=True)]
         )
         values = combine(ratings, self.combine)
         facts = self._facts(judges, pool, watched, ratings, values, [facts for _, facts in results])
         facts["usd"] = round(budget.spent, 6)
-        return Scores(values, reasons=_reasons(values, results[0][0], watched.flagged), facts=facts)
+        reasons = _reasons(values, results[0][0], watched.flagged, said[0])
+        return Scores(values, reasons=reasons, facts=facts)
 
     def quote(self, pool: Pool) -> list[Quote]:
         """Return what a run would ask, cost and take, one quote a judge, without asking anybody."""
@@ -154,7 +162,7 @@ class Judge:
         return judge.low + (self.threshold - first.low) * (judge.high - judge.low) / (first.high - first.low)
 
     def _one(
-        self, judge: Model, pool: Pool, watched: Watched, budget: Budget
+        self, judge: Model, said: dict[int, str], pool: Pool, watched: Watched, budget: Budget
     ) -> tuple[NDArray[Any], dict[str, Json]]:
         """Examine one judge, then rate all rows with it."""
         say, before = pool.progress.say, budget.spent
@@ -162,13 +170,13 @@ class Judge:
         with open_session(judge.server, budget=budget, progress=pool.progress) as live:
             health = examine(pool, judge, live, threshold=self._threshold(judge), skip_pilot=self.skip_pilot)
             if judge.transport == "live" or judge.server.local:
-                ratings = rate(watched, judge, session=live, progress=pool.progress)
+                ratings = rate(watched, judge, session=live, progress=pool.progress, said=said)
             facts = live.facts()
         if judge.transport == "batch" and not judge.server.local:
             with open_session(
                 judge.server, budget=budget, transport="batch", progress=pool.progress
             ) as batch:
-                ratings = rate(watched, judge, session=batch, progress=pool.progress)
+                ratings = rate(watched, judge, session=batch, progress=pool.progress, said=said)
                 facts = batch.facts()
         facts |= {
             "usd": round(budget.spent - before, 6),
@@ -179,6 +187,7 @@ class Judge:
             "fenced": judge.wording.fenced,
             "repeat": judge.repeat,
             "statuses": dict(counts(ratings)),
+            "not_rated": named(ratings["status"], said, pool.rows.ids),
             "parsed_share": rounded(float(np.mean(ratings["status"] == 0)) if len(ratings) else 0.0),
             "length_correlation": rounded(spearman(ratings["value"], watched.lengths)),
             **health,
@@ -278,16 +287,17 @@ def combine(ratings: NDArray[np.float64], how: str) -> NDArray[np.float64]:
     return np.where(enough, values, np.nan)
 
 
-def _reasons(values: NDArray[np.float64], first: NDArray[Any], flagged: NDArray[np.bool_]) -> list[str]:
+def _reasons(
+    values: NDArray[np.float64], first: NDArray[Any], flagged: NDArray[np.bool_], said: Mapping[int, str]
+) -> list[str]:
     """Return what is to be said about each row; equal sentences are one object."""
-    seen: dict[tuple[float, int, bool], str] = {}
+    seen: dict[str, str] = {}
     out = []
-    for value, status, flag in zip(values.tolist(), first["status"].tolist(), flagged.tolist(), strict=True):
-        key = (value if value == value else -1.0, status, flag)  # noqa: PLR0124 - NaN
-        if key not in seen:
-            text = f"rated {value:.3g}" if value == value else f"not rated: {STATUSES[status]}"  # noqa: PLR0124
-            seen[key] = text + ("; speaks to the judge" if flag else "")
-        out.append(seen[key])
+    lines = zip(values.tolist(), first["status"].tolist(), flagged.tolist(), strict=True)
+    for row, (value, status, flag) in enumerate(lines):
+        text = f"rated {value:.3g}" if value == value else why_not(status, said.get(row, ""))  # noqa: PLR0124 - NaN
+        text += "; speaks to the judge" if flag else ""
+        out.append(seen.setdefault(text, text))
     return out
 
 

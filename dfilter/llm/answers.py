@@ -12,18 +12,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from dfilter.llm.finishes import finish_of
 from dfilter.llm.usage import usage_of
 from dfilter.types import Json
 
-OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED = STATUSES = (
+OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STATUSES = (
     "ok",  # answered and understood
     "unparsed",  # answered, and not understood
     "refused",  # the model declined
     "truncated",  # the answer ran out of tokens before it said anything, or the prompt did not fit
     "filtered",  # a content filter stood in between
     "failed",  # no answer; the next run asks again
-)
+    "broken",  # broken at the server: it answers others, and this one never
+    "rejected",  # refused by the server: this request, while it takes others
+    "cut",  # truncated by the server: it answered, and had not read the whole prompt
+)  # ratings hold their positions: new ones come last
 FINAL = frozenset(STATUSES) - {FAILED}
+WORDS = {BROKEN: "broken at the server", REJECTED: "refused by the server", CUT: "truncated by the server"}
 TEXT_PARTS = ("text", "output_text")  # of a content in parts; others are thoughts, refusals, calls of tools
 CALLS = ("tool_calls", "function_call")  # finish reasons of a model that wants a tool to be called
 
@@ -54,7 +59,8 @@ class Reply:
 
     Attributes:
         text: the message's content; empty when there is none.
-        finish: ``stop``, ``length``, ``content_filter``, ...; empty when the server names none.
+        finish: ``stop``, ``length``, ``content_filter``, ... by its common name (see
+            :mod:`dfilter.llm.finishes`); empty when the server has no such field.
         refusal: the model's refusal, or empty.
         logprobs: per answered token: the token, then its alternatives as (token, log probability).
         model: the model as the server reports it.
@@ -62,6 +68,7 @@ class Reply:
         output_tokens: tokens of the answer, hidden thought included, None when the server gives no usage.
         cached_tokens: the part of ``input_tokens`` that the server had cached.
         usd: what the server itself says that it charges, in US dollars, or None.
+        prompt_tokens: the prompt's tokens at most, for servers that leave cached ones out of the others.
     """
 
     text: str
@@ -73,6 +80,7 @@ class Reply:
     output_tokens: int | None = None
     cached_tokens: int | None = None
     usd: float | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +205,7 @@ def read_body(raw: str | bytes) -> Reply:
     used = usage_of(body, answered=bool(text.strip()))
     return Reply(
         text=text,
-        finish=_word(choice.get("finish_reason")),
+        finish=finish_of(choice.get("finish_reason", "")),
         refusal=_word(message.get("refusal")),
         logprobs=_logprobs(choice.get("logprobs")),
         model=_word(body.get("model")),
@@ -205,6 +213,7 @@ def read_body(raw: str | bytes) -> Reply:
         output_tokens=used.output,
         cached_tokens=used.cached,
         usd=used.usd,
+        prompt_tokens=used.prompt,
     )
 
 

@@ -223,6 +223,7 @@ def rate(
     progress: Progress | None = None,
     repeats: Sequence[int] | None = None,
     label: str = "",
+    said: dict[int, str] | None = None,
 ) -> NDArray[Any]:
     """Rate rows; what the ledger holds costs nothing.
 
@@ -233,6 +234,7 @@ def rate(
         progress: shows done, failed, rows/s, spent and expected cost.
         repeats: which repeats to ask for; ``range(judge.repeat)`` unless given.
         label: the stage's name.
+        said: takes what was said about rows that are not rated, by position.
 
     Returns:
         (len(rows),) of ``RATING``. A row counts as rated when more than half of its repeats are
@@ -248,19 +250,19 @@ def rate(
     if progress is None:
         for answer in asked:
             tally.add(answer)
-        return tally.ratings()
+        return tally.ended(said)
     with progress.stage(
         label or f"rating with {judge.model}", total=len(rows) * len(repeats), unit="ratings"
     ) as bar:
-        said, waiting = time.monotonic(), 0
+        spoke, waiting = time.monotonic(), 0
         for answer in asked:
             tally.add(answer)
             waiting += 1
-            if (now := time.monotonic()) - said >= NOTE_SECONDS:
+            if (now := time.monotonic()) - spoke >= NOTE_SECONDS:
                 bar.advance(waiting, note=tally.note(now))
-                said, waiting = now, 0
+                spoke, waiting = now, 0
         bar.advance(waiting, note=tally.note(time.monotonic()))
-    return tally.ratings()
+    return tally.ended(said)
 
 
 class Tally:
@@ -274,6 +276,7 @@ class Tally:
         self.understood = np.zeros(rows, dtype=np.uint8)
         self.status = np.full(rows, 255, dtype=np.uint8)
         self.first = np.full(rows, 255, dtype=np.uint8)
+        self.said: dict[int, str] = {}  # why a row is not rated, in the words of its first such answer
         self.done = self.failed = self.paid = 0
         self.usd = 0.0
         self.started = time.monotonic()
@@ -289,6 +292,7 @@ class Tally:
             self.mass[row] += answer.mass
         elif repeat < self.first[row]:
             self.first[row], self.status[row] = repeat, STATUSES.index(status)
+            self.said[row] = answer.reason
         self.done += 1
         self.failed += answer.status == "failed"
         if not answer.stored:
@@ -304,6 +308,13 @@ class Tally:
             left = len(self.total) * self.repeats - self.done
             parts.append(f"${self.usd:.2f} of about ${self.usd + self.usd / self.paid * left:.2f}")
         return ", ".join(parts)
+
+    def ended(self, said: dict[int, str] | None) -> NDArray[Any]:
+        """Return the rows' ratings, and put into ``said`` why the others have none."""
+        out = self.ratings()
+        if said is not None:
+            said |= {row: self.said.get(row, "") for row in np.flatnonzero(out["status"] != 0).tolist()}
+        return out
 
     def ratings(self) -> NDArray[Any]:
         """Return the rows' ratings."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dfilter.errors import ServerError, SettingsError
 from dfilter.llm.answers import TRUNCATED
+from dfilter.llm.faults import Fault
 from dfilter.llm.probe import (
     LEAST_ROOM,
     Capabilities,
@@ -21,7 +22,7 @@ from dfilter.llm.probe import (
 from dfilter.llm.refusals import REFUSING, read_refusal
 from dfilter.llm.templates import in_user_turn
 from dfilter.llm.tokens import at_most
-from dfilter.llm.wire import Fault, Got, encode
+from dfilter.llm.wire import Got, encode
 from dfilter.llm.work import Job
 
 if TYPE_CHECKING:
@@ -70,15 +71,25 @@ class Learner:
                     self.found[shape] = held
         return self.found[shape]
 
-    async def job(self, request: Request, index: int) -> Job:
+    def knows(self, request: Request) -> bool:
+        """Return whether it is known what the model accepts of a request."""
+        return self._shape(request) in self.found
+
+    def job(self, request: Request, index: int, *, known: bool) -> Job:
         """Return a request in the form in which the model takes it, with its worst case.
+
+        Args:
+            request: one of which it is known what the model accepts.
+            index: its position in what was asked.
+            known: whether it failed in an earlier run.
 
         Raises:
             SettingsError, ServerError: the model lacks what the request is about.
         """
-        found = await self.of(request)
+        shape = self._shape(request)
+        found = self.found[shape]
         self._demand(request, found)
-        job = Job(request.key, b"", 0, 0.0, [index], request=request, shape=self._shape(request))
+        job = Job(request.key, b"", 0, 0.0, [index], known=known, request=request, shape=shape)
         self._equip(job, found)
         return job
 
@@ -117,7 +128,9 @@ class Learner:
             smaller = sent.room // 4
             fits = sent.room and fault.status == TRUNCATED
             return replace(sent, room=smaller if smaller >= LEAST_ROOM else 0) if fits else None
-        if self.vain >= DOUBTS or fault.http not in REFUSING or not read_refusal(fault.body, form):
+        if self.vain >= DOUBTS or fault.then == "pause" or fault.http not in REFUSING:
+            return None
+        if not read_refusal(fault.body, form):
             return None
         return await self._learnt_since(request, sent)
 

@@ -11,15 +11,16 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from dfilter.digests import json_digest
 from dfilter.errors import ServerError, SettingsError
-from dfilter.llm.refusals import AMBIGUOUS, LIMITS, REFUSING, read_refusal
+from dfilter.llm.faults import Fault
+from dfilter.llm.refusals import AMBIGUOUS, LIMITS, REFUSING, Refusal, read_refusal
 from dfilter.llm.tokens import at_most
-from dfilter.llm.wire import Fault, Got, encode
+from dfilter.llm.wire import Got, encode
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ TOPS = (20, 5, 0)  # the most that common servers give, OpenAI's older limit, no
 DIGIT_TOKENS = 16  # who needs as many for a digit is thinking
 LEAST_ROOM = 256
 ROUNDS = 8
+TRIES = 2  # of a request that asks for more than an answer: a server may break where it should refuse
+TROUBLE = frozenset({"retry", "down", "pause"})  # what a fault says of the server rather than of a request
 REPROBE = "DFILTER_REPROBE"  # what was learnt before this moment, in seconds since 1970, is learnt again
 
 
@@ -146,7 +149,7 @@ class Trial:
             SettingsError: it refuses what the user asked for.
             CheckError: the budget is spent.
         """
-        found = Capabilities()
+        found, outcome = Capabilities(), None
         for _ in range(ROUNDS):
             outcome = await self._try(found)
             if isinstance(outcome, Fault):
@@ -157,12 +160,11 @@ class Trial:
                 return found if outcome.reply.logprobs else replace(found, top_logprobs=0)
             else:
                 better = self._with_room(found, outcome)
-            if better == found:
-                return found
+                if better == found:
+                    return found
             found = better
-        raise ServerError(
-            f"{self._where} refuses each form of the request; the last answer: {outcome!r:.300}."
-        )
+        last = outcome.sentence if isinstance(outcome, Fault) else "an answer without its end"
+        raise ServerError(f"{self._where} takes no form of the request; the last answer: {last}.")
 
     @property
     def _where(self) -> str:
@@ -174,8 +176,11 @@ class Trial:
         return replace(found, room=self.engine.server.thought_tokens)
 
     async def _without(self, found: Capabilities, fault: Fault) -> Capabilities:
-        """Return what may be accepted after a refusal, by what that names, else by trial."""
-        refusal = read_refusal(fault.body, found.adapt(self.params))
+        """Return what may be accepted after a refusal, by what that names, else by trial.
+
+        What was no refusal changes nothing, when the server is well again.
+        """
+        refusal = self._read(found, fault)
         better = found
         if refusal.cramped and not found.room:
             better = replace(found, room=self.engine.server.thought_tokens)
@@ -185,11 +190,17 @@ class Trial:
             better = self._left_out(better, name, fault, bounded=refusal.bounded)
         if better != found:
             return better
-        if refusal or fault.http not in AMBIGUOUS:
-            raise ServerError(fault.sentence)
-        if fault.http in {500, 501} and isinstance(await self._try(found), Got):
+        trouble = fault.then in TROUBLE
+        if refusal or (not trouble and fault.http not in AMBIGUOUS):
+            raise refused(fault)
+        if fault.then == "retry" and fault.http in REFUSING and isinstance(await self._try(found), Got):
             return found  # it was an accident
         return await self._apart(found, fault)
+
+    def _read(self, found: Capabilities, fault: Fault) -> Refusal:
+        """Return what a fault says about the request, where it can be one's refusal."""
+        refusing = fault.http in REFUSING and fault.then != "pause"
+        return read_refusal(fault.body, found.adapt(self.params)) if refusing else Refusal()
 
     def _left_out(self, found: Capabilities, name: str, fault: Fault, *, bounded: bool) -> Capabilities:
         if name in LIMITS:
@@ -212,13 +223,14 @@ class Trial:
             found, refused=tuple(sorted({*found.refused, *optional})), top_logprobs=0, system=False
         )
         if isinstance(await self._try(bare), Fault):
-            bare = replace(bare, limit=LIMITS[1])
-            if isinstance(await self._try(bare), Fault):
-                return await self._as_it_is(found, fault)
+            other = replace(bare, limit=LIMITS[1])
+            if isinstance(await self._try(other), Fault):
+                return await self._as_it_is(found, bare, fault)
+            bare = other
         better = replace(found, limit=bare.limit)
         for part in self._parts(found, bare, optional):
             outcome = await self._try(part)
-            if isinstance(outcome, Fault) and outcome.http in {500, 501}:
+            if isinstance(outcome, Fault) and outcome.then == "retry" and outcome.http in REFUSING:
                 outcome = await self._try(part)  # what fails once may be an accident
             if isinstance(outcome, Got) and not (part.top_logprobs and not outcome.reply.logprobs):
                 continue
@@ -229,8 +241,8 @@ class Trial:
                 top_logprobs=0 if part.top_logprobs else better.top_logprobs,
                 system=better.system and not part.system,
             )
-        if better == found:
-            raise ServerError(fault.sentence)
+        if better == found and fault.then not in TROUBLE:
+            raise refused(fault)
         return better
 
     def _parts(
@@ -244,26 +256,37 @@ class Trial:
         if wants_logprobs(self.params) and found.top_logprobs:
             yield replace(bare, top_logprobs=found.top_logprobs)
 
-    async def _as_it_is(self, found: Capabilities, fault: Fault) -> Capabilities:
+    async def _as_it_is(self, found: Capabilities, bare: Capabilities, fault: Fault) -> Capabilities:
         """Not even the bare request passes: a server in trouble is waited for, a refusal stands."""
-        if fault.http not in {500, 501}:
-            raise ServerError(fault.sentence)
-        if not self.patient or isinstance(await self._try(found, refusing=()), Fault):
+        if fault.then not in TROUBLE:
+            raise refused(fault)
+        if not self.patient:
             raise UnansweredError(fault.sentence)
+        await self._try(bare, refusing=(), tries=0)
         return found
 
-    async def _try(self, found: Capabilities, refusing: Sequence[int] = tuple(REFUSING)) -> Got | Fault:
+    async def _try(
+        self, found: Capabilities, *, refusing: Collection[int] = REFUSING, tries: int = TRIES
+    ) -> Got | Fault:
         messages = question(self.request.messages, system=found.system)
         body = encode(self.engine.server.model, messages, found.adapt(self.params))
         worst, out = at_most(messages), found.most(self.params)
         usd = self.engine.price.cost(worst, out) if self.engine.price else 0.0
         key = hashlib.blake2b(body, digest_size=16).digest()
-        outcome = await self.engine.single(
-            key, body, worst + out, usd, refusing=refusing, patient=self.patient
-        )
-        if isinstance(outcome, Fault) and outcome.http not in REFUSING:  # no parameter's fault
-            raise (ServerError if outcome.then == "stop" else UnansweredError)(outcome.sentence)
+        tries = tries if self.patient else 1
+        outcome = await self.engine.single(key, body, worst + out, usd, tries=tries, refusing=refusing)
+        if isinstance(outcome, Fault) and not self._read(found, outcome):
+            if outcome.then == "stop":  # no parameter's fault
+                raise ServerError(outcome.sentence)
+            refusal = outcome.then not in TROUBLE or (outcome.then == "retry" and outcome.http in REFUSING)
+            if not self.patient and not refusal:
+                raise UnansweredError(outcome.sentence)
         return outcome
+
+
+def refused(fault: Fault) -> ServerError:
+    """Return the end of a run whose first question is refused."""
+    return ServerError(f"{fault.sentence}. {fault.advice}" if fault.then == "refused" else fault.sentence)
 
 
 def question(messages: Sequence[ChatMessage], *, system: bool) -> list[ChatMessage]:

@@ -146,7 +146,7 @@ class ScriptedServer:
             self._recent.append((now, tokens_in + tokens_out))
             self._recent_tokens += tokens_in + tokens_out
         if self.keep_log:
-            status = 0 if say.then else say.status
+            status = 0 if say.then or say.raw is not None else say.status
             tokens = tokens_in + tokens_out
             self.log.append(Logged(now, path, body, status, usd, tokens, batch, authorization, headers or {}))
         return say, _payload(say, body, tokens_in, tokens_out)
@@ -266,7 +266,7 @@ class _Connection(asyncio.Protocol):
         headers = {name.lower(): value for name, _, value in lines}
         say, payload = server.decide(asked, authorization, path=path, headers=headers)
         latency = server.latency if say.latency is None else say.latency
-        if say.then:
+        if say.then or say.raw is not None:
             self.task = asyncio.create_task(self._misbehave(say, payload, latency))
         elif latency:
             asyncio.get_running_loop().call_later(latency, self._send, say, payload)
@@ -295,7 +295,10 @@ class _Connection(asyncio.Protocol):
     async def _misbehave(self, say: Say, payload: bytes, latency: float) -> None:
         try:
             await asyncio.sleep(latency)
-            if say.then == "reset":
+            if say.raw is not None:
+                self.transport.write(say.raw)
+                self.transport.close()
+            elif say.then == "reset":
                 self.transport.abort()
             elif say.then == "cut":
                 self.transport.write(

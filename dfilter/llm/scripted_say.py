@@ -23,6 +23,7 @@ class Say:
         code: the error's code in the body.
         headers: further response headers.
         body: sent instead of everything above.
+        raw: sent instead of a response, byte for byte, before the connection is closed.
         latency: seconds before the answer, instead of the server's own.
         then: ``hang`` never answers, ``reset`` breaks the connection without an answer, ``cut``
             breaks it in the middle of the body, ``drip`` sends a byte now and then without end.
@@ -39,6 +40,7 @@ class Say:
     code: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    raw: bytes | None = None
     latency: float | None = None
     then: str = ""
     paid: bool = True

@@ -25,7 +25,10 @@ OWN = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"}
     | {"temperature", "logprobs", "top_logprobs", "reasoning_effort"}
 )
-SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
+SECONDS = (
+    "attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds",
+    "wait_for_server",
+)  # fmt: skip
 OPENAI = "https://api.openai.com/v1"
 USUAL_KEY, NO_KEY = "OPENAI_API_KEY", "none"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
@@ -66,9 +69,11 @@ class Server:
             do not count.
         longest_pause: a longer Retry-After than this many seconds is answered with one single
             request after that time, and the rest follow when it succeeds.
-        patience: with no success for so many seconds the run stops.
+        patience: when nothing came back for so many seconds, the run says so.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
         poll_seconds: how often a batch is looked at.
+        wait_for_server: how many seconds a server that is down is waited for; then the run stops, and
+            the same command goes on with it.
     """
 
     model: str
@@ -91,6 +96,7 @@ class Server:
     patience: Annotated[float, ANYHOW] = 60.0
     first_wait: Annotated[float, ANYHOW] = 0.5
     poll_seconds: Annotated[float, ANYHOW] = 30.0
+    wait_for_server: Annotated[float, ANYHOW] = 3600.0
 
     def __post_init__(self) -> None:
         findings = self.findings()

@@ -41,12 +41,14 @@ class Usage:
         output: tokens of the answer as they are billed, hidden thought included; None when nobody knows.
         cached: the part of ``input`` that the server had cached; at most ``input``.
         usd: what the server itself says that it charges, in US dollars, or None.
+        prompt: tokens of the prompt at most: more cached ones than ``input`` stand beside it.
     """
 
     input: int | None = None
     output: int | None = None
     cached: int = 0
     usd: float | None = None
+    prompt: int | None = None
 
 
 def usage_of(body: Mapping[str, Any], *, answered: bool) -> Usage:
@@ -66,7 +68,8 @@ def usage_of(body: Mapping[str, Any], *, answered: bool) -> Usage:
     said = _output(asked, answer, thought, total)
     if not asked or (answered and not said):  # no prompt and no text is made of nothing
         asked = said = None
-    return Usage(asked, said, min(cached, asked or 0), _charged(found))
+    prompt = asked and asked + (cached if cached > asked else 0)
+    return Usage(asked, said, min(cached, asked or 0), _charged(found), prompt)
 
 
 def _places(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -159,6 +158,7 @@ def test_no_tokenizer_exceeds_the_worst_case(text: str) -> None:
     assert at_most(messages) >= about(messages)
 
 
-def test_a_limit_of_nothing_is_refused(requests: Callable) -> None:
-    with pytest.raises(SettingsError, match="above 0"):
-        Budget(0.0)
+@pytest.mark.parametrize("usd", [-0.01, float("nan"), float("inf")])
+def test_a_limit_that_is_no_amount_is_refused(usd: float) -> None:
+    with pytest.raises(SettingsError, match="no amount of 0 or more"):
+        Budget(usd)
