@@ -137,9 +137,15 @@ class Learner:
     async def _doubted(self, request: Request, sent: Capabilities, got: Got) -> Capabilities | None:
         """Look at a reply that says less than was asked for."""
         if wants_logprobs(request.params):
-            if got.reply.logprobs or not got.reply.text.strip() or self.doubts >= DOUBTS:
+            if got.reply.logprobs or not got.reply.text.strip():
                 return None
-            self.doubts += 1
+            news = self.found.get(self._shape(request))
+            if news is not None and news != sent:  # others in flight found it out: that is no new doubt
+                return news
+            if not self.busy:
+                if self.doubts >= DOUBTS:
+                    return None
+                self.doubts += 1
             return await self._learnt_since(request, sent)
         room = self.engine.server.thought_tokens
         if (
