@@ -137,16 +137,8 @@ class Learner:
     async def _doubted(self, request: Request, sent: Capabilities, got: Got) -> Capabilities | None:
         """Look at a reply that says less than was asked for."""
         if wants_logprobs(request.params):
-            if got.reply.logprobs or not got.reply.text.strip():
-                return None
-            news = self.found.get(self._shape(request))
-            if news is not None and news != sent:  # others in flight found it out: that is no new doubt
-                return news
-            if not self.busy:
-                if self.doubts >= DOUBTS:
-                    return None
-                self.doubts += 1
-            return await self._learnt_since(request, sent)
+            silent = not got.reply.logprobs and bool(got.reply.text.strip())
+            return await self._without_logprobs(request, sent) if silent else None
         room = self.engine.server.thought_tokens
         if (
             got.reply.finish != "length"
@@ -161,6 +153,17 @@ class Learner:
         keep(self.engine.ledger, self.engine.server, self._shape(request), better)
         self.found[self._shape(request)] = better
         return better
+
+    async def _without_logprobs(self, request: Request, sent: Capabilities) -> Capabilities | None:
+        """Look into a reply that lacks its log probabilities, but not for ever."""
+        news = self.found.get(self._shape(request))
+        if news is not None and news != sent:  # others in flight found it out: that is no new doubt
+            return news
+        if not self.busy:
+            if self.doubts >= DOUBTS:
+                return None
+            self.doubts += 1
+        return await self._learnt_since(request, sent)
 
     async def _learnt_since(self, request: Request, sent: Capabilities) -> Capabilities:
         """Return what the model accepts now; of many who ask at once, one finds out."""
