@@ -18,7 +18,7 @@ Each training runs in a process of its own; one that fails is reported and the o
 
 from __future__ import annotations
 
-import glob
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -30,10 +30,12 @@ from typing import Any
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.comparison import (
+    LAID_OUT,
     REFERENCES,
     Comparison,
     Setting,
     changed,
+    made_here,
     prepare,
     refuse_foreign,
     settings_for,
@@ -67,6 +69,7 @@ from dfilter.run_folder import (
 from dfilter.store.disk import claim, discard, disk_errors, write_json
 from dfilter.store.seal import write_checked
 from dfilter.types import Duel, Progress
+from dfilter.worker import CHILD_OF
 
 
 def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
@@ -137,7 +140,10 @@ def opponents(setting: Setting) -> set[str]:
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
     """Make the run folder of a cell, unless it is there, and return its manifest."""
     ready = prepared(_request(setting, place), progress)
-    run_prepared(ready, progress, force=setting.plan.force and needs_force(ready.folder, ready.identity))
+    anew = setting.plan.force and needs_force(ready.folder, ready.identity)
+    if anew and ready.folder.is_symlink():  # what it leads to is not ours to write over
+        discard(ready.folder)
+    run_prepared(ready, progress, force=anew)
     return read_manifest(ready.folder)
 
 
@@ -164,7 +170,7 @@ def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progr
         FolderError: there are some and ``force`` is not given, with the difference.
     """
     found = []
-    old = sorted((setting.plan.out / "selections").glob("*/"))
+    old = [f for f in sorted((setting.plan.out / "selections").glob("*/")) if LAID_OUT.fullmatch(f.name)]
     held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
     for made in asked if held else ():
         place = Place(made.label, made.source, made.strategy, setting.plan.keep[0], 0)
@@ -182,9 +188,11 @@ def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progr
 def _remove(selection: Path, progress: Progress) -> None:
     """Remove a run folder and the cells that were trained on its rows."""
     progress.say(f"{selection} and its cells are removed: they are of other settings.")
-    name = glob.escape(selection.name.rpartition("-seed")[0])
-    for cell in selection.parent.with_name("cells").glob(f"{name}-seed*"):
-        discard(cell)
+    of_these = LAID_OUT.fullmatch(selection.name)
+    for cell in sorted(selection.parent.with_name("cells").glob("*/")) if of_these else ():
+        found = LAID_OUT.fullmatch(cell.name)
+        if found and of_these and found[1] == of_these[1] and made_here(cell):
+            discard(cell)
     discard(selection)
 
 
@@ -295,7 +303,8 @@ def _job(
 def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
     # -P: the folder that the user stands in is no place to import from.
-    command = [sys.executable, "-P", "-m", "dfilter.worker", str(cell), *map(str, registry.allowed_code())]
+    command = [sys.executable, "-P", "-m", "dfilter.worker", f"{CHILD_OF}{os.getpid()}", str(cell)]
+    command += map(str, registry.allowed_code())
     if not (cell / "log.txt").is_file():
         discard(cell / "log.txt")  # a link that leads nowhere, a pipe
     with (cell / "log.txt").open("a", encoding="utf-8") as log:

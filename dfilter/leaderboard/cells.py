@@ -222,13 +222,12 @@ def misplaced(folder: Path, cell: Cell) -> bool:
     if not (trained or job):
         return False
     named = [text for text in (_rows_named(trained), str(job.get("rows") or "")) if text]
-    seeds = {told["seed"] for told in (trained, job) if "seed" in told}
     mine = folder_name(cell.strategy, cell.budget, cell.seed)
     selections = {mine, folder_name(cell.strategy, cell.budget, 0)}  # seeds may share one
     laid_out = folder.absolute().parent.name == "cells"
     return (
         (laid_out and folder.absolute().name != mine)
-        or bool(seeds - {cell.seed})
+        or any(isinstance(seed, int) and seed != cell.seed for seed in (trained.get("seed"), job.get("seed")))
         or any(Path(text).parent.name not in selections for text in named)
         or _selected_otherwise(folder, _rows_named(trained), cell)
     )
