@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +25,9 @@ from dfilter.leaderboard.cells import Cell
 from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
+from dfilter.selector import meant
 from dfilter.settings import build, fields_of, merged, parse_assignment
-from dfilter.store.disk import read_text
+from dfilter.store.disk import discard, read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
 from dfilter.types import Progress, Rating
@@ -37,6 +38,7 @@ PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
 MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
+LAID_OUT = re.compile(r"(.+-.+)-seed[0-9]+")  # the names of all of ours
 SPLIT_VERSION = 2  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
@@ -421,13 +423,21 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
                 f"--force to start it anew.{same_judge(clauses)}"
             )
         for folder in (*(plan.out / "cells").glob("*/"), *(plan.out / "selections").glob("*/")):
-            if any((folder / name).is_file() for name in MADE_HERE):  # what else lies there is the user's
-                shutil.rmtree(folder)
+            if made_here(folder):  # what else lies there is the user's
+                discard(folder)
         own = FILES if (plan.out / SPLIT).exists() else ()  # else somebody put them there
         for name in (*own, PROTOCOL, *TABLES):
             (plan.out / name).unlink(missing_ok=True)
     plan.out.mkdir(parents=True, exist_ok=True)
     write_checked(file, here)
+
+
+def made_here(folder: Path) -> bool:
+    """Return whether a folder among the cells or selections is a comparison's own, not the user's."""
+    if isinstance((read_checked(folder / "identity.json") or {}).get("identity"), dict):
+        return True
+    laid_out = LAID_OUT.fullmatch(folder.name) is not None
+    return laid_out and any((folder / name).is_file() for name in MADE_HERE)
 
 
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
@@ -442,8 +452,9 @@ def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -
             *(str(UnknownNameError("strategy of this table", name, known)) for name in absent)
         )
     wanted = [c for c in cells if not labels or c.strategy in {*labels, *REFERENCES}]
-    sizes = {*budgets, *(c.against for c in cells if c.against and c.budget in budgets), "full"}
-    return [c for c in wanted if not budgets or c.budget in sizes]
+    asked = {meant(text) for text in budgets}
+    beside = {meant(c.against) for c in cells if c.against and meant(c.budget) in asked}
+    return [c for c in wanted if not budgets or meant(c.budget) in {*asked, *beside, "full"}]
 
 
 def recorded_margin(folders: Sequence[Path]) -> float | None:

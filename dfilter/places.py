@@ -9,7 +9,7 @@ from statistics import median
 from dfilter import strategy as strategies
 from dfilter.comparison import OWN, REFERENCES, Comparison, settings_for
 from dfilter.errors import SettingsError
-from dfilter.plaintext import safe_name
+from dfilter.leaderboard.cells import folder_name
 from dfilter.selector import Budget
 from dfilter.strategy import Strategy
 
@@ -40,8 +40,7 @@ class Place:
     @property
     def name(self) -> str:
         """The cell's folder name."""
-        budget = safe_name(self.budget.replace("%", "pct"))
-        return f"{safe_name(self.label)}-{budget}-seed{self.seed}"
+        return folder_name(self.label, self.budget, self.seed)
 
     @property
     def keep(self) -> str | None:

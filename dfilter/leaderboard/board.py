@@ -16,9 +16,9 @@ import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard.agreement import lacking
-from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
 from dfilter.leaderboard.likeness import advice, in_words, tokens_of
 from dfilter.leaderboard.measured import Measured, estimate, no_value
+from dfilter.leaderboard.merging import merged, same_protocol, same_strategies
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.remarks import remarks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
