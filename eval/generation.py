@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
+from dfilter.chat import Template, end_ids, render_prompt, style
 from dfilter.digests import json_digest
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, SHOWN, settings_identity
 from dfilter.models import (
+    configuration,
     fast_dtype,
     load_causal,
     load_tokenizer,
@@ -34,7 +35,7 @@ from dfilter.store import home
 from dfilter.store.disk import disk_errors
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Json, Message
-from dfilter.window import window, window_of
+from dfilter.window import NOT_EMBEDDED, beyond, padding, vocabulary, window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +132,7 @@ def answer(
         seed: of sampling; greedy answers do not depend on it.
 
     Returns:
-        (n,) answers; a refusal where the model's template, tokenizer or window cannot show the prompt.
+        (n,) answers; a refusal where the model's template, window or vocabulary cannot show the prompt.
     """
     import torch
 
@@ -149,8 +150,9 @@ def answer(
         spec["seed"] = seed
     folder = home() / "answers" / resolve(model).sha[:32] / json_digest(spec)
     tokenizer = load_tokenizer(model)
-    limit = window_of(str(model), tokenizer)
-    asked = [_asked(messages, tokenizer, decoding.template, limit) for messages in prompts]
+    config = configuration(model)
+    limit, size = window(config, tokenizer), vocabulary(config)
+    asked = [_asked(messages, tokenizer, decoding.template, limit, size) for messages in prompts]
     ids = [sequence for sequence in asked if not isinstance(sequence, Refusal)]
     keys = [_key(sequence) for sequence in ids]
     plan = _plan(ids, keys, decoding.max_new_tokens, budget, limit)
@@ -169,12 +171,14 @@ def answer(
 
 
 def _asked(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template, limit: int
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, size: int
 ) -> list[int] | Refusal:
     try:
         ids = render_prompt(messages, tokenizer, template=template)
     except InputError as error:
         return Refusal(str(error))
+    if beyond(ids, size):
+        return Refusal(NOT_EMBEDDED)
     if len(ids) >= limit:
         return Refusal(f"the prompt leaves no room for an answer within the model's {limit:,} tokens")
     return ids
@@ -310,7 +314,7 @@ class _Writer:
         # 1.21 s of CPU; folded into float32 1.16 s and twice the memory; into bfloat16 1.00 s, and rounded.
         self.model, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         template, eot = style(self.tokenizer, template=decoding.template)
-        self.pad = special_ids(self.tokenizer).pad
+        self.pad = padding(self.tokenizer, vocabulary(self.model.config))
         self.ends = end_ids(self.tokenizer, template=template, eot=eot)
         self.config = self._config(decoding)
         self.window, self.new = window(self.model.config, self.tokenizer), decoding.max_new_tokens

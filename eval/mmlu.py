@@ -20,7 +20,7 @@ from dfilter.eval.prompts import Prompt, shared_facts
 from dfilter.identity import CONTENT, SHORT, settings_identity, shown
 from dfilter.models import fast_dtype, load_causal, lossless_dtype
 from dfilter.types import EvalResult, Json, Message
-from dfilter.window import window
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,6 +172,7 @@ class _Scorer:
     def __init__(self, model: Path, *, chat: bool, max_tokens: int) -> None:
         self.network, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         self.chat = chat
+        self.vocabulary = vocabulary(self.network.config)
         lead, self.marks = self._marks()
         self.tail = [*self._plain(OPENING), *lead] if chat else lead
         self.limit = min(window(self.network.config, self.tokenizer), max_tokens)
@@ -204,8 +205,11 @@ class _Scorer:
                 ids = render_prompt((Message("user", text),), self.tokenizer)
             else:
                 ids = list(self.tokenizer.encode(text, verbose=False))
-            if len(ids) + len(self.tail) <= self.limit:
+            known = not beyond(ids, self.vocabulary)
+            if known and len(ids) + len(self.tail) <= self.limit:
                 return [*ids, *self.tail], count
+        if not known:
+            return Refusal(NOT_EMBEDDED)
         return Refusal(f"the question does not fit into {self.limit:,} tokens, even without examples")
 
     def letters(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -30,9 +30,11 @@ from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
 from dfilter.train.screen import TrainedTokens
 from dfilter.types import EvalResult, Evaluator, Example, Json
-from dfilter.window import window_of
+from dfilter.window import padding, vocabulary, window_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dfilter.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -200,6 +202,7 @@ class FineTune:
             eot=shown.eot,
             max_tokens=shown.max_tokens,
             unlabelled=self.unlabelled,
+            vocabulary=shown.vocabulary(),
         )
         steps = steps_for(
             encoded,
@@ -236,11 +239,16 @@ class FineTune:
         found = shown.encode(pool.rows.take(places)) if len(places) else []
         return {at: row.lacks(shown.max_tokens) for at, row in zip(places.tolist(), found, strict=True)}
 
+    def _embeds_eot(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Return whether there is an end-of-turn token, and the model has an embedding for it."""
+        found = chat.eot_id(tokenizer)
+        return found is not None and found < vocabulary(models.configuration(self.model))
+
     def _shown(self, made: Recipe) -> TrainedTokens:
         """Return how rows are shown to the model."""
         tokenizer = models.load_tokenizer(self.model)
         template, eot = chat.style(tokenizer, template=self.template, eot=made.eot, base=made.base_template)
-        if eot and made.method == "lora" and chat.eot_id(tokenizer) is None:
+        if eot and made.method == "lora" and not self._embeds_eot(tokenizer):
             raise SettingsError(
                 f"'{self.model}' has no end-of-turn token, and an adapter cannot learn a new one. "
                 "Set the recipe's eot to false, or its method to 'full'."
@@ -286,7 +294,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             args,
             rows,
             recipe=plan.recipe,
-            pad=chat.special_ids(tokenizer).pad,
+            pad=padding(tokenizer, model.get_input_embeddings().weight.shape[0]),
             micro_tokens=job.micro_tokens or MICRO_TOKENS[args.device.type == "cuda"],
             bf16=plan.dtype == "bfloat16",
         )
