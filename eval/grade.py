@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -112,7 +112,8 @@ class Grade:
             for turns in conversations
             if not isinstance(turns, Refusal)
         ]
-        refused = not_shown([prompt.id for prompt in prompts], conversations[: len(prompts)])
+        ids = tuple(prompt.id for prompt in prompts)
+        refused = not_shown(ids, [_one_shown(found) for found in zip(*(s for s, _ in samples), strict=True)])
         columns: dict[str, NDArray[np.float64]] = {}
         reported: dict[str, dict[str, int]] = {}
         missing = 0
@@ -128,18 +129,22 @@ class Grade:
             "missing": missing,
             "samples": self._samples,
             "cut": sum(cut for _, cut in samples),
-            "answers": len(conversations),
+            "answers": len(questions),
             "reported_models": reported,
             "bounds": [min(scale), max(scale)],
         }
         if len(columns) > 1:
             facts["judges"] = {name: column.tolist() for name, column in columns.items()}
-        ids = tuple(prompt.id for prompt in prompts)
         facts |= refused
         values = _mean(np.array(list(columns.values())))
         return EvalResult(
             ids, values, LABELS[self.scale], higher_is_better=True, facts=facts | shared_facts(prompts)
         )
+
+
+def _one_shown(samples: Sequence[tuple[Message, ...] | Refusal]) -> tuple[Message, ...] | Refusal:
+    """Return one of a prompt's conversations that came to its end, else why none did."""
+    return next((turns for turns in samples if not isinstance(turns, Refusal)), samples[0])
 
 
 def shown(turns: tuple[Message, ...]) -> str:

@@ -108,6 +108,21 @@ def test_what_does_not_fit_has_fewer_examples_or_no_value(folder) -> None:
     found = MMLU(str(folder), shots=2, max_tokens=150).evaluate(resolve("tiny").path)
     assert np.isnan(found.values).tolist() == [False] * 3 + [True, False]
     assert found.facts["fewer_shots"] > 0
+    reason = "the question does not fit into 150 tokens, even without examples"
+    assert found.facts["not_shown"] == {"law/0": reason}
+    with pytest.raises(InputError, match=r"none of 5 prompts.*does not fit into 9 tokens"):
+        MMLU(str(folder), shots=2, max_tokens=9).evaluate(resolve("tiny").path)
+
+
+def test_bbh_gives_no_value_to_a_question_that_leaves_no_room(tmp_path) -> None:
+    asked = [{"input": text, "target": "yes"} for text in ("a", "b", "word " * 9_999)]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "navigate.json").write_text(json.dumps({"examples": asked}))
+    made = BBH(str(tmp_path / "bbh"), shots=1, decoding=Decoding(max_new_tokens=4))
+    found = made.evaluate(resolve("tiny").path)
+    assert np.isnan(found.values).tolist() == [False, True]
+    assert "no room for an answer" in found.facts["not_shown"]["navigate/2"]
+    assert found.facts["answers"] == 1
 
 
 def test_equally_likely_letters_share_the_point(folder, monkeypatch) -> None:
