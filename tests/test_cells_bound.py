@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dfilter.compare import compare
@@ -14,6 +15,7 @@ from dfilter.comparison import Comparison
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cells
+from dfilter.types import EvalResult
 
 
 @pytest.fixture
@@ -95,3 +97,11 @@ def test_fewer_seeds_leave_one_size_in_a_row(
     assert all(cell.overlap is not None for cell in fixed)  # what stands beside another seed stays there
     leaderboard(held)
     assert figures(compare(plan)) == whole
+
+
+def test_a_row_of_several_sizes_is_refused() -> None:
+    found = EvalResult(["p0", "p1"], np.array([0.5, 1.0]), "m", higher_is_better=True)
+    cells = [Cell("half", "own", seed, against="13", results={"m": found}) for seed in (0, 1)]
+    leaderboard(cells)
+    with pytest.raises(FolderError, match=r"'half' at own .* of several sizes \(13, 16\)"):
+        leaderboard([*cells, replace(cells[0], seed=2, against="16")])

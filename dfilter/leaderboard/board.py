@@ -18,7 +18,7 @@ from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.leaderboard.agreement import lacking
 from dfilter.leaderboard.likeness import advice, in_words, tokens_of
 from dfilter.leaderboard.measured import Measured, estimate, no_value
-from dfilter.leaderboard.merging import merged, same_protocol, same_strategies
+from dfilter.leaderboard.merging import merged, one_size_a_row, one_spelling, same_protocol, same_strategies
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.remarks import remarks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
@@ -134,7 +134,8 @@ def leaderboard(
         raise InputError(f"No cell has a result yet. {reasons}".strip())
     same_protocol(cells)
     same_strategies(cells)
-    cells = merged(cells)
+    cells = merged(one_spelling(cells))
+    one_size_a_row(cells)
     names = list(dict.fromkeys(name for cell in cells for name in cell.results))
     panels = [gather(name, cells) for name in names]
     drafts: list[Draft] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dfilter.errors import FolderError
 from dfilter.identity import difference
+from dfilter.selector import meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +51,35 @@ def same_strategies(cells: Sequence[Cell]) -> None:
                 f"These comparisons call two strategies '{cell.strategy}': {'; '.join(differs)}. Show them "
                 "apart, or give one of them another name."
             )
+
+
+def one_size_a_row(cells: Sequence[Cell]) -> None:
+    """Refuse cells of one strategy and budget that stand beside references of several sizes.
+
+    Raises:
+        FolderError: names the strategy and the sizes.
+    """
+    sizes: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        sizes.setdefault((cell.strategy, cell.budget), set()).add(cell.against or cell.budget)
+    for (strategy, budget), found in sizes.items():
+        if len(found) > 1:
+            raise FolderError(
+                f"The seeds of strategy '{strategy}' at {budget} stand beside references of several sizes "
+                f"({', '.join(sorted(found))}). Run the comparison again to mend it; several comparisons "
+                "need the same seeds, or are shown apart."
+            )
+
+
+def one_spelling(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells with budgets that mean the same, as 1k and 1000, spelt in one way."""
+    texts = {text for cell in cells for text in (cell.budget, cell.against) if text}
+    spelt = Counter(meant(text) for text in texts)
+
+    def one(text: str) -> str:
+        return meant(text) if spelt[meant(text)] > 1 else text
+
+    return [replace(cell, budget=one(cell.budget), against=one(cell.against)) for cell in cells]
 
 
 SELECTED = (
