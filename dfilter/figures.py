@@ -18,7 +18,7 @@ from dfilter.digests import file_sha256
 from dfilter.errors import FolderError
 from dfilter.evaluations import Evaluation
 from dfilter.identity import SHORT, bare
-from dfilter.leaderboard.cells import chance_overlap, misplaced, read_cell, same_figures, write_cell
+from dfilter.leaderboard.cells import Cell, chance_overlap, misplaced, read_cell, same_figures, write_cell
 from dfilter.places import Place
 from dfilter.pool import Pool
 from dfilter.run_folder import lasting, read_manifest, recorded_identity
@@ -153,10 +153,18 @@ def renew(places: Sequence[Place], figures: Figures) -> None:
             here = replace(there, **figures.of_cell(cell, place))
         except (FolderError, FileNotFoundError):  # absent, or damaged and made anew
             continue
-        if misplaced(cell, there):
-            here = replace(here, failed="")  # that was another's
+        if _is_anothers(cell, there):
+            here = replace(here, failed="")
         if not same_figures(cell, here):
             write_cell(cell, replace(here, results={}))
+
+
+def _is_anothers(folder: Path, cell: Cell) -> bool:
+    """Return whether a cell's figures are another's, or may be: its job is damaged, and is written anew."""
+    try:
+        return misplaced(folder, cell)
+    except FolderError:
+        return True
 
 
 def _beyond(places: Sequence[Place], setting: Setting) -> list[Place]:

@@ -252,3 +252,13 @@ def test_force_unlinks_a_link_and_spares_what_it_leads_to(
     assert {cell.failed for cell in cells} == {""}
     assert files_of(there) == before
     assert not link.is_symlink()
+
+
+def test_a_folder_of_the_user_s_that_has_a_cell_s_name_is_refused(tmp_path: Path, cheap: Any) -> None:
+    compare(cheap(tmp_path))
+    mine = tmp_path / "out" / "cells" / "lima-8-seed1"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("precious")
+    with pytest.raises(FolderError, match="lima-8-seed1 exists and is no cell of a comparison; move it away"):
+        compare(replace(cheap(tmp_path), seeds=2))
+    assert (mine / "notes.txt").read_text() == "precious"

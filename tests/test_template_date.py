@@ -98,7 +98,7 @@ def test_tokens_are_the_same_on_every_day_and_others_when_a_date_is_named(
         return [
             chat.render(TURNS, tokenizer),
             chat.render_prompt(TURNS, tokenizer),
-            _prompt_ids(tokenizer, request, 256),
+            _prompt_ids(tokenizer, request, 256, len(tokenizer)),
             encode(ROWS, tokenizer, template="auto", eot=False, max_tokens=256).digest(),
         ]
 
