@@ -260,7 +260,7 @@ def _refuse_other(setting: Setting, cell: Path, training: Mapping[str, Any], pro
     if there is not None and not setting.plan.force:
         raise other_identity(cell, "a training", there, training)
     lying = {path.name for path in cell.iterdir() if not path.name.startswith(".")}
-    if there is None and lying and not lying & set(MADE_HERE):
+    if there is None and lying and not lying & set(MADE_HERE) and not cell.is_symlink():
         raise FolderError(f"{cell} exists and is no cell of a comparison; move it away.")
     why = f"its {IDENTITY} is damaged" if there is None else "it is of other settings"
     progress.say(f"{cell} is made anew: {why}.")
