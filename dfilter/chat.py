@@ -70,11 +70,13 @@ class Encoded:
         labels: the same ids where the assistant speaks, :data:`IGNORE` elsewhere; not shifted, as
             transformers' models expect it.
         refused: why the row cannot be shown, empty when it can; then there are no ids.
+        cut: whether the loss misses tokens of it that stand beyond the limit.
     """
 
     input_ids: list[int]
     labels: list[int]
     refused: str = ""
+    cut: bool = False
 
     @property
     def trained(self) -> int:
@@ -376,7 +378,9 @@ def _encode(
             part = (front if piece.opens else []) + own + (closing if piece.eot else [])
             input_ids += part
             labels += part if at in wanted else [IGNORE] * len(part)
-        done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens]))
+        lost = [] if max_tokens is None else labels[max_tokens:]
+        cut = any(label != IGNORE for label in lost)
+        done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens], cut=cut))
     return done
 
 

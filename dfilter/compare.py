@@ -54,6 +54,7 @@ from dfilter.leaderboard.cells import (
     stale,
     write_cell,
 )
+from dfilter.leaderboard.trainings import alike
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.places import Entry, Place, Size, entries, lay_out, opponent
 from dfilter.progress import Silent
@@ -89,13 +90,23 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
         places = select_all(setting, progress)
         figures = Figures(setting, places, progress)
         renew(places, figures)
+        said: set[str] = set()
         with progress.stage("training and evaluation", total=len(places), unit="cells") as bar:
             for place in places:
                 _finish(setting, places, place, figures, progress)
+                _say_warnings(read_cell(cell_folder(setting, place)), said, progress)
                 bar.advance(1, place.name)
     cells = [read_cell(cell_folder(setting, place)) for place in places]
     _say_mixed_judges(cells, progress)
     return cells
+
+
+def _say_warnings(cell: Cell, said: set[str], progress: Progress) -> None:
+    """Say what a cell's trainer warned of, unless that was said of an earlier one."""
+    for sentence in cell.warnings:
+        if alike(sentence) not in said:
+            said.add(alike(sentence))
+            progress.say(f"Warning: {sentence}")
 
 
 def _say_mixed_judges(cells: Sequence[Cell], progress: Progress) -> None:

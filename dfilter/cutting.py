@@ -24,6 +24,8 @@ from dfilter.types import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What a template's own arithmetic, look-ups and calls may end in; a recursion too deep is a RuntimeError.
+FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError)
 MARK, OTHER = "\u2042mark\u2042", "\u2042other\u2042"  # no template and no row writes these
 
 
@@ -207,5 +209,6 @@ def template_text(
 
     try:
         return apply_template(turns, tokenizer, opening=opening)
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
-        raise InputError(f"the model's chat template refuses it: {error}") from error
+    except (TemplateError, *FAILURES) as error:
+        why = str(error) or type(error).__name__
+        raise InputError(f"the model's chat template refuses it: {why}") from error

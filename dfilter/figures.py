@@ -18,7 +18,15 @@ from dfilter.digests import file_sha256
 from dfilter.errors import FolderError
 from dfilter.evaluations import Evaluation
 from dfilter.identity import SHORT, bare
-from dfilter.leaderboard.cells import Cell, chance_overlap, misplaced, read_cell, same_figures, write_cell
+from dfilter.leaderboard.cells import (
+    Cell,
+    chance_overlap,
+    misplaced,
+    of_training,
+    read_cell,
+    same_figures,
+    write_cell,
+)
 from dfilter.places import Place
 from dfilter.pool import Pool
 from dfilter.run_folder import lasting, read_manifest, recorded_identity
@@ -70,8 +78,7 @@ class Figures:
             "budget": place.budget,
             "seed": place.seed,
             "wanted": int(budget.amount) if budget and budget.unit == "rows" else None,
-            "trained_tokens": trained.get("trained_tokens"),
-            "train_seconds": trained.get("seconds"),
+            **of_training(trained),
             "protocol": self.setting.protocol,
             **self._of_rows(place),
         }

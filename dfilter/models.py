@@ -189,6 +189,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
             files.path, local_files_only=True, trust_remote_code=False
         )
     tokenizer.padding_side = "right"
+    # Who reads a text longer than the model's window cuts or refuses it, and says so.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 

@@ -77,6 +77,8 @@ def quiet_transformers() -> Iterator[None]:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5.23 for a property under its old name.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+            # It says that it turns the adapters of GPT-2's layers the right way round.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
             yield
     finally:
         logging.set_verbosity(level)

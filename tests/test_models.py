@@ -260,6 +260,21 @@ def test_loading_is_quiet_and_leaves_the_log_level(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_text_longer_than_the_window_is_tokenized_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    """Who reads it says what becomes of it; transformers' advice is of no use to a user."""
+    from transformers.utils import logging
+
+    root: logging.logging.Logger = logging.get_logger("transformers")
+    root.addHandler(caplog.handler)
+    try:
+        tokenizer = models.load_tokenizer("tiny")
+        tokenizer.model_max_length = 8
+        assert len(tokenizer("word " * 99).input_ids) > 8
+    finally:
+        root.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
 def q4_1(block: bytes) -> np.ndarray:
     """Decode one Q4_1 block: float16 scale and minimum, then 32 nibbles, low halves first."""
     scale, low = np.frombuffer(block[:4], np.float16).astype(np.float32)

@@ -326,7 +326,11 @@ def finish(out: Path, plan: Plan, summary: Mapping[str, Any]) -> None:
     from dfilter.train.loop import write_json
 
     kept = [path.name for path in sorted((out / "epochs").glob("epoch-*"))]
-    write_json(out / "training.json", {**_identity(plan), **summary, "kept": kept, "versions": _versions()})
+    saved = summary.get("saved")
+    rounded = Saved(**saved).warning() if saved else ""
+    warnings = [*summary["warnings"], *filter(None, [rounded])]
+    told = {**summary, "kept": kept, "warnings": warnings, "versions": _versions()}
+    write_json(out / "training.json", {**_identity(plan), **told})
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / "progress.json").unlink(missing_ok=True)
     seal(out, _sealed_as(plan), into=DONE)

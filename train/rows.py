@@ -35,6 +35,7 @@ class Rows:
         trained: (rows,) int64, labelled tokens that are predicted.
         skipped: ids of rows left out because nothing in them is labelled.
         because: how many were left out for which reason.
+        cut: how many of the rows lost tokens to learn from, being longer than the limit.
     """
 
     ids: NDArray[np.int32]
@@ -43,6 +44,7 @@ class Rows:
     trained: NDArray[np.int64]
     skipped: tuple[str, ...] = ()
     because: Mapping[str, int] = field(default_factory=dict)
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.trained)
@@ -78,6 +80,7 @@ def encode(
     labels: list[NDArray[np.int32]] = []
     trained: list[int] = []
     lost: dict[str, str] = {}
+    cut = 0
     for start in range(0, len(rows), CHUNK):
         part = [rows[at] for at in range(start, min(start + CHUNK, len(rows)))]
         found = render_many(part, tokenizer, template=template, eot=eot, max_tokens=max_tokens)
@@ -88,6 +91,7 @@ def encode(
             ids.append(np.array(encoded.input_ids, np.int32))
             labels.append(np.array(encoded.labels, np.int32))
             trained.append(encoded.trained)
+            cut += encoded.cut
     if not trained or (lost and unlabelled == "refuse"):
         raise _nothing_in(lost, len(trained))
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
@@ -98,6 +102,7 @@ def encode(
         np.array(trained, np.int64),
         tuple(lost),
         dict(Counter(lost.values())),
+        cut,
     )
 
 

@@ -337,7 +337,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             told["adapted"] = adapted(running.accelerator.unwrap_model(running.model))
         if rows.because:
             told["skipped_because"] = dict(rows.because)
-        return told | {"saved": saved, "warnings": warnings}
+        return told | {"cut_rows": rows.cut, "saved": saved, "warnings": warnings}
 
 
 def _warnings(job: FineTune, plan: result.Plan, model: Any, tokenizer: Any) -> list[str]:

@@ -21,6 +21,7 @@ from dfilter.leaderboard.measured import Measured, estimate, no_value
 from dfilter.leaderboard.merging import merged, one_size_a_row, one_spelling, same_protocol, same_strategies
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.remarks import remarks
+from dfilter.leaderboard.trainings import of_trainings
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
 from dfilter.llm.families import shared_family
 from dfilter.plaintext import shown_all, shown_json
@@ -239,6 +240,7 @@ def _notes(
     notes = advice(rows)
     if not any(cell.strategy == "full" for cell in cells):
         notes.append("Training on everything (full) is not in this comparison.")
+    notes += of_trainings(cells)
     for panel in panels:
         mine = [row for row in rows if row.metric == panel.metric.name]
         excluded = max((r.random.excluded for r in mine if r.random), default=0)

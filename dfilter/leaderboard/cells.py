@@ -62,6 +62,9 @@ class Cell:
         selection_usd: money paid to select.
         selected_by: models that rated rows to select.
         train_seconds: time to train.
+        cut_rows: rows that lost tokens to learn from in training, being longer than its limit.
+        chosen: the kept epoch that a development set chose as the result, such as "epoch-06".
+        warnings: sentences of the trainer that a reader of the table must know.
         contaminated: test prompts that occur in the selection, by evaluation.
         selected_as: what the strategy's selections depend on beside budget and seed, as an identity.
         failed: why there is no result, else empty.
@@ -85,6 +88,9 @@ class Cell:
     selection_usd: float | None = None
     selected_by: Sequence[str] = ()
     train_seconds: float | None = None
+    cut_rows: int | None = None
+    chosen: str = ""
+    warnings: Sequence[str] = ()
     contaminated: Mapping[str, int] = field(default_factory=dict)
     selected_as: Mapping[str, Json] = field(default_factory=dict)
     failed: str = ""
@@ -96,6 +102,22 @@ def chance_overlap(first: int, second: int, pool: int) -> float:
     """Return the Jaccard overlap expected of two independent random selections of a pool."""
     both = first * second / pool if pool else 0.0
     return both / (first + second - both) if first + second > both else 0.0
+
+
+def of_training(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a cell that its trainer tells, by the names of :class:`Cell`.
+
+    Args:
+        told: what ``training.json`` holds; a trainer of the user's own may tell less, or other things.
+    """
+    warnings = told.get("warnings")
+    return {
+        "trained_tokens": told.get("trained_tokens"),
+        "train_seconds": told.get("seconds"),
+        "cut_rows": told.get("cut_rows"),
+        "chosen": str(told.get("chosen") or ""),
+        "warnings": tuple(map(str, warnings)) if isinstance(warnings, list) else (),
+    }
 
 
 def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
@@ -165,7 +187,8 @@ def read_cell(folder: Path) -> Cell:
         )
     found = sorted((folder / RESULTS).glob("*.json"))
     results = {path.stem: read_result(path) for path in found}
-    return Cell(**{**data, "selected_by": tuple(data.get("selected_by", ())), "results": results})
+    lists = {name: tuple(data.get(name, ())) for name in ("selected_by", "warnings")}
+    return Cell(**{**data, **lists, "results": results})
 
 
 def folder_name(strategy: str, budget: str, seed: int) -> str:

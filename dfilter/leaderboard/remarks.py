@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from dfilter.leaderboard.measured import numbers
 from dfilter.leaderboard.panel import same_gap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from dfilter.leaderboard.cells import Cell
     from dfilter.leaderboard.panel import Panel
+
+REASONS = 3  # of prompts without a value, the most frequent ones
 
 
 def remarks(panel: Panel) -> list[str]:
@@ -26,8 +29,8 @@ def remarks(panel: Panel) -> list[str]:
     cut = [f"{share:.0%} of {strategy} at {budget}" for (strategy, budget), share in shares.items() if share]
     if cut:
         said.append(
-            f"{name}: answers cut at their limit of tokens (max_new_tokens), which are judged as they are: "
-            f"{', '.join(cut)}."
+            f"{name}: answers cut at their limit of tokens (max_new_tokens, or what the prompt leaves of the "
+            f"model's window), which are judged as they are: {', '.join(cut)}."
         )
     said += [
         f"{name}: no rate at equal length for {strategy} at {budget}: all its answers differ from the "
@@ -36,6 +39,7 @@ def remarks(panel: Panel) -> list[str]:
         if panel.null is not None and same_gap(_gaps(group, name))
     ]
     results = [cell.results[name] for group in panel.cells.values() for cell in group]
+    said += _not_shown(name, [result.facts for result in results])
     if any("harness" in result.facts for result in results):
         said.append(f"{name}: whether its questions occur in the selections was not looked for.")
     return said
@@ -52,3 +56,18 @@ def _cut(panel: Panel, key: tuple[str, str]) -> float:
     facts = [cell.results[panel.metric.name].facts for cell in panel.cells[key]]
     counts: Any = [(told["cut"], told["answers"]) for told in facts if {"cut", "answers"} <= told.keys()]
     return float(sum(cut for cut, _ in counts) / max(1, sum(answers for _, answers in counts)))
+
+
+def _not_shown(name: str, facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how many prompts some model could not be shown, and why."""
+    reasons: dict[str, str] = {}
+    for told in facts:
+        reasons |= told.get("not_shown") or {}
+    if not reasons:
+        return []
+    often = Counter(reasons.values()).most_common()
+    why = "; ".join(f"{count:,}: {reason}" for reason, count in often[:REASONS])
+    more = "; …" if len(often) > REASONS else ""
+    one = len(reasons) == 1
+    prompts, them = ("1 prompt has", "it") if one else (f"{len(reasons):,} prompts have", "them")
+    return [f"{name}: {prompts} no value, because the model cannot be shown {them} ({why}{more})."]

@@ -44,6 +44,7 @@ FUSED = dict.fromkeys(("down_proj", "gate", "gate_up_proj", "k_proj", "o_proj", 
         ("phi", "less", {}, {"k_proj": 2, "q_proj": 2, "v_proj": 2}, r"no o_proj.* not dense, fc1, fc2\."),
         ("opt", "less", OPT, {"k_proj": 2, "q_proj": 2, "v_proj": 2}, "no o_proj.* not fc1, fc2, out_proj"),
         ("phi3", "quick", {}, {"down_proj": 2, "gate_up_proj": 2, "o_proj": 2, "qkv_proj": 2}, ""),
+        ("gpt2", "quick", {}, {"c_attn": 2, "c_fc": 2, "c_proj": 4}, ""),
         pytest.param(
             "qwen3_moe", "quick", MOE, FUSED, "",
             marks=pytest.mark.filterwarnings("ignore:.*_pattern keys did not match:RuntimeWarning"),

@@ -92,6 +92,7 @@ def test_rounding_that_was_asked_for_is_said(
     assert saved["dtype"] == "bfloat16"
     assert saved["lost"] > 0.6
     assert [f"{saved['lost']:.0%} of the weights that moved" in line for line in caplog.messages] == [True]
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["warnings"] == caplog.messages
 
 
 def test_a_chosen_epoch_is_said_in_its_own_format(half: str, rows: list[Example], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from dfilter import chat, models
 from dfilter.errors import InputError
 from dfilter.train.rows import Rows, collate, encode, epoch_order, parts, steps_for
+from dfilter.train.trainer import FineTune
 from dfilter.types import Example, Message
 
 
@@ -123,3 +126,26 @@ def test_the_digest_sees_every_token_and_label() -> None:
         digests.add(changed.digest())
     digests.add(made([5, 4]).digest())
     assert len(digests) == 4
+
+
+@pytest.mark.parametrize("limit", [16, 24, 40, 999])
+def test_rows_that_lose_tokens_to_learn_from_are_counted(rows: list[Example], limit: int) -> None:
+    """Whole again, they would have more; rows that lose all of their response are left out instead."""
+    tokenizer = models.load_tokenizer("tiny")
+    whole = {row.id: chat.render(row.messages, tokenizer).trained for row in rows}
+    part = {row.id: chat.render(row.messages, tokenizer, max_tokens=limit).trained for row in rows}
+    found = encode(rows, tokenizer, template="auto", eot=False, max_tokens=limit)
+    assert found.cut == sum(0 < part[row.id] < whole[row.id] for row in rows)
+    if limit == 24:
+        assert 0 < found.cut < len(found)
+
+
+def test_a_training_tells_how_many_rows_it_cut(rows: list[Example], tmp_path: Path) -> None:
+    told = {}
+    for limit in (24, 512):
+        overrides = {"batch": 24, "lora_rank": 2, "max_tokens": limit}
+        job = FineTune(model="tiny", dtype="float32", steps=1, overrides=overrides)
+        out = job.train(rows, tmp_path / str(limit), seed=0)
+        told[limit] = json.loads((out / "training.json").read_text())["cut_rows"]
+    wanted = encode(rows, models.load_tokenizer("tiny"), template="auto", eot=False, max_tokens=24).cut
+    assert told == {24: wanted, 512: 0}
