@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from dfilter import __version__
-from dfilter.cli_compare import code_option, compare, leaderboard
+from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command
+from dfilter.commands import Command, reading_options, seconds
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
+from dfilter.llm.panel import local_mode, words
 from dfilter.plaintext import guard_reports, pass_on, say, say_error, shown, shown_json, shown_lines
 
 # Flags that set whatever step knows the setting.
@@ -28,9 +29,13 @@ WISHES = {
     "judge": "judge.model",
     "base_url": "judge.base_url",
     "judge_name": "judge.name",
+    "judge_key": "judge.key_env",
     "template": "judge.template",
+    "explain": "judge.explain",
     "max_usd": "max_usd",
     "skip_pilot": "skip_pilot",
+    "wait_for_server": "judge.wait_for_server",
+    "accept_failed": "accept_failed",
 }
 SEED = click.IntRange(-(2**63), 2**63 - 1)
 KEEP_HELP = "How much to keep: 1000, 9k, 5% (of the usable rows) or 200ktok (response tokens)."
@@ -102,6 +107,7 @@ def main() -> None:
 
 
 def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = reading_options(command)
     for option in reversed(
         [
             click.option(
@@ -139,22 +145,46 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--target", type=click.Path(), help="The rows of the task to select for."),
             click.option("--target-by", metavar="COLUMN", help="The column with the target's subtasks."),
             click.option(
-                "--judge", metavar="MODEL", help="Who rates, where a judge is asked; local:NAME runs here."
+                "--judge",
+                metavar="MODEL",
+                help="Who rates, where a judge is asked; local:NAME runs here. Several with commas.",
             ),
-            click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]"),
+            click.option(
+                "--base-url",
+                metavar="URL",
+                help="The judge's server; for several judges one, or one each. [default: OPENAI_BASE_URL]",
+            ),
             click.option(
                 "--judge-name",
                 metavar="NAME",
                 help="Names the judge, so that it may answer at another address later.",
             ),
+            key_option,
+            reprobe_option,
             click.option(
                 "--template", metavar="NAME", help="The judge's question: a name, or a file of your own."
+            ),
+            click.option(
+                "--explain",
+                type=click.Choice(["yes", "no"]),
+                help="Whether the judge explains its scores; no asks for the number alone. [default: yes]",
             ),
             click.option(
                 "--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."
             ),
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
+            ),
+            click.option(
+                "--wait-for-server",
+                callback=seconds,
+                metavar="TIME",
+                help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
+            ),
+            click.option(
+                "--accept-failed",
+                metavar="SHARE|COUNT",
+                help="Go on without so many rows that the server did not answer. [default: 0]",
             ),
             click.option(
                 "--format",
@@ -169,12 +199,6 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 multiple=True,
                 metavar="ROLE=COLUMN",
                 help="Name a column, e.g. response=answer.",
-            ),
-            click.option(
-                "--on-bad-rows",
-                type=click.Choice(["keep-going", "stop"]),
-                default="keep-going",
-                show_default=True,
             ),
         ]
     ):
@@ -235,7 +259,10 @@ def _request(
 ) -> Any:
     from dfilter.run import Request
 
-    wishes = {name: options[flag] for flag, name in WISHES.items() if options[flag]}
+    given = {name: options[flag] for flag, name in WISHES.items()}
+    wishes = {name: value for name, value in given.items() if value is not None and value is not False}
+    if mode := local_mode(words(options["judge"])):
+        wishes["judge.mode"] = mode
     return Request(
         data=data,
         strategy=options["strategy"],
@@ -249,6 +276,7 @@ def _request(
         target=options["target"],
         format=options["format_"],
         mapping=_pairs("--map", options["mapping"]),
+        csv=options["csv"] or "",
         on_bad_rows=options["on_bad_rows"],
         output_format=output_format,
         out=out,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from dfilter.commands import WORDS, Command, with_budgets
+from dfilter.commands import WORDS, Command, reading_options, with_budgets
 from dfilter.plaintext import pass_on, say, shown
 
 
@@ -28,11 +30,32 @@ code_option = click.option(
     callback=_allow,
     help="Python code that a strategy file, a comparison or a recorded run may load. Repeatable.",
 )
+
+
+def _learn_again(_: click.Context, __: click.Parameter, wanted: bool) -> None:
+    if wanted:  # for the processes that evaluate, too
+        os.environ["DFILTER_REPROBE"] = str(time.time())
+
+
+key_option = click.option(
+    "--judge-key",
+    metavar="VARIABLE",
+    help="The environment variable with the judge's key; for several judges one, or one each. "
+    "[default: OPENAI_API_KEY]",
+)
+reprobe_option = click.option(
+    "--reprobe",
+    is_flag=True,
+    expose_value=False,
+    callback=_learn_again,
+    help="Find out again which parameters the judge accepts.",
+)
 STYLES = ["table", "md", "csv", "json"]
 
 
 @click.command(cls=Command)
 @click.argument("data", required=False)
+@reading_options
 @click.option("--strategies", "-s", default="kcenter", show_default=True, help="Names or files, with commas.")
 @click.option(
     "--keep", "-k", default="own", show_default=True, help="Budgets, with commas: 1k,5%,30ktok,own."
@@ -52,9 +75,23 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--target-by", metavar="COLUMN", help="The column that names the target's subtasks.")
 @click.option("--selection-model", help="The model that strategies look through, where they use one.")
 @click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
-@click.option("--base-url", metavar="URL", help="The judge's server. [default: OPENAI_BASE_URL]")
+@click.option(
+    "--selection-judge", metavar="MODEL", help="Who rates rows, in strategies that ask. [default: --judge]"
+)
+@click.option(
+    "--base-url",
+    metavar="URL",
+    help="The judge's server; for several judges one, or one each. [default: OPENAI_BASE_URL]",
+)
+@key_option
+@reprobe_option
 @click.option(
     "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
+)
+@click.option(
+    "--explain",
+    type=click.Choice(["yes", "no"]),
+    help="Whether judges explain their verdicts; no asks for the verdict alone. [default: yes]",
 )
 @click.option(
     "--against", help="The opponent in pairwise judging: random, longest, full, or a file of answers."

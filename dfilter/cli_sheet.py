@@ -64,7 +64,8 @@ def import_(comparison: Path, sheets: tuple[Path, ...]) -> None:
     """Read filled sheets into the comparison's table; each copy of a sheet is one person.
 
     Sheets are called by who filled them in (ann.csv, ben.csv); the table shows each, and their agreement.
-    A later import of the same sheet replaces the earlier one.
+    A later import of the same sheet replaces the earlier one. Commas, semicolons, tabs, UTF-8 and UTF-16 are
+    read.
 
     \b
     Example:

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
 WORDS = "dfilter.words"
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Read an option's time such as 90s, 20m or 2h; a bare number is seconds."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise click.BadParameter(f"{text} is not a time such as 90s, 20m or 2h.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how DATA is read."""
+    for option in (
+        click.option(
+            "--on-bad-rows",
+            type=click.Choice(["auto", "keep-going", "stop"]),
+            default="auto",
+            show_default=True,
+            help="auto skips single rows and refuses half an input; keep-going takes what can be read.",
+        ),
+        click.option(
+            "--csv",
+            metavar="DIALECT",
+            help="How fields are told apart: delimiter=;,quote=none. [default: CSV is quoted, TSV is not]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
     """Return a compare command with other budgets, ready for a shell."""
+    at = words.index("--") if "--" in words else len(words)
     kept, skip = [], False
-    for word in words:
+    for word in words[:at]:
         if skip or word in {"--keep", "-k"}:
             skip = not skip
-        elif not word.startswith(("--keep=", "-k")):
+        elif not word.startswith(("--keep=", "-k")) and word != "--force":
             kept.append(word)
-    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets)])
+    return shlex.join(["dfilter", "compare", *kept, "--keep", ",".join(budgets), *words[at:]])
 
 
 class Command(click.Command):

@@ -18,8 +18,7 @@ Each training runs in a process of its own; one that fails is reported and the o
 
 from __future__ import annotations
 
-import glob
-import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -28,30 +27,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.comparison import (
+    LAID_OUT,
     REFERENCES,
     Comparison,
     Setting,
     changed,
+    made_here,
     prepare,
     refuse_foreign,
     settings_for,
     trainer_of,
 )
-from dfilter.data import load
-from dfilter.digests import file_sha256
 from dfilter.errors import DFilterError, FolderError
-from dfilter.evaluations import Evaluation
-from dfilter.identity import SHORT, bare, digest
+from dfilter.figures import Figures, cell_folder, renew, selection_folder, training_identity
+from dfilter.identity import bare, digest
 from dfilter.leaderboard.cells import (
     RESULTS,
     Cell,
-    chance_overlap,
     read_cell,
     refuse_stale,
     result_identity,
@@ -60,7 +55,6 @@ from dfilter.leaderboard.cells import (
 )
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.places import Entry, Place, Size, entries, lay_out, opponent
-from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run import Request, prepared, run_prepared
 from dfilter.run_folder import (
@@ -72,21 +66,10 @@ from dfilter.run_folder import (
     read_manifest,
     recorded_identity,
 )
-from dfilter.selector import Budget
-from dfilter.store.disk import claim, discard, disk_errors, read_text, write_json
+from dfilter.store.disk import claim, discard, disk_errors, write_json
 from dfilter.store.seal import write_checked
-from dfilter.textmatch import contaminated
-from dfilter.types import Asking, Duel, Progress
-
-
-def selection_folder(setting: Setting, place: Place) -> Path:
-    """Return the run folder that a cell's rows come from."""
-    return setting.plan.out / "selections" / replace(place, seed=place.selection_seed).name
-
-
-def cell_folder(setting: Setting, place: Place) -> Path:
-    """Return the folder of a cell's model and results."""
-    return setting.plan.out / "cells" / place.name
+from dfilter.types import Duel, Progress
+from dfilter.worker import CHILD_OF
 
 
 def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
@@ -103,7 +86,8 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
             raise FolderError(f"Another process is working on {plan.out}; wait for it.")
         setting = prepare(plan, progress)
         places = select_all(setting, progress)
-        figures = _Figures(setting, places, progress)
+        figures = Figures(setting, places, progress)
+        renew(places, figures)
         with progress.stage("training and evaluation", total=len(places), unit="cells") as bar:
             for place in places:
                 _finish(setting, places, place, figures, progress)
@@ -156,7 +140,10 @@ def opponents(setting: Setting) -> set[str]:
 def _select(setting: Setting, place: Place, progress: Progress) -> dict[str, Any]:
     """Make the run folder of a cell, unless it is there, and return its manifest."""
     ready = prepared(_request(setting, place), progress)
-    run_prepared(ready, progress, force=setting.plan.force and needs_force(ready.folder, ready.identity))
+    anew = setting.plan.force and needs_force(ready.folder, ready.identity)
+    if anew and ready.folder.is_symlink():  # what it leads to is not ours to write over
+        discard(ready.folder)
+    run_prepared(ready, progress, force=anew)
     return read_manifest(ready.folder)
 
 
@@ -183,7 +170,7 @@ def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progr
         FolderError: there are some and ``force`` is not given, with the difference.
     """
     found = []
-    old = sorted((setting.plan.out / "selections").glob("*/"))
+    old = [f for f in sorted((setting.plan.out / "selections").glob("*/")) if LAID_OUT.fullmatch(f.name)]
     held = [(folder, _label(folder), recorded_identity(folder)) for folder in old]
     for made in asked if held else ():
         place = Place(made.label, made.source, made.strategy, setting.plan.keep[0], 0)
@@ -201,9 +188,11 @@ def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progr
 def _remove(selection: Path, progress: Progress) -> None:
     """Remove a run folder and the cells that were trained on its rows."""
     progress.say(f"{selection} and its cells are removed: they are of other settings.")
-    name = glob.escape(selection.name.rpartition("-seed")[0])
-    for cell in selection.parent.with_name("cells").glob(f"{name}-seed*"):
-        discard(cell)
+    of_these = LAID_OUT.fullmatch(selection.name)
+    for cell in sorted(selection.parent.with_name("cells").glob("*/")) if of_these else ():
+        found = LAID_OUT.fullmatch(cell.name)
+        if found and of_these and found[1] == of_these[1] and made_here(cell):
+            discard(cell)
     discard(selection)
 
 
@@ -231,78 +220,15 @@ def _label(selection: Path) -> str:
         return ""
 
 
-class _Figures:
-    """What the table says about a cell's rows, from one reading of the pool."""
-
-    def __init__(self, setting: Setting, places: Sequence[Place], progress: Progress) -> None:
-        self.setting = setting
-        self.random = {(p.budget, p.seed): p for p in places if p.label == "random"}
-        pool = Pool(load(setting.data, progress=progress), progress=progress)
-        counter = registry.create("signals", "tokens", {"tokenizer": setting.plan.model})
-        self.tokens = pool.signal(counter).astype(np.int64)
-        self.prompts = {e.name: _asked(e) for e in setting.evaluations}
-        self.rows = pool.rows
-
-    def of(self, place: Place) -> dict[str, Any]:
-        """Return the figures of a cell by the names of :class:`Cell`."""
-        kept = self._kept(place)
-        counts = read_manifest(selection_folder(self.setting, place))
-        other = self.beside(place)
-        overlap: dict[str, float | None] = {"overlap": None, "overlap_by_chance": None}
-        if other is not None:
-            theirs = self._kept(other)
-            overlap = {
-                "overlap": float((kept & theirs).sum() / (kept | theirs).sum()),
-                "overlap_by_chance": chance_overlap(int(kept.sum()), int(theirs.sum()), len(kept)),
-            }
-        spent = [f["usd"] for f in counts["facts"].values() if f.get("usd") is not None]
-        chosen = self.rows.take(np.flatnonzero(kept))
-        return overlap | {
-            "against": place.against,
-            "selected_as": lasting(recorded_identity(selection_folder(self.setting, place)) or {}),
-            "contaminated": {
-                name: int(contaminated(prompts, chosen).sum())
-                for name, prompts in self.prompts.items()
-                if prompts
-            },
-            "rows": counts["counts"]["kept"],
-            "short": bool(counts["counts"]["short"]),
-            "response_tokens": int(self.tokens[kept].sum()),
-            "median_response_length": float(np.median(self.tokens[kept])) if kept.any() else None,
-            "selection_seconds": counts["timings"]["seconds"],
-            "selection_usd": sum(spent) if spent else None,
-            "selected_by": tuple(j["model"] for f in counts["facts"].values() for j in f.get("judges", ())),
-        }
-
-    def beside(self, place: Place) -> Place | None:
-        """Return the random selection of a cell's size and seed; none for random itself."""
-        same = self.random.get((place.against or place.budget, place.seed))
-        return None if place.label == "random" else same
-
-    def _kept(self, place: Place) -> NDArray[np.bool_]:
-        import pyarrow.parquet as pq
-
-        column = pq.read_table(selection_folder(self.setting, place) / "decisions.parquet", columns=["kept"])[
-            "kept"
-        ]
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.bool_)
-
-
-def _asked(entry: Evaluation) -> Sequence[str]:
-    made = registry.create("evaluators", entry.kind, entry.settings)
-    return made.asked() if isinstance(made, Asking) else ()
-
-
 def _finish(
-    setting: Setting, places: Sequence[Place], place: Place, figures: _Figures, progress: Progress
+    setting: Setting, places: Sequence[Place], place: Place, figures: Figures, progress: Progress
 ) -> None:
     """Train and evaluate one cell in a process of its own, unless that is done."""
     cell = cell_folder(setting, place)
-    training = _training_identity(setting, place)
+    training = training_identity(setting, place)
     _refuse_other(setting, cell, training, progress)
     job = _job(setting, places, place, training)
     if _is_finished(cell, job):
-        _renew(cell, place, figures)
         return
     cell.mkdir(parents=True, exist_ok=True)
     write_checked(cell / IDENTITY, {"identity": training})
@@ -315,50 +241,8 @@ def _finish(
             f"What the cells are made with was changed while {place.name} was made: {'; '.join(clauses)}. "
             "The cells before it are as they should be; with the old state the comparison continues."
         )
-    trained = _training(cell / "model" / "training.json")
-    found = Cell(
-        strategy=place.label,
-        budget=place.budget,
-        seed=place.seed,
-        wanted=_rows_wanted(place),
-        trained_tokens=trained.get("trained_tokens"),
-        train_seconds=trained.get("seconds"),
-        failed=failed,
-        protocol=setting.protocol,
-        **figures.of(place),
-    )
-    write_cell(cell, found)
-
-
-def _training(file: Path) -> dict[str, Any]:
-    """Return what a trainer says of its training; nothing where it says nothing that can be read."""
-    try:
-        told = json.loads(read_text(file))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
-def _renew(cell: Path, place: Place, figures: _Figures) -> None:
-    """Write a finished cell's figures anew if it stands beside other references than before.
-
-    More seeds may give the selections of one strategy another median size.
-    """
-    there = read_cell(cell)
-    beside = figures.beside(place) is not None
-    if there.against != place.against or beside != (there.overlap is not None):
-        write_cell(cell, replace(there, results={}, **figures.of(place)))
-
-
-def _training_identity(setting: Setting, place: Place) -> dict[str, Any]:
-    """Return everything that a cell's model depends on; its rows are there."""
-    rows = selection_folder(setting, place) / "selected.jsonl"
-    return {
-        "rows": {"content": file_sha256(rows)[:SHORT], "named": str(rows)},
-        "seed": place.seed,
-        "model": setting.protocol["model"],
-        "trainer": setting.protocol["trainer"],
-    }
+    found = Cell(place.label, place.budget, place.seed, failed=failed)
+    write_cell(cell, replace(found, **figures.of_cell(cell, place)))
 
 
 def _refuse_other(setting: Setting, cell: Path, training: Mapping[str, Any], progress: Progress) -> None:
@@ -390,11 +274,6 @@ def _is_finished(cell: Path, job: Mapping[str, Any]) -> bool:
     return all(result_identity(cell / RESULTS / f"{name}.json") == told for name, told in wanted.items())
 
 
-def _rows_wanted(place: Place) -> int | None:
-    budget = Budget.parse(place.keep) if place.keep else None
-    return int(budget.amount) if budget and budget.unit == "rows" else None
-
-
 def _job(
     setting: Setting, places: Sequence[Place], place: Place, training: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -424,7 +303,8 @@ def _job(
 def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
     # -P: the folder that the user stands in is no place to import from.
-    command = [sys.executable, "-P", "-m", "dfilter.worker", str(cell), *map(str, registry.allowed_code())]
+    command = [sys.executable, "-P", "-m", "dfilter.worker", f"{CHILD_OF}{os.getpid()}", str(cell)]
+    command += map(str, registry.allowed_code())
     if not (cell / "log.txt").is_file():
         discard(cell / "log.txt")  # a link that leads nowhere, a pipe
     with (cell / "log.txt").open("a", encoding="utf-8") as log:

@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dfilter import registry
 from dfilter import strategy as strategies
 from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
 from dfilter.data import load
-from dfilter.errors import FolderError, SettingsError
+from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
+from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
+from dfilter.selector import meant
 from dfilter.settings import build, fields_of, merged, parse_assignment
-from dfilter.store.disk import read_text
+from dfilter.store.disk import discard, read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
-from dfilter.types import Progress
+from dfilter.types import Progress, Rating
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
@@ -36,7 +38,8 @@ PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
 MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
-SPLIT_VERSION = 1  # of how rows are set aside
+LAID_OUT = re.compile(r"(.+-.+)-seed[0-9]+")  # the names of all of ours
+SPLIT_VERSION = 2  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
 
@@ -47,6 +50,8 @@ class Comparison:
     Attributes:
         out: the comparison's folder.
         data: a path or hub id; none takes the sample pool.
+        csv: how fields of CSV and TSV files are told apart.
+        on_bad_rows: auto, keep-going or stop; both as in :func:`dfilter.data.load`.
         strategies: names, TOML files, ``file.py:Class``.
         keep: budgets; "own" keeps a strategy's natural size.
         seeds: trainings of each cell, seeded 0, 1, ...
@@ -60,8 +65,12 @@ class Comparison:
         target_by: the column that names the target's subtasks.
         selection_model: the model that selecting strategies look through, where they use one.
         judges: who judges, in the evaluations that ask a judge.
-        base_url: the judges' server.
+        selection_judges: who rates rows, in the strategies that ask a judge and name none; the judges
+            unless given.
+        base_url: the judges' server, or one each with commas.
         judge_names: a name for each judge, by which it is known wherever its server answers.
+        explain: "no" asks judges for the verdict alone.
+        judge_keys: the environment variable with the judges' key, or one each.
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
@@ -70,6 +79,8 @@ class Comparison:
 
     out: Path
     data: str | None = None
+    csv: str = ""
+    on_bad_rows: str = "auto"
     strategies: Sequence[str] = ("kcenter",)
     keep: Sequence[str] = (OWN,)
     seeds: int = 3
@@ -83,8 +94,11 @@ class Comparison:
     target_by: str | None = None
     selection_model: str | None = None
     judges: Sequence[str] = ()
+    selection_judges: Sequence[str] = ()
     base_url: str | None = None
     judge_names: Sequence[str] = ()
+    explain: Literal["yes", "no"] | None = None
+    judge_keys: Sequence[str] = ()
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
@@ -96,6 +110,12 @@ class Comparison:
         if not self.strategies:
             raise SettingsError("No strategy is named. Without one there is nothing to compare random with.")
         registry.allow_code(*_code_in(vars(self)))  # from_options has refused what only a file named
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data is read, where that was said."""
+        said = {"csv": self.csv, "on_bad_rows": self.on_bad_rows}
+        return {name: value for name, value in said.items() if value not in {"", "auto"}}
 
 
 def from_options(
@@ -134,7 +154,9 @@ def from_options(
         "keep": _words(given.pop("keep")),
         "train": _table(given.pop("train", ())),
         "judges": _words(given.pop("judge", None) or ()),
+        "selection_judges": _words(given.pop("selection_judge", None) or ()),
         "judge_names": _words(given.pop("judge_name", None) or ()),
+        "judge_keys": _words(given.pop("judge_key", None) or ()),
     }
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
@@ -206,7 +228,9 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     _refuse_idle_settings(plan)  # a mistake is said before a model is looked for or a folder cleared
     made_by = _made_by(plan)
     place = plan.data or str(sample_pool(progress))
-    rows = load(place, progress=progress)
+    rows = load(place, **plan.reading, progress=progress)
+    for remark in rows.remarks:
+        progress.say(remark)
     given = [named(spec) for spec in plan.evals or _usual_evaluations(plan, place)]
     share = _share(given)
     aside = {"source": str(plan.out / HELDOUT)}
@@ -224,7 +248,7 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
     left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
-    if split is not None or left_out:
+    if split is not None or left_out or plan.reading:  # whoever reads on knows nothing of options
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])
         place = written(plan.out, rows, share, left_out, of, progress)
@@ -319,17 +343,24 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
         SettingsError: an unknown kind or setting, or a value that the evaluator refuses.
     """
     asked = [spec if isinstance(spec, Named) else named(spec) for spec in specs]
-    return made_of(asked, {"judges": _judges(plan), "against": plan.against})
+    return made_of(asked, {"judges": _judges(plan), "against": plan.against, "explain": plan.explain})
 
 
 def _judges(plan: Comparison) -> list[dict[str, str]]:
-    if plan.judge_names and len(plan.judge_names) != len(plan.judges):
-        raise SettingsError(
-            f"{len(plan.judge_names)} names are given for {len(plan.judges)} judges; give one for each."
-        )
-    names = plan.judge_names or [""] * len(plan.judges)
-    told = {"base_url": plan.base_url} if plan.base_url else {}
-    return [{"model": model, "name": name} | told for model, name in zip(plan.judges, names, strict=True)]
+    given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
+    return panel(plan.judges, given)
+
+
+def _selection_judge(plan: Comparison, made: Any) -> dict[str, str]:
+    """Return the settings of the judge of a filter that rates rows; a strategy's own judge stays."""
+    models = list(plan.selection_judges or plan.judges)
+    if not models or (made.judge.model and not plan.selection_judges):
+        return {}
+    same = models == list(plan.judges)
+    given = {"base_url": words(plan.base_url), "name": plan.judge_names, "key_env": plan.judge_keys}
+    told = {n: ",".join(v) for n, v in given.items() if v and (same or (n != "name" and len(v) == 1))}
+    mode = {"mode": local_mode(models)} if local_mode(models) else {}
+    return {"model": ",".join(models)} | told | mode
 
 
 def settings_for(plan: Comparison, made: Strategy) -> list[str]:
@@ -343,6 +374,12 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
             mine.append(f"{name}.model={json.dumps(plan.selection_model)}")
         if plan.target_by and "target_by" in fields_of(kind):
             mine.append(f"{name}.target_by={json.dumps(plan.target_by)}")
+    for step, made_of_it in zip(made.steps, made.filters, strict=True):
+        if isinstance(made_of_it, Rating):
+            told = _selection_judge(plan, made_of_it)
+            ours = {f"{step.name}.judge.{setting}": value for setting, value in told.items()}
+            typed = {text.partition("=")[0].strip() for text in plan.settings}
+            mine += [f"{name}={json.dumps(value)}" for name, value in ours.items() if name not in typed]
     return mine
 
 
@@ -386,8 +423,8 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
                 f"--force to start it anew.{same_judge(clauses)}"
             )
         for folder in (*(plan.out / "cells").glob("*/"), *(plan.out / "selections").glob("*/")):
-            if any((folder / name).is_file() for name in MADE_HERE):  # what else lies there is the user's
-                shutil.rmtree(folder)
+            if made_here(folder):  # what else lies there is the user's
+                discard(folder)
         own = FILES if (plan.out / SPLIT).exists() else ()  # else somebody put them there
         for name in (*own, PROTOCOL, *TABLES):
             (plan.out / name).unlink(missing_ok=True)
@@ -395,11 +432,29 @@ def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
     write_checked(file, here)
 
 
+def made_here(folder: Path) -> bool:
+    """Return whether a folder among the cells or selections is a comparison's own, not the user's."""
+    if isinstance((read_checked(folder / "identity.json") or {}).get("identity"), dict):
+        return True
+    laid_out = LAID_OUT.fullmatch(folder.name) is not None
+    return laid_out and any((folder / name).is_file() for name in MADE_HERE)
+
+
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
-    """Return the cells of some strategies and budgets, with the references of their sizes, to be shown."""
+    """Return the cells of some strategies and budgets, with the references of their sizes, to be shown.
+
+    Raises:
+        SettingsError: no cell is of a strategy that is named.
+    """
+    known = sorted({cell.strategy for cell in cells})
+    if absent := [label for label in labels if label not in known]:
+        raise SettingsError(
+            *(str(UnknownNameError("strategy of this table", name, known)) for name in absent)
+        )
     wanted = [c for c in cells if not labels or c.strategy in {*labels, *REFERENCES}]
-    sizes = {*budgets, *(c.against for c in cells if c.against and c.budget in budgets), "full"}
-    return [c for c in wanted if not budgets or c.budget in sizes]
+    asked = {meant(text) for text in budgets}
+    beside = {meant(c.against) for c in cells if c.against and meant(c.budget) in asked}
+    return [c for c in wanted if not budgets or meant(c.budget) in {*asked, *beside, "full"}]
 
 
 def recorded_margin(folders: Sequence[Path]) -> float | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 COLUMNS = ("item", "prompt", "answer 1", "answer 2", "better")
-TIES = {"tie", "0", "="}
+TIES = {"tie", "tied", "draw", "equal", "0", "="}
+SEPARATORS = ",;\t"  # as spreadsheets write them, by country
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run what begins so
 
 
@@ -62,21 +66,11 @@ def read_sheet(path: Path, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     Raises:
         InputError: a column is absent, an item is unknown or filled twice, or ``better`` is not 1, 2 or tie.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-            header = rows[0].keys() if rows else ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The sheet {path} cannot be read: {error}.") from error
-    if not {"item", "better"} <= set(header):
-        raise InputError(
-            f"{path} has no lines under the columns item and better; save the sheet as CSV with commas."
-        )
     known = {item_of(pair): at for at, pair in enumerate(pairs)}
     found = np.full(len(pairs), np.nan)
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=2):
-        item, said = (row.get("item") or "").strip(), (row.get("better") or "").strip().casefold()
+    for number, item, told in read_lines(path):
+        said = _verdict(told)
         if item not in known or item in seen:
             what = "twice" if item in seen else "but is not of this sheet"
             raise InputError(f"{path}, line {number}: item '{item}' stands there {what}.")
@@ -84,11 +78,59 @@ def read_sheet(path: Path, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         if not said:
             continue
         if said not in {"1", "2"} | TIES:
-            raise InputError(f"{path}, line {number}: better is '{said}'; expected 1, 2 or tie.")
+            raise InputError(f"{path}, line {number}: better is '{told}'; expected 1, 2 or tie.")
         at = known[item]
         side = 0.0 if said in TIES else 1.0 if said == "1" else -1.0
         found[at] = -side if _swapped(pairs[at]) and side else side
     return found
+
+
+def read_lines(path: Path) -> list[tuple[int, str, str]]:
+    """Read a sheet as any spreadsheet saves it: with commas, semicolons or tabs, in UTF-8 or UTF-16.
+
+    Returns:
+        Of every line that is not empty: its number, its item, and what stands under ``better``.
+
+    Raises:
+        InputError: the file cannot be read, has no column item or better, or no lines.
+    """
+    try:
+        text = re.sub(r"\Asep=.\s*", "", _text(path.read_bytes()), flags=re.IGNORECASE)
+        for separator in SEPARATORS:
+            lines = list(enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator), start=1))
+            filled = [(number, line) for number, line in lines if any(cell.strip() for cell in line)]
+            header = [cell.strip().casefold() for cell in filled[0][1]] if filled else []
+            if {"item", "better"} <= set(header) and len(filled) > 1:
+                places = header.index("item"), header.index("better")
+                return [(number, *_cells(line, *places)) for number, line in filled[1:]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"The sheet {path} cannot be read: {error}.") from error
+    raise InputError(
+        f"{path} has no lines under the columns item and better; save the sheet as CSV, with its first line."
+    )
+
+
+def _cells(line: Sequence[str], *places: int) -> tuple[str, str]:
+    item, better = (line[at].strip() if at < len(line) else "" for at in places)
+    return item.casefold(), better
+
+
+def _text(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16")
+    if content[1:2] == b"\0":
+        return content.decode("utf-16-le")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")  # items and verdicts are ASCII, whatever the texts are
+
+
+def _verdict(told: str) -> str:
+    """Return a verdict as it was asked for; spreadsheets write 1 as 1.0 or 1,0."""
+    said = unicodedata.normalize("NFKC", told).strip().casefold()
+    number = re.fullmatch(r"(?:answer )?([012])(?:[.,]0*)?", said)
+    return number[1] if number else said
 
 
 def _digest(pair: Pair) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,9 @@ from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError
 from dfilter.evaluations import Evaluation
 from dfilter.leaderboard.cells import CELL
-from dfilter.leaderboard.power import TYPICAL, Family, plans, smallest_difference
+from dfilter.leaderboard.planning import TYPICAL, plans, smallest
+from dfilter.leaderboard.power import Family
+from dfilter.leaderboard.reach import fewest_prompts
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS
 from dfilter.places import UNKNOWN, Place, Size, lay_out
 from dfilter.plaintext import shown_lines
@@ -45,6 +48,7 @@ JUDGED_TOKENS = (
     900,
     60,
 )  # in and out: a question, two answers of some 300 tokens, and two numbers with a remark
+EXAMPLE = 0.05  # a difference to plan for, where no margin names one
 SAMPLE_ROWS = 256  # whose tokens stand for those of a selection
 
 
@@ -111,7 +115,8 @@ def groups(places: Sequence[Place], usable: int) -> list[Group]:
 
 
 def _cells(plan: Comparison, places: Sequence[Place], found: Sequence[Group]) -> Iterator[str]:
-    yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {plan.seeds} seeds each"
+    seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
+    yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {seeds} each"
     for group in found:
         yield f"  {group.label:<16} {group.budget:>8}  {group.size}"
     there = sum((plan.out / "cells" / place.name / CELL).is_file() for place in places)
@@ -207,26 +212,42 @@ def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
     plan = setting.plan
     sizes = Counter(g.budget for g in found if g.label not in {"random", "full"})
     verdicts = sizes.total() * len(setting.evaluations)
-    for entry in setting.evaluations:
-        kind = KINDS.get(entry.kind, "")
-        noise, prompts = TYPICAL.get(kind), _prompts(entry)
-        if noise is None or prompts < 2 or not verdicts or all(g.label != "random" for g in found):
-            continue
-        parity = entry.kind == "pairwise" and entry.settings.get("against", "random") == "random"
-        family = Family(verdicts, min(sizes.values()), parity=parity)
-        reach = smallest_difference(noise, max(plan.seeds, VERDICT_SEEDS), prompts, family)
-        if plan.seeds >= VERDICT_SEEDS:
-            table = "1 verdict" if verdicts == 1 else f"{verdicts} verdicts"
-            yield (
-                f"{entry.name}: {prompts:,} prompts and {plan.seeds} seeds find a difference of {reach:.3g} "
-                f"({kind}) with 80% power, at usual noise and {table}"
-            )
-        effect = plan.margin or reach / 2
-        for option in plans(effect, noise, family=family):
-            need = f"{option.prompts:,} prompts" if option.prompts else "more prompts than 100,000"
-            yield f"  a difference of {effect:.3g} needs {need} with {option.seeds} seeds"
+    if verdicts and any(g.label == "random" for g in found):
+        for entry in setting.evaluations:
+            parity = entry.kind == "pairwise" and entry.settings.get("against", "random") == "random"
+            yield from _findable(entry, plan, Family(verdicts, min(sizes.values()), parity=parity))
     if plan.seeds < VERDICT_SEEDS:
         yield "Fewer than three seeds: the table will have intervals, and no verdicts"
+
+
+def _findable(entry: Evaluation, plan: Comparison, family: Family) -> Iterator[str]:
+    """Say what an evaluation can find by the test that decides in its table, and what an effect needs."""
+    unit = KINDS.get(entry.kind, "")
+    kind, prompts, least = TYPICAL.get(unit), _prompts(entry), fewest_prompts(family.tests)
+    table = "1 verdict" if family.tests == 1 else f"{family.tests} verdicts"
+    possible = not 0 < prompts < least
+    if not possible:
+        held = "1 prompt allows" if prompts == 1 else f"{prompts} prompts allow"
+        yield f"{entry.name}: {held} no verdict where a table has {table}; {least} are needed at least"
+    if kind is None:
+        yield f"{entry.name}: nothing is known of its noise, and so not what difference it would find"
+        return
+    reach = smallest(kind, max(plan.seeds, VERDICT_SEEDS), prompts, family)
+    if possible and plan.seeds >= VERDICT_SEEDS and prompts:
+        what = f"a difference of {reach:.3g} ({unit})" if math.isfinite(reach) else f"no difference ({unit})"
+        yield (
+            f"{entry.name}: {prompts:,} prompts and {plan.seeds} seeds find {what} "
+            f"with 80% power, at usual noise and {table}"
+        )
+    effect = plan.margin or (reach / 2 if math.isfinite(reach) else EXAMPLE)
+    named = f"  {entry.name}: a difference of {effect:.3g} ({unit})"
+    room = kind.room(parity=family.parity)
+    if effect >= room:
+        yield f"{named} cannot be; the largest there is is {room:g}"
+        return
+    for option in plans(effect, kind, family=family):
+        need = f"{option.prompts:,} prompts" if option.prompts else "more prompts than 100,000"
+        yield f"{named} needs {need} with {option.seeds} seeds"
 
 
 def _prompts(entry: Evaluation) -> int:

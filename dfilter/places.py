@@ -9,8 +9,8 @@ from statistics import median
 from dfilter import strategy as strategies
 from dfilter.comparison import OWN, REFERENCES, Comparison, settings_for
 from dfilter.errors import SettingsError
-from dfilter.plaintext import safe_name
-from dfilter.selector import Budget
+from dfilter.leaderboard.cells import folder_name
+from dfilter.selector import Budget, meant
 from dfilter.strategy import Strategy
 
 UNKNOWN = "?"  # the size of a selection that is not made yet and that a gate decides
@@ -40,8 +40,7 @@ class Place:
     @property
     def name(self) -> str:
         """The cell's folder name."""
-        budget = safe_name(self.budget.replace("%", "pct"))
-        return f"{safe_name(self.label)}-{budget}-seed{self.seed}"
+        return folder_name(self.label, self.budget, self.seed)
 
     @property
     def keep(self) -> str | None:
@@ -122,14 +121,16 @@ def lay_out(plan: Comparison, opponents: Iterable[str], size: Callable[[Place], 
             f"Answers are judged against {', '.join(absent)}, which takes no part: leave out "
             f"{', '.join(f'--no-{name}' for name in absent)}, or choose another --against."
         )
-    places, sizes = [], list(dict.fromkeys(k for k in plan.keep if k != OWN))
+    keep = spelt(plan)
+    places, sizes = [], [budget for budget in keep if budget != OWN]
     for made in asked:
-        for budget in plan.keep:
+        for budget in keep:
             cells = [
                 Place(made.label, made.source, made.strategy, budget, seed) for seed in range(plan.seeds)
             ]
             found = [size(cell) for cell in cells]
             against = _same_size(budget, found)
+            against = next((size for size in sizes if meant(size) == against), against)
             if against:
                 sizes += [against] * (against not in sizes)
                 cells = [replace(cell, against=against) for cell in cells]
@@ -146,6 +147,25 @@ def lay_out(plan: Comparison, opponents: Iterable[str], size: Callable[[Place], 
         ]
     first = set(opponents)
     return sorted(places, key=lambda place: (place.label not in first, place.label not in REFERENCES))
+
+
+def spelt(plan: Comparison) -> list[str]:
+    """Return the plan's budgets, each once: spelt as the folder has it, else as first asked for.
+
+    Raises:
+        SettingsError: one is not understood.
+    """
+    for text in plan.keep:
+        if text != OWN:
+            Budget.parse(text)
+    held: dict[str, str] = {}
+    for folder in sorted((plan.out / "selections").glob("*-seed*/")):
+        text = folder.name.rpartition("-seed")[0].rpartition("-")[2].replace("pct", "%")
+        if text in plan.keep:  # of two that an earlier version made, the one that is asked for
+            held[meant(text)] = text
+        else:
+            held.setdefault(meant(text), text)
+    return list(dict.fromkeys(held.setdefault(meant(text), text) for text in plan.keep))
 
 
 def _same_size(budget: str, found: Sequence[Size | None]) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 32
 PROMPTS = (4, 16)  # two sizes tell what an evaluation costs at once from what each prompt costs
-BUDGETS = ("epochs", "steps", "tokens")  # of a trainer that can foretell; the probe makes one pass
+# Of a trainer that can foretell: the probe makes one pass, which leaves no epochs to choose from.
+LONGER = ("epochs", "steps", "tokens", "choose")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def probe(setting: Setting, rows: Dataset, folder: Path) -> Probe:
     parts = {e.name: _cut(e, folder) for e in setting.evaluations}
     settings = trainer_of(setting.plan)
     if isinstance(registry.create("trainers", setting.plan.trainer, settings), Foretelling):
-        settings = {n: v for n, v in settings.items() if n not in BUDGETS} | {"epochs": 1.0}
+        settings = {n: v for n, v in settings.items() if n not in LONGER} | {"epochs": 1.0}
     job = {
         "rows": str(folder / "rows.jsonl"),
         "seed": 0,

@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from dfilter.store.disk import claim, disk_errors
 from dfilter.store.made import ensure
 from dfilter.strategy import Strategy
 from dfilter.transforms import built, from_tables
-from dfilter.types import Priced, Progress, Transform
+from dfilter.types import Priced, Progress, Settling, Transform
 
 SAMPLE_ROWS = 2000
 
@@ -71,7 +71,8 @@ class Request:
     target: str | None = None
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
-    on_bad_rows: OnBadRows = "keep-going"
+    csv: str = ""
+    on_bad_rows: OnBadRows = "auto"
     output_format: str = "jsonl"
     out: Path | None = None
     force: bool = False
@@ -163,7 +164,7 @@ def quote(request: Request, progress: Progress) -> list[str]:
     keep = request.keep or chosen.keep
     rows = len(data.where(list(request.where))) if request.where else len(data)
     budget = Budget.parse(keep) if keep else None
-    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected"]
+    lines = [f"{place}: {rows:,} usable rows, {len(data.rejected):,} rejected", *data.remarks]
     if budget is not None:
         size = f"{keep} response tokens" if budget.unit == "tokens" else f"{budget.rows(rows):,} rows"
         lines.append(f"Strategy {chosen.name}: {size} at most would be kept")
@@ -200,11 +201,19 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
             place,
             format=request.format if request.format != "auto" else recorded.get("format", "auto"),
             mapping=request.mapping or recorded.get("mapping"),
-            on_bad_rows=request.on_bad_rows,
+            csv=request.csv or recorded.get("csv", ""),
+            on_bad_rows=_asked(request, recorded),
             progress=progress,
         )
     _same("The data", data.source.digest, recorded.get("data_hash"), place)
     return chosen, data, place
+
+
+def _asked(request: Request, recorded: Mapping[str, Any]) -> OnBadRows:
+    how: OnBadRows = (
+        request.on_bad_rows if request.on_bad_rows != "auto" else recorded.get("on_bad_rows", "auto")
+    )
+    return how
 
 
 def _recorded_place(recorded: Mapping[str, Any]) -> str | None:
@@ -224,6 +233,8 @@ def prepared(request: Request, progress: Progress) -> Prepared:
         DFilterError: something of it cannot be found, read or used, or is not what a recorded run saw.
     """
     chosen, data, place = opened(request, progress)
+    made = tuple(f.settled() if isinstance(f, Settling) else f for f in chosen.filters)
+    chosen = replace(chosen, filters=made)
     entry = _entry(request, chosen, data, place)
     recorded = chosen.recorded
     extra = {n: load_target(entry[n], progress=progress) for n in ("always", "target") if n in entry}
@@ -265,7 +276,9 @@ def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dic
         "format": request.format if request.format != "auto" else recorded.get("format", "auto"),
         "dfilter": __version__,
     }
-    for name in ("mapping", "where", "always", "target"):
+    if (how := _asked(request, recorded)) != "auto":
+        entry["on_bad_rows"] = how
+    for name in ("mapping", "csv", "where", "always", "target"):
         value = getattr(request, name) or recorded.get(name)
         if value:
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value

@@ -135,7 +135,8 @@ def select(
     target: Any = None,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "keep-going",
+    csv: str = "",
+    on_bad_rows: OnBadRows = "auto",
     transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
     store: Store | None = None,
@@ -154,7 +155,8 @@ def select(
             and a path to their files.
         format: the rows' shape, when it cannot be detected.
         mapping: names of columns, for instance ``{"response": "answer"}``.
-        on_bad_rows: "keep-going" or "stop".
+        csv: how fields of CSV and TSV files are told apart; see :func:`dfilter.data.load`.
+        on_bad_rows: likewise.
         transforms: applied to the rows before any filter sees them.
         progress: where to report.
         store: where signals and fits live.
@@ -173,7 +175,8 @@ def select(
     budget = Budget.parse(text) if text is not None else None
     _refuse_boundless(chosen, budget)
     with progress.stage("reading"):
-        data = load(rows, format=format, mapping=mapping, on_bad_rows=on_bad_rows, progress=progress)
+        how: dict[str, Any] = {"format": format, "mapping": mapping, "csv": csv, "on_bad_rows": on_bad_rows}
+        data = load(rows, **how, progress=progress)
         data = transformed(data, transforms, progress)
         added = None if always is None else load(always, progress=progress)
         aim = None if target is None else load_target(target, progress=progress)

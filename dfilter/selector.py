@@ -66,6 +66,14 @@ class Budget:
         return int(self.amount)
 
 
+def meant(text: str) -> str:
+    """Return the one spelling of all budgets that mean the same; what is no budget ("own") as it is."""
+    try:
+        return str(Budget.parse(text))
+    except SettingsError:
+        return text
+
+
 @dataclass(frozen=True)
 class Choice:
     """The selector's settings.

@@ -6,6 +6,7 @@ cells/CELL/results/NAME.json  what the people said, an evaluation like any other
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from dfilter import registry
 from dfilter.errors import FolderError, InputError, SettingsError, suggest
-from dfilter.human import Pair, item_of, read_sheet, write_sheet
+from dfilter.human import Pair, item_of, read_lines, read_sheet, write_sheet
 from dfilter.identity import digest
 from dfilter.leaderboard.cells import CELL, RESULTS, Cell, read_cell, refuse_stale, write_result
 from dfilter.plaintext import safe_name
@@ -24,6 +25,7 @@ from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Progress
 
 SHEETS = "sheets"
+JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Export:
         comparison: its folder.
         source: test prompts, as ``--eval pairwise:`` takes them.
         strategy: whose models are judged.
-        against: random, longest or full, of the same size and seed.
+        against: random, longest or full, as the comparison paired them: of the same size and seed.
         budget: of the strategy; none where there is one.
         limit: prompts for each seed; all unless given.
         max_new_tokens: longest answer.
@@ -76,7 +78,7 @@ def export(asked: Export, sheet: Path, progress: Progress) -> int:
             parts.append(told | {"facts": facts, "cell": ours.name, "trained": _trained(ours, theirs)})
             bar.advance(1)
     key = {"of": _result_name(asked), "against": asked.against, "opponents": [t.name for _, t, _ in duels]}
-    items = [pair for part in parts for pair in _pairs(part) if pair.model != pair.opponent]
+    items = [pair for part in parts for pair in _pairs(part) if _asked(pair)]
     if not items:
         raise InputError("All answers of the two are equal; there is nothing to judge.")
     write_sheet(sheet, items)
@@ -98,7 +100,7 @@ def import_sheets(comparison: Path, sheets: Sequence[Path]) -> list[Path]:
     """
     key = _key(comparison, sheets[0])
     pairs = [pair for part in key["parts"] for pair in _pairs(part)]
-    asked = [pair for pair in pairs if pair.model != pair.opponent]
+    asked = [pair for pair in pairs if _asked(pair)]
     names = [sheet.stem for sheet in sheets]
     if len(set(names)) < len(names):
         raise InputError("Two sheets have one name; call each by the person who filled it in.")
@@ -145,16 +147,24 @@ def _refuse_unfilled(sheet: Path, asked: Sequence[Pair], found: Any) -> None:
 
 
 def _key(comparison: Path, sheet: Path) -> dict[str, Any]:
-    """Return the key of a sheet: the one that knows any of its items."""
-    try:
-        text = sheet.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The sheet {sheet} cannot be read: {error}.") from error
-    for file in sorted((comparison / SHEETS).glob("*.json")):
-        key = read_checked(file)
-        if key and any(item_of(pair) in text for part in key["parts"] for pair in _pairs(part)):
-            return key
-    raise InputError(f"{sheet} is no sheet of {comparison}: none of its items was exported from there.")
+    """Return the key of a sheet: of exactly its items, else of all of them, else of the most.
+
+    Exports of one strategy with other limits share items.
+    """
+    told = {item for _, item, _ in read_lines(sheet)}
+    keys = [key for file in sorted((comparison / SHEETS).glob("*.json")) if (key := read_checked(file))]
+    found = [
+        (key, {item_of(pair) for part in key["parts"] for pair in _pairs(part) if _asked(pair)})
+        for key in keys
+    ]
+    key, items = max(found, key=lambda one: (len(told & one[1]), -len(one[1])), default=({}, set()))
+    if not told & items:
+        raise InputError(f"{sheet} is no sheet of {comparison}: none of its items was exported from there.")
+    return key
+
+
+def _asked(pair: Pair) -> bool:
+    return pair.model != pair.opponent
 
 
 def _pairs(part: dict[str, Any]) -> list[Pair]:
@@ -176,13 +186,37 @@ def _duels(asked: Export) -> list[tuple[Path, Path, int]]:
     found = []
     for folder, cell in mine.items():
         if asked.budget in {None, cell.budget}:
-            size = "full" if asked.against == "full" else cell.against or cell.budget
-            wanted = (asked.against, size, cell.seed)
-            other = next((f for f, c in cells.items() if (c.strategy, c.budget, c.seed) == wanted), None)
+            other = _opponent(folder, cells, asked.against)
             if other is None:
                 raise FolderError(f"There is no {asked.against} of the size and seed of {folder}.")
             found.append((folder, other, cell.seed))
     return found
+
+
+def _opponent(folder: Path, cells: dict[Path, Cell], against: str) -> Path | None:
+    """Return the cell that the comparison judged this one against, or would have; none if it is not there.
+
+    A job names it. Else it is of the same size and seed; what was trained on everything has no size in common
+    with a smaller reference, and is judged against the smallest.
+    """
+    named = _of_job(folder, against)
+    if named in cells:
+        return named
+    cell = cells[folder]
+    size = "full" if against == "full" else cell.against or cell.budget
+    of_seed = [f for f, c in cells.items() if (c.strategy, c.seed) == (against, cell.seed)]
+    same = [f for f in of_seed if cells[f].budget == size]
+    if cell.strategy == "full" and against != "full":
+        same = same or sorted(of_seed, key=lambda f: (cells[f].rows, f.name))
+    return next(iter(same), None)
+
+
+def _of_job(folder: Path, against: str) -> Path | None:
+    try:
+        told = json.loads((folder / JOB).read_text(encoding="utf-8"))["opponents"][against]
+        return folder.parent / Path(told).parent.name  # wherever the comparison lies now
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _whole(folder: Path) -> Cell:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dfilter import registry
-from dfilter.errors import InputError, SettingsError, UnknownNameError, suggest
+from dfilter.errors import DFilterError, InputError, SettingsError, UnknownNameError, suggest
 from dfilter.own_code import code_sha256
 from dfilter.selector import Budget, Choice
 from dfilter.settings import build, merged, parse_assignment, plain
@@ -162,6 +162,10 @@ FLAGS = {
     "judge.base_url": "base-url",
     "judge.name": "judge-name",
     "judge.template": "template",
+    "judge.wait_for_server": "wait-for-server",
+    "judge.explain": "explain",
+    "judge.key_env": "judge-key",
+    "judge.mode": "judge",
 }
 
 
@@ -178,7 +182,7 @@ def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Stra
         raw = []
     steps, filters = [], []
     for number, entry in enumerate(raw, 1):
-        step, made = _step(entry, number, findings)
+        step, made = _step(entry, number, findings, recorded=bool(table.get("run")))
         steps.append(step)
         filters.append(made)
     names = [step.name for step in steps if step]
@@ -205,11 +209,14 @@ def from_table(table: Mapping[str, Any], default_name: str = "strategy") -> Stra
     )
 
 
-def _step(entry: Mapping[str, Any], number: int, findings: list[str]) -> tuple[Step | None, Any]:
+def _step(
+    entry: Mapping[str, Any], number: int, findings: list[str], *, recorded: bool
+) -> tuple[Step | None, Any]:
     where = f"step {number}"
     if "filter" not in entry:
         findings.append(f"{where} names no filter. Known: {', '.join(registry.names('filters'))}.")
         return None, None
+    entry = _collected(findings, lambda: _one_gate(entry, recorded=recorded)) or entry
     settings = entry.get("settings", {})
     made = _collected(findings, lambda: registry.create("filters", str(entry["filter"]), settings))
     gate = {name: value for name, value in entry.items() if name != "settings"}
@@ -219,6 +226,37 @@ def _step(entry: Mapping[str, Any], number: int, findings: list[str]) -> tuple[S
     if made is not None and not isinstance(made, Filter):
         findings.append(f"{where}: {entry['filter']} is not a filter; it has no method score(pool).")
     return step, made
+
+
+def _one_gate(entry: Mapping[str, Any], *, recorded: bool) -> Mapping[str, Any]:
+    """Return a step whose gate and the setting that is another word for it say the same.
+
+    A run's own strategy spells every setting out, so that there a setting alone is no wish for a gate.
+
+    Raises:
+        SettingsError: they contradict each other.
+    """
+    word, settings = _gate_of(entry), entry.get("settings", {})
+    if not word or not isinstance(settings, Mapping):
+        return entry
+    given = settings.get(word)
+    gates = {name: entry[name] for name in ("at_least", "at_least_without_keep") if name in entry}
+    if given is None and gates:
+        return {**entry, "settings": {**settings, word: next(iter(gates.values()))}}
+    if given is not None and not gates and not recorded:
+        return {**entry, "at_least": given}
+    if given is not None and gates and given not in gates.values():
+        told = " and ".join(f"{name} = {value}" for name, value in gates.items())
+        raise SettingsError(f"{word} = {given} and {told} are two words for one gate; leave one of them out.")
+    return entry
+
+
+def _gate_of(entry: Mapping[str, Any]) -> str:
+    """Return the setting of a step's filter that is another word for its gate, or nothing."""
+    try:
+        return str(getattr(registry.load("filters", str(entry.get("filter", ""))), "gate", ""))
+    except DFilterError:  # whoever makes the filter says it
+        return ""
 
 
 def _collected(findings: list[str], make: Any) -> Any:
@@ -292,6 +330,12 @@ def _assigned(table: dict[str, Any], text: str) -> dict[str, Any]:
     if not rest:
         raise SettingsError(f"--set {text} names no setting; write {head}.SETTING=VALUE.")
     inner = rest if rest[0] in GATES and len(rest) == 1 else ["settings", *rest]
+    word = _gate_of(steps[number])
+    if word and rest in ([word], ["at_least"]):  # what is said now stands for all that was said before
+        settings = {n: v for n, v in steps[number].get("settings", {}).items() if n != word}
+        there = {n: v for n, v in steps[number].items() if n != "at_least_without_keep"}
+        steps = [there | {"settings": settings} if i == number else s for i, s in enumerate(steps)]
+        inner = ["at_least"]
     return {**table, "steps": [merged(s, inner, value) if i == number else s for i, s in enumerate(steps)]}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dfilter.data.rejects import Reasons, Rejections
 from dfilter.errors import DFilterError, FolderError, InputError
 from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
@@ -23,7 +24,7 @@ def summary(folder: Path) -> str:
     run = read_manifest(folder)
     return shown_lines(
         [
-            *_counts(run),
+            *_counts(folder, run),
             *_facts(run),
             *_faults(folder, run),
             *_times(run),
@@ -32,12 +33,16 @@ def summary(folder: Path) -> str:
     )
 
 
-def _counts(run: Mapping[str, Any]) -> Iterator[str]:
+def _counts(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
     data, counts, strategy = run["data"], run["counts"], run["strategy"]
     paper = f" ({strategy['paper']})" if strategy["paper"] else ""
     yield f"Strategy {strategy['name']}{paper}, budget {strategy['keep'] or 'its own'}, seed {run['seed']}"
     extra = f", {data['duplicate_ids']:,} duplicate ids renamed" if data.get("duplicate_ids") else ""
     yield f"Read {data['read']:,} rows, rejected {data['rejected']:,}{extra}"
+    if data["rejected"]:
+        place = folder / "rejected.jsonl"
+        yield f"  {Reasons(Rejections(data['rejected'], place))}: {place}"
+    yield from (f"  {note}" for note in data.get("notes", ()))
     share = counts["kept"] / counts["usable"] if counts["usable"] else 0
     yield f"Kept {counts['kept']:,} of {counts['usable']:,} rows ({share:.1%})"
     if counts["short"]:
@@ -57,15 +62,24 @@ def _facts(run: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
         judges = facts.get("judges")
         for judge in judges if isinstance(judges, list) else ():
-            if isinstance(judge, Mapping) and judge.get("reported_models"):
-                yield f"  {step}: {judge.get('model')} answered as {_shown(judge['reported_models'])}"
+            if isinstance(judge, Mapping):
+                yield from _judge(step, judge)
+
+
+def _judge(step: str, judge: Mapping[str, Any]) -> Iterator[str]:
+    if judge.get("reported_models"):
+        yield f"  {step}: {judge.get('model')} answered as {_shown(judge['reported_models'])}"
+    for how, found in judge.get("not_rated", {}).items():
+        more = ", ..." if found["rows"] > len(found["ids"]) else ""
+        rows = "1 row is" if found["rows"] == 1 else f"{found['rows']:,} rows are"
+        yield f"  {step}: {rows} {how}: {', '.join(found['ids'])}{more} ({found['said']})"
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items())
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if k != "not_rated")
     if isinstance(value, list):
         return ", ".join(_shown(v) for v in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -191,7 +205,8 @@ def _texts(
 
     entry = tomllib.loads(read_text(folder / "strategy.toml"))["run"]
     try:
-        data = load(place or entry["data"], format=entry.get("format", "auto"), mapping=entry.get("mapping"))
+        how = {name: entry[name] for name in ("format", "mapping", "csv", "on_bad_rows") if name in entry}
+        data = load(place or entry["data"], **how)
         if data.source.digest != entry["data_hash"]:
             raise InputError(f"{place or entry['data']} does not hold what {folder} was made of.")
     except DFilterError as error:

@@ -30,6 +30,7 @@ ALPACA_HEAD = (
     "Write a response that appropriately completes the request."
 )
 ALPACA_PAIRED = ", paired with an input that provides further context"
+BETWEEN = "\n\n"  # instruction and input, where a row's prompt joins them
 STAND_IN = "\u2042stand-in\u2042"  # no template writes this itself
 DATE = date(2024, 7, 26)  # what Llama 3's templates write where they are given no clock
 
@@ -62,7 +63,7 @@ def _apart(asked: str, context: str) -> tuple[str, str]:
     """Return instruction and input of a turn, character by character as their columns had them."""
     if not context or context.isspace():  # white space alone is not in the turn
         return asked, context
-    joined = asked.removesuffix(f"\n\n{context}")
+    joined = asked.removesuffix(f"{BETWEEN}{context}")
     if joined != asked:
         return joined, context
     return (asked[: -len(context)].rstrip(), context) if asked.endswith(context) else (asked, "")

@@ -167,6 +167,22 @@ class Filter(Protocol):
         ...
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A filter of which something is open until a server is asked; that comes before anything is named."""
+
+    def settled(self) -> Filter:
+        """Return the same filter with nothing left open, as far as that can be known now."""
+        ...
+
+
+@runtime_checkable
+class Rating(Protocol):
+    """A filter that asks a language model, its field ``judge`` with a field ``model``, about every row."""
+
+    judge: Any
+
+
 class Quote(Protocol):
     """What a piece of work would cost, before it is done."""
 

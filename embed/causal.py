@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfilter.chat import IGNORE, Encoded, special_ids
+from dfilter.chat import IGNORE, Encoded
 from dfilter.embed.batches import pad
 from dfilter.embed.device import Placement
 from dfilter.embed.prefix import Prefix
 from dfilter.errors import ModelError
 from dfilter.models import load_causal, resolve
-from dfilter.window import window
+from dfilter.window import beyond, padding, vocabulary, window
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,16 @@ class Causal:
     def window(self) -> int:
         """Tokens that the model can read at once."""
         return window(self.model.config, self.tokenizer)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has embeddings for."""
+        return vocabulary(self.model.config)
+
+    @property
+    def pad(self) -> int:
+        """What pads a batch."""
+        return padding(self.tokenizer, self.vocabulary)
 
     @property
     def budget(self) -> int:
@@ -120,11 +130,14 @@ def token_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of every label, (m,) float32 nats, and its row in the batch, (m,).
 
-    The batch's rows stand behind ``prefix`` if there is one.
+    The batch's rows stand behind ``prefix`` if there is one. A row with a token that the model has no
+    embedding for has NaN.
     """
     import torch
 
-    part = labelled(batch, special_ids(causal.tokenizer).pad, causal.placement.device)
+    lost = [beyond(row.input_ids, causal.vocabulary) for row in batch]
+    shown = [_blank(row) if out else row for row, out in zip(batch, lost, strict=True)]
+    part = labelled(shown, causal.pad, causal.placement.device)
     mask, states = part.mask, None
     if prefix is not None:
         mask = torch.cat([mask.new_ones(len(batch), prefix.length), mask], dim=1)
@@ -140,4 +153,10 @@ def token_losses(
             )
             for at in starts
         ]
-    return torch.cat(losses), part.row
+    unknown = torch.tensor(lost, device=part.row.device)[part.row]
+    return torch.cat(losses).masked_fill(unknown, torch.nan), part.row
+
+
+def _blank(row: Encoded) -> Encoded:
+    """Return a row of the same form that any model can read."""
+    return Encoded([0] * len(row.input_ids), [IGNORE if label == IGNORE else 0 for label in row.labels])

@@ -20,7 +20,7 @@ from dfilter.embed.moments import moments_file, read_moments
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.models import resolve
 from dfilter.types import Example, Json
-from dfilter.window import window
+from dfilter.window import readable, vocabulary, window
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Checkpoint:
         tokenizer = adapted.tokenizer
         template, eot = style(tokenizer, template=self.template, base="tulu")
         limit = min(self.max_tokens, window(adapted.model.config, tokenizer))
-        encoded = render_many(rows, tokenizer, template=template, eot=eot, max_tokens=limit)
+        found = render_many(rows, tokenizer, template=template, eot=eot, max_tokens=limit)
+        encoded = readable(found, vocabulary(adapted.model.config))
         usable = [at for at, row in enumerate(encoded) if row.trained]
         return [encoded[at] for at in usable], np.array(usable, dtype=np.int64)
 

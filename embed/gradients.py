@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dfilter.chat import Encoded, special_ids
+from dfilter.chat import Encoded
 from dfilter.embed.adapters import Adapted
 from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import SOFTMAX_ROWS, labelled, logits_only_at
+from dfilter.window import padding, vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,8 @@ def stream(adapted: Adapted, rows: Sequence[Encoded], sink: Sink) -> None:
 def _backward(adapted: Adapted, batch: Sequence[Encoded], sink: Sink) -> None:
     import torch
 
-    part = labelled(batch, special_ids(adapted.tokenizer).pad, adapted.placement.device)
+    pad = padding(adapted.tokenizer, vocabulary(adapted.model.config))
+    part = labelled(batch, pad, adapted.placement.device)
     weights = 1.0 / torch.bincount(part.row, minlength=len(batch))[part.row]
     with torch.enable_grad(), _hooked(adapted, sink), logits_only_at(adapted.model, part):
         logits = adapted.model(input_ids=part.ids, attention_mask=part.mask, use_cache=False).logits

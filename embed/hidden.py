@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from dfilter.chat import Encoded, Template, render_many, special_ids, style
+from dfilter.chat import Encoded, Template, render_many, style
 from dfilter.embed.batches import pad, token_batches
 from dfilter.embed.causal import Causal, load
 from dfilter.embed.device import Placement, place
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json
+from dfilter.window import readable
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,8 @@ class HiddenState:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "hidden_state"
-    version: ClassVar[int] = 2  # 1 read beyond the model's window
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -74,7 +76,8 @@ class HiddenState:
         causal = load(self.model, self.placement())
         template, eot = style(causal.tokenizer, template=self.template)
         limit = min(self.max_tokens, causal.window)
-        encoded = render_many(rows, causal.tokenizer, template=template, eot=eot, max_tokens=limit)
+        found = render_many(rows, causal.tokenizer, template=template, eot=eot, max_tokens=limit)
+        encoded = readable(found, causal.vocabulary)
         shown = np.flatnonzero([len(row.input_ids) > 0 for row in encoded])
         embeddings: Any = causal.model.get_input_embeddings()
         out = np.full((len(rows), embeddings.weight.shape[1]), np.nan, dtype=np.float32)
@@ -90,7 +93,7 @@ def pooled(causal: Causal, batch: Sequence[Encoded], pooling: str) -> torch.Tens
     import torch
 
     device = causal.placement.device
-    ids = torch.from_numpy(pad([row.input_ids for row in batch], special_ids(causal.tokenizer).pad))
+    ids = torch.from_numpy(pad([row.input_ids for row in batch], causal.pad))
     mask = torch.from_numpy(pad([[1] * len(row.input_ids) for row in batch], 0)).to(device)
     with torch.inference_mode():
         hidden: torch.Tensor = causal.model.base_model(

@@ -17,11 +17,11 @@ from dfilter.embed.prefix import read_prefix, without
 from dfilter.embed.shown import none_shown
 from dfilter.errors import InputError
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
-from dfilter.models import load_tokenizer
+from dfilter.models import configuration, load_tokenizer
 from dfilter.token_ids import front_ids, text_ids
 from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
-from dfilter.window import window_of
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ LOSSES = np.dtype([("prompted", np.float32), ("alone", np.float32), ("tokens", n
 # float32 (1.2e-4; 20 rows). bf16 weights computed with in float32 are 0.14 / sqrt(tokens) away.
 TOKEN_ROUNDING = 128.0
 NOTHING_LEFT = "the model's template or tokenizer leaves nothing of its response"
+JOINED = "its response joins what stands before it in one token"
 NOTHING_PREDICTS = "its response is one token, which nothing predicts when it stands alone"
 LONE = Example("", (Message("assistant", "b"),), {})
 
@@ -73,9 +74,9 @@ class ResponseLoss:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "response_loss"
-    # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote what a tokenizer puts in
-    # front as text, and stripped instructions.
-    version: ClassVar[int] = 3
+    # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote the token that begins a
+    # text as text, and cut none for Superfiltering; 3 took inputs of white space for none.
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -172,7 +173,12 @@ def unmeasured(rows: Dataset, places: NDArray[np.int64], signal: ResponseLoss) -
     limit = min(signal.max_tokens, window_of(signal.model, tokenizer))
     some = list(rows.take(places))
     shown = both(some, tokenizer, signal.template, limit, opened=signal.opening, cut=signal.cut)
-    found = {at: row.refused for at, (row, _) in zip(places.tolist(), shown, strict=True) if row.refused}
+    size = vocabulary(configuration(signal.model))
+    reasons = [
+        NOT_EMBEDDED if any(beyond(row.input_ids, size) for row in pair) else pair[0].refused
+        for pair in shown
+    ]
+    found = {at: reason for at, reason in zip(places.tolist(), reasons, strict=True) if reason}
     if len(found) == len(rows):
         raise none_shown(signal.model, list(found.values()))
     return found
@@ -204,17 +210,14 @@ def _joined(
     if isinstance(found, str):
         return _refused(found)
     prompt, whole, opens, lone = ([*front, *ids] for ids in found)
-    if len(whole) > limit and not cut:
-        return _refused(_too_long(limit))
+    if len(whole) > limit and (not cut or len(prompt) >= limit):
+        return _refused(_too_long(len(prompt), limit))
     start = 0 if lead is None else len(opens)
     room = max(limit - len(prompt) + max(start, 1), 0)
     first, second = _labelled(whole[:limit], len(prompt)), _labelled(lone[:room] if cut else lone, start)
     if first.trained and (second.trained or lead is None):
         return _measurable(first, second, "")
-    if len(prompt) >= limit:
-        return _refused(_filled(limit))
-    vanished = whole == prompt
-    return _refused(NOTHING_LEFT if vanished else "its response joins what stands before it in one token")
+    return _refused(NOTHING_LEFT if whole == prompt else JOINED)
 
 
 def _labelled(ids: list[int], start: int) -> Encoded:
@@ -233,12 +236,11 @@ def _refused(why: str) -> tuple[Encoded, Encoded]:
     return Encoded([], [], why), Encoded([], [], why)
 
 
-def _too_long(limit: int) -> str:
+def _too_long(before: int, limit: int) -> str:
+    """Return what to say of a row beyond the limit, with so many tokens before its response."""
+    if before >= limit:
+        return f"no response within {limit:,} tokens"
     return f"longer than {limit:,} tokens, prompt and response together"
-
-
-def _filled(limit: int) -> str:
-    return f"its prompt fills the {limit:,} tokens that are read"
 
 
 def _said(row: Encoded, ends: Collection[int], limit: int, *, cut: bool) -> Encoded:
@@ -247,10 +249,8 @@ def _said(row: Encoded, ends: Collection[int], limit: int, *, cut: bool) -> Enco
         return row
     last = max((at for at, label in enumerate(row.labels) if label != IGNORE), default=-1)
     stop = last if last >= 0 and row.labels[last] in ends else last + 1
-    if stop > limit and not cut:
-        return Encoded([], [], _too_long(limit))
-    if stop > limit and row.start >= limit:
-        return Encoded([], [], _filled(limit))
+    if stop > limit and (not cut or row.start >= limit):
+        return Encoded([], [], _too_long(row.start, limit))
     return Encoded(row.input_ids[:stop][:limit], row.labels[:stop][:limit])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfilter.chat import Encoded
+from dfilter.window import beyond
 
 if TYPE_CHECKING:
     from dfilter.embed.causal import Causal
@@ -47,7 +48,7 @@ def read_prefix(causal: Causal, rows: Sequence[Encoded]) -> Prefix | None:
     from transformers.cache_utils import DynamicLayer
 
     length = shared_tokens(rows)
-    if length < WORTHWHILE_TOKENS:
+    if length < WORTHWHILE_TOKENS or beyond(rows[0].input_ids[:length], causal.vocabulary):
         return None
     ids = torch.tensor([rows[0].input_ids[:length]], device=causal.placement.device)
     with torch.inference_mode():

@@ -46,7 +46,7 @@ class Embedding:
             over all tokens, special ones included (LTD, arXiv 2305.09246); ``cls`` takes the first.
         normalize: scale every vector to length 1, so that Euclidean and cosine order agree.
         text: ``row`` embeds prompt and response together, as LTD does; ``prompt`` leaves the response out.
-        max_tokens: longer texts are cut; 0 takes the model's own limit.
+        max_tokens: longer texts are cut; 0 takes the model's own limit, and more than that is refused.
         dtype: number format of the weights. float32 is the default on every device, so that a laptop
             and a GPU choose the same rows; ``bfloat16`` is 2.6 times as fast where the hardware computes
             in it, and k-center then takes half of its rows or more elsewhere, although the vectors of a
@@ -100,6 +100,7 @@ class Embedding:
 
         Raises:
             ModelError: the weights cannot be found, or are not the published ones.
+            SettingsError: ``max_tokens`` is more than the model can read.
         """
         texts = [row.text if self.text == "row" else row.prompt for row in rows]
         encoder = _load(self.model, resolve(self.model).sha, self.placement())
@@ -168,7 +169,12 @@ class _Encoder:
 
     def _tokenize(self, texts: list[str], max_tokens: int) -> list[list[int]]:
         own = self.model.max_seq_length or 512
-        limit = min(own, max_tokens) if max_tokens else own
+        if max_tokens > own:
+            raise SettingsError(
+                f"embedding: max_tokens = {max_tokens} is more than the {own} tokens that the encoder reads. "
+                "Leave it out, or choose an encoder with a larger window."
+            )
+        limit = max_tokens or own
         prefix = self.model.prompts.get(self.model.default_prompt_name or "") or ""
         encoded = self.model.tokenizer(
             [prefix + text for text in texts], truncation=True, max_length=limit, return_attention_mask=False

@@ -1,4 +1,4 @@
-"""Why a model has no value for a row: what its template, its window or its tokenizer cannot show."""
+"""Why a model has no value for a row: what its template, its window or its vocabulary cannot show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dfilter.chat import Template, render_many, style
 from dfilter.errors import InputError
-from dfilter.models import load_tokenizer
-from dfilter.window import window_of
+from dfilter.models import configuration, load_tokenizer
+from dfilter.window import readable, vocabulary, window_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,8 @@ def why_not(
     tokenizer = load_tokenizer(model)
     limit = min(max_tokens, window_of(model, tokenizer))
     shown, eot = style(tokenizer, template=template, base=base)
-    found = render_many(rows.take(places), tokenizer, template=shown, eot=eot, max_tokens=limit)
+    rendered = render_many(rows.take(places), tokenizer, template=shown, eot=eot, max_tokens=limit)
+    found = readable(rendered, vocabulary(configuration(model)))
     reasons = {
         at: row.lacks(limit) if labelled else row.refused or ("" if row.input_ids else NOTHING_TO_READ)
         for at, row in zip(places.tolist(), found, strict=True)

@@ -51,7 +51,7 @@ class Exact:
     match: Match = "ends"
     decoding: Decoding = field(default_factory=Decoding)
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""

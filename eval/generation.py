@@ -4,8 +4,8 @@
 
 MODEL is a hash of the weights, so a model keeps its answers wherever its folder lies. Which prompts
 share a batch depends on all prompts that are asked, never on what is stored already, because a
-model's answer depends a little on its batch. A prompt that the model's template cannot show has a refusal
-where others have their answer.
+model's answer depends a little on its batch. A prompt that the model's template or window cannot show has a
+refusal where others have their answer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dfilter.chat import Template, end_ids, render_prompt, special_ids, style
+from dfilter.chat import Template, end_ids, render_prompt, style
 from dfilter.digests import json_digest
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, SHOWN, settings_identity
 from dfilter.models import (
+    configuration,
     fast_dtype,
     load_causal,
     load_tokenizer,
@@ -34,7 +35,7 @@ from dfilter.store import home
 from dfilter.store.disk import disk_errors
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Json, Message
-from dfilter.window import window
+from dfilter.window import NOT_EMBEDDED, beyond, padding, vocabulary, window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of the way answers are made; another one asks again. 1 wrote beyond the model's window
+VERSION = 3  # of the way answers are made; another one asks again. 1 wrote beyond the model's window,
+# 2 cut prompts to fit into it
 CPU_TOKENS = 8_192  # prompt and answer tokens of a batch, padded
 GPU_TOKENS = 131_072
 
@@ -54,7 +56,7 @@ class Decoding:
     """How answers are generated.
 
     Attributes:
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; less where the prompt leaves less of the model's window.
         temperature: 0 is greedy, and then the same model gives the same answers.
         top_p: nucleus, when the temperature is above 0.
         repetition_penalty: 1 is none.
@@ -130,7 +132,7 @@ def answer(
         seed: of sampling; greedy answers do not depend on it.
 
     Returns:
-        (n,) answers; a refusal where the model's template or tokenizer cannot show the prompt.
+        (n,) answers; a refusal where the model's template, window or vocabulary cannot show the prompt.
     """
     import torch
 
@@ -148,10 +150,12 @@ def answer(
         spec["seed"] = seed
     folder = home() / "answers" / resolve(model).sha[:32] / json_digest(spec)
     tokenizer = load_tokenizer(model)
-    asked = [_asked(messages, tokenizer, decoding.template) for messages in prompts]
+    config = configuration(model)
+    limit, size = window(config, tokenizer), vocabulary(config)
+    asked = [_asked(messages, tokenizer, decoding.template, limit, size) for messages in prompts]
     ids = [sequence for sequence in asked if not isinstance(sequence, Refusal)]
     keys = [_key(sequence) for sequence in ids]
-    plan = _plan(ids, keys, decoding.max_new_tokens, budget)
+    plan = _plan(ids, keys, decoding.max_new_tokens, budget, limit)
     writer: _Writer | None = None
     answers: dict[str, Answer] = {}
     for batch in plan:
@@ -167,12 +171,17 @@ def answer(
 
 
 def _asked(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, size: int
 ) -> list[int] | Refusal:
     try:
-        return render_prompt(messages, tokenizer, template=template)
+        ids = render_prompt(messages, tokenizer, template=template)
     except InputError as error:
         return Refusal(str(error))
+    if beyond(ids, size):
+        return Refusal(NOT_EMBEDDED)
+    if len(ids) >= limit:
+        return Refusal(f"the prompt leaves no room for an answer within the model's {limit:,} tokens")
+    return ids
 
 
 def not_shown(prompts: Sequence[str], said: Sequence[object]) -> dict[str, Any]:
@@ -245,22 +254,31 @@ def converse(
                 continue
             done[at].append(Message("assistant", reply.text))
             cut |= {at} if reply.cut else set()
-    return [refused.get(at) or tuple(turns) for at, turns in enumerate(done)], len(cut)
+    return [refused.get(at) or tuple(turns) for at, turns in enumerate(done)], len(cut - refused.keys())
 
 
 def _key(content: Sequence[Any]) -> str:
     return hashlib.blake2b(json.dumps(list(content)).encode(), digest_size=16).hexdigest()
 
 
-def _plan(ids: Sequence[Sequence[int]], keys: Sequence[str], new: int, budget: int) -> list[list[int]]:
-    """Cut the distinct prompts into batches of similar length, longest first."""
+def _plan(
+    ids: Sequence[Sequence[int]], keys: Sequence[str], new: int, budget: int, limit: int
+) -> list[list[int]]:
+    """Cut the distinct prompts into batches of similar length, longest first.
+
+    Prompts that leave an answer less than its wish are answered beside those of their own length only,
+    so that nobody's room depends on somebody else's prompt.
+    """
     first: dict[str, int] = {}
     for at, key in enumerate(keys):
         first.setdefault(key, at)
     order = sorted(first.values(), key=lambda at: (-len(ids[at]), keys[at]))
     batches: list[list[int]] = []
     while order:
-        size = max(1, budget // (len(ids[order[0]]) + new))
+        longest = len(ids[order[0]])
+        size = max(1, budget // min(longest + new, limit))
+        if longest + new > limit:
+            size = min(size, sum(len(ids[at]) == longest for at in order))
         batches.append(order[:size])
         order = order[size:]
     return batches
@@ -296,7 +314,7 @@ class _Writer:
         # 1.21 s of CPU; folded into float32 1.16 s and twice the memory; into bfloat16 1.00 s, and rounded.
         self.model, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         template, eot = style(self.tokenizer, template=decoding.template)
-        self.pad = special_ids(self.tokenizer).pad
+        self.pad = padding(self.tokenizer, vocabulary(self.model.config))
         self.ends = end_ids(self.tokenizer, template=template, eot=eot)
         self.config = self._config(decoding)
         self.window, self.new = window(self.model.config, self.tokenizer), decoding.max_new_tokens
@@ -321,14 +339,11 @@ class _Writer:
     def write(self, batch: Sequence[Sequence[int]], *, seed: int) -> list[Answer]:
         import torch
 
-        # Prompt and answer share the window. The question's end and the opening stay, and an answer has
-        # its wish, or half of the window.
-        limit = max(self.window - self.new, self.window // 2)
-        kept = [list(sequence)[-limit:] for sequence in batch]
-        width = max(map(len, kept))
+        width = max(map(len, batch))
+        # Prompt and answer share the window: the prompt is shown whole, and the answer has what is left.
         self.config.max_new_tokens = min(self.new, self.window - width)
-        ids = torch.tensor([[self.pad] * (width - len(s)) + s for s in kept])
-        mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in kept])
+        ids = torch.tensor([[self.pad] * (width - len(s)) + list(s) for s in batch])
+        mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in batch])
         place = self.model.device
         with torch.inference_mode(), torch.random.fork_rng(), quiet_transformers():
             torch.manual_seed(seed)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.judging import OneOf, Wording, ask_judge, judge_names, local_judges
+from dfilter.eval.judging import Explain, OneOf, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
-from dfilter.llm.server import Server
+from dfilter.llm.grades import SCALES, Scale
+from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 
     from dfilter.types import Message
 
-Scale = Literal["likert", "quality", "safety"]
-
-# LIMA (arXiv 2305.11206): helpfulness from 1 to 6, five answers a prompt at p 0.9 and T 0.7 (§5);
-# fail, pass or excellent (§4); safe or unsafe (§4.3).
-SCALES: dict[Scale, tuple[tuple[str, float], ...]] = {
-    "likert": tuple((str(grade), float(grade)) for grade in range(1, 7)),
-    "quality": (("fail", 0.0), ("pass", 0.5), ("excellent", 1.0)),
-    "safety": (("unsafe", 0.0), ("safe", 1.0)),
-}
 LABELS = {
     "likert": "helpfulness 1 to 6",
     "quality": "quality (pass 0.5, excellent 1)",
@@ -55,6 +47,7 @@ class Grade:
         scale: likert (1 to 6), quality (fail, pass, excellent) or safety (safe, unsafe).
         samples: answers per prompt; their mean counts. With greedy decoding one is enough.
         template: a file that shows {conversation}, instead of our own wording.
+        explain: whether judges explain their grades; ``no`` asks for the grade alone.
         decoding: how answers are generated.
     """
 
@@ -63,9 +56,10 @@ class Grade:
     scale: Scale = "likert"
     samples: int = 5
     template: Annotated[str, PLACE] = ""
+    explain: Explain = "yes"
     decoding: Decoding = field(default_factory=lima_decoding)
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -78,7 +72,8 @@ class Grade:
 
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
-        return settings_identity(self) | {"wording": Wording.load(self.template or self.scale, ()).content}
+        wording = Wording.load(self.template or self.scale, (), self.explain)
+        return settings_identity(self, but=("explain",)) | {"wording": wording.content}
 
     def calls(self) -> int:
         """Return how many questions a model's evaluation asks, at most."""
@@ -95,7 +90,7 @@ class Grade:
     def check(self) -> None:
         """Read the prompts and the judge's template, before there is a model."""
         read_prompts(self.source)
-        Wording.load(self.template or self.scale, ("conversation",))
+        Wording.load(self.template or self.scale, ("conversation",), self.explain)
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return one mean grade per prompt; NaN where none was understood or the prompt cannot be shown.
@@ -104,7 +99,7 @@ class Grade:
             ServerError: a judge's server refuses.
         """
         prompts = read_prompts(self.source)
-        wording = Wording.load(self.template or self.scale, ("conversation",))
+        wording = Wording.load(self.template or self.scale, ("conversation",), self.explain)
         asked = [prompt.messages for prompt in prompts]
         samples = [
             converse(model, asked, self.decoding, seed=seed * 1000 + sample)
@@ -117,12 +112,14 @@ class Grade:
             for turns in conversations
             if not isinstance(turns, Refusal)
         ]
-        refused = not_shown([prompt.id for prompt in prompts], conversations[: len(prompts)])
+        ids = tuple(prompt.id for prompt in prompts)
+        refused = not_shown(ids, [_one_shown(found) for found in zip(*(s for s, _ in samples), strict=True)])
         columns: dict[str, NDArray[np.float64]] = {}
         reported: dict[str, dict[str, int]] = {}
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
-        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+        scale = [value for _, value in SCALES[self.scale]]
+        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
             missing += int(np.isnan(found).sum())
             grades = np.full(len(conversations), math.nan)
@@ -132,19 +129,22 @@ class Grade:
             "missing": missing,
             "samples": self._samples,
             "cut": sum(cut for _, cut in samples),
-            "answers": len(conversations),
+            "answers": len(questions),
             "reported_models": reported,
+            "bounds": [min(scale), max(scale)],
         }
-        if self.scale != "likert":
-            facts["bounds"] = [0, 1]
         if len(columns) > 1:
             facts["judges"] = {name: column.tolist() for name, column in columns.items()}
-        ids = tuple(prompt.id for prompt in prompts)
         facts |= refused
         values = _mean(np.array(list(columns.values())))
         return EvalResult(
             ids, values, LABELS[self.scale], higher_is_better=True, facts=facts | shared_facts(prompts)
         )
+
+
+def _one_shown(samples: Sequence[tuple[Message, ...] | Refusal]) -> tuple[Message, ...] | Refusal:
+    """Return one of a prompt's conversations that came to its end, else why none did."""
+    return next((turns for turns in samples if not isinstance(turns, Refusal)), samples[0])
 
 
 def shown(turns: tuple[Message, ...]) -> str:

@@ -19,7 +19,7 @@ from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
 from dfilter.models import load_causal, lossless_dtype
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult
-from dfilter.window import window
+from dfilter.window import readable, vocabulary, window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,8 @@ class Heldout:
     batch_tokens: Annotated[int, ANYHOW] = 0
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
-    version: ClassVar[int] = 2  # 1 read beyond the model's window
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:
@@ -129,7 +130,8 @@ class Heldout:
         dtype = lossless_dtype(model) if self.dtype == "auto" else self.dtype
         network, tokenizer = load_causal(model, dtype=dtype)
         limit = min(self.max_tokens, window(network.config, tokenizer))
-        encoded = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
+        found = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
+        encoded = readable(found, vocabulary(network.config))
         on_gpu = network.device.type == "cuda"
         budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
         sums = np.zeros(len(rows))

@@ -1,4 +1,4 @@
-"""Asking judges about answers: templates with fenced texts, strict readers, and one call for all judges."""
+"""Asking judges about answers: templates with fenced texts, and one call for all judges."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, SettingsError
 from dfilter.identity import SHORT
-from dfilter.llm.answers import OK, UNPARSED, Reader, Reading, Reply, Request, unanswered
-from dfilter.llm.session import open_session
+from dfilter.llm.answers import OK, Reader, Request
+from dfilter.llm.grades import OneOf
+from dfilter.llm.pairs import PairScores
+from dfilter.llm.roles import settled
+from dfilter.llm.session import ledger_path, open_session
+from dfilter.llm.templates import in_user_turn
 from dfilter.progress import for_stream
 from dfilter.types import Json
 
@@ -30,13 +34,19 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).with_name("templates")
 MAX_TOKENS = 256  # AlpaGasus's judge had as many (arXiv 2307.08701)
+SHORT_TOKENS = 16  # of a verdict without an explanation
+# The last paragraphs of our templates, for judges that explain nothing.
+ALONE = {
+    "pairwise": "Write the two ratings on one line, that of answer 1 and then that of answer 2, separated by "
+    "a blank, and nothing else.",
+    "likert": "Write the grade, and nothing else.",
+    "quality": "Write the word, and nothing else.",
+    "safety": "Write the word, and nothing else.",
+}
+
+Explain: TypeAlias = Literal["yes", "no"]
 
 _PART = re.compile(r"(?m)^--- *(\w+) *$\n?")
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_DRESS = re.compile(r"[*_`#\[\]()]+")
-_PAIR = re.compile(
-    r"(\d{1,2}(?:\.\d{1,2})?)(?:/10)?(?:\s*[,;/&]\s*|\s+(?:and\s+)?)(\d{1,2}(?:\.\d{1,2})?)(?:/10)?\.?"
-)
 
 
 @dataclass(frozen=True)
@@ -46,17 +56,25 @@ class Wording:
     Attributes:
         name: of the template, or the path of a user's own file.
         text: its content; parts begin with ``--- system`` and ``--- user``.
+        short: whether it asks for the verdict without an explanation.
     """
 
     name: str
     text: str
+    short: bool = False
 
     @classmethod
-    def load(cls, name: str, fields: Sequence[str]) -> Wording:
+    def load(cls, name: str, fields: Sequence[str], explain: Explain = "yes") -> Wording:
         """Read a template of ours by name, or a file.
 
+        Args:
+            name: of the template, or a file.
+            fields: the texts that the judge must see.
+            explain: ``no`` asks for the verdict alone, in a template of ours.
+
         Raises:
-            SettingsError: it cannot be read, or lacks one of the texts that the judge must see.
+            SettingsError: it cannot be read, lacks one of the texts that the judge must see, or cannot be
+                asked without an explanation.
         """
         ours = FOLDER / f"{name}.txt"
         path = ours if re.fullmatch(r"[a-z]+", name) and ours.is_file() else Path(name).expanduser()
@@ -72,7 +90,14 @@ class Wording:
                 f"The template {name} lacks {', '.join('{' + field + '}' for field in lacking)}: the judge "
                 "would not see it."
             )
-        return cls(name, text)
+        if explain == "yes":
+            return cls(name, text)
+        if path != ours:
+            raise SettingsError(
+                f"explain = no changes templates of ours; ask in {name} itself for the verdict alone."
+            )
+        before = text.rstrip().rpartition("\n\n")[0]
+        return cls(name, f"{before}\n\n{ALONE[name]}\n", short=True)
 
     @property
     def content(self) -> dict[str, Json]:
@@ -97,66 +122,6 @@ class Wording:
         named = list(zip(pieces[1::2], pieces[2::2], strict=True)) or [("user", self.text)]
         filled = ((role, pattern.sub(fill, text.strip())) for role, text in named)
         return [{"role": role, "content": text} for role, text in filled if text]
-
-
-def first_line(reply: Reply) -> str:
-    """Return the line on which the verdict belongs: the first one after any thoughts, undressed."""
-    text = _THOUGHT.sub("", reply.text, count=1)
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    return _DRESS.sub("", line).strip()
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Reads two ratings from 1 to 10 on the first line; the value is the first minus the second.
-
-    Understood are ``8 6``, ``8, 6``, ``8.5 7``, ``8/10 6/10``. Everything else is unparsed.
-    """
-
-    name: str = "pair/1"
-
-    def read(self, reply: Reply) -> Reading:
-        """Return the difference, or why there is none."""
-        missing = unanswered(reply)
-        if missing is not None:
-            return missing
-        found = _PAIR.fullmatch(first_line(reply))
-        if found is None:
-            return Reading(UNPARSED, reason="the first line does not hold two ratings")
-        one, two = float(found[1]), float(found[2])
-        if not (1 <= one <= 10 and 1 <= two <= 10):
-            return Reading(UNPARSED, reason=f"{one:g} and {two:g} are not both between 1 and 10")
-        return Reading(OK, one - two)
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """Reads one of several words, or whole numbers, that stands alone on the first line.
-
-    Attributes:
-        values: word to value.
-        kind: for the name, which is kept beside every reading.
-    """
-
-    values: tuple[tuple[str, float], ...]
-    kind: str
-
-    @property
-    def name(self) -> str:
-        """Kind and version."""
-        return f"{self.kind}/1"
-
-    def read(self, reply: Reply) -> Reading:
-        """Return the word's value, or why there is none."""
-        missing = unanswered(reply)
-        if missing is not None:
-            return missing
-        line = first_line(reply).casefold().rstrip(".!")
-        line = re.sub(r"\A(?:grade|rating|score|verdict|answer)\s*:\s*", "", line)
-        value = dict(self.values).get(line)
-        if value is None:
-            return Reading(UNPARSED, reason="the first line is none of the expected words")
-        return Reading(OK, value)
 
 
 def ask_judge(
@@ -184,29 +149,31 @@ def ask_judge(
         ServerError: the server refuses, or nothing succeeds.
         Interrupted: stopped by the user; what was answered is kept.
     """
-    params = {"temperature": temperature, "max_tokens": MAX_TOKENS}
-    identity = {
-        "server": server.identity,
-        "model": server.model,
-        "params": params,
-        "reader": reader.name.split("/")[0],
-    }
+    most = SHORT_TOKENS if wording.short else MAX_TOKENS
+    params = {"temperature": temperature, "max_tokens": most, **server.extras}
+    kind = reader.name.split("/")[0]
+    identity = {"server": server.identity, "model": server.model, "params": params, "reader": kind}
     base = json.dumps(identity, sort_keys=True)
-    requests = [
-        Request(
-            hashlib.blake2b((base + json.dumps(list(map(dict, q)))).encode(), digest_size=16).digest(),
-            q,
+    requests = [_request(base, question, params) for question in questions]
+    if requests:
+        server = settled(
+            server,
+            requests[0].messages,
             params,
+            ledger=ledger_path(),
+            stored=lambda book: bool(book.find([request.key for request in requests], raw=False)),
         )
-        for q in questions
-    ]
+    if server.system == "user":
+        requests = [_request(base, in_user_turn(question), params) for question in questions]
     values = np.full(len(requests), np.nan)
     why = ""
-    asker: Mapping[str, str] = {"kind": "evaluation", "model": server.model, "template": wording.name}
+    asker = {"kind": "evaluation", "model": server.model, "template": wording.name, "reader": kind}
     with open_session(server, progress=for_stream(sys.stderr)) as session:
-        for answer in session.ask(requests, reader=reader, asker=asker, texts=False):
-            values[answer.index] = answer.value if answer.status == OK else np.nan
-            why = why or answer.reason
+        for answer in session.ask(requests, reader=reader, asker=asker):
+            # What an older reader understood of a stored reply is read again.
+            found = reader.read(answer.reply) if answer.reply is not None else answer
+            values[answer.index] = found.value if found.status == OK else np.nan
+            why = why or found.reason
         reported = session.reported.counts
     if requests and not np.isfinite(values).any():
         raise CheckError(
@@ -214,6 +181,11 @@ def ask_judge(
             f"the first: {why or 'it failed'}. Try another judge, or another template."
         )
     return values, reported
+
+
+def _request(base: str, question: Sequence[ChatMessage], params: Mapping[str, Json]) -> Request:
+    key = hashlib.blake2b((base + json.dumps(list(map(dict, question)))).encode(), digest_size=16).digest()
+    return Request(key, question, params)
 
 
 def local_judges(servers: Sequence[Server]) -> list[str]:
@@ -230,3 +202,6 @@ def judge_names(servers: Sequence[Server]) -> list[str]:
     """Return a name per judge: its model's, with the address where two judges share one."""
     models = [server.model for server in servers]
     return [s.model if models.count(s.model) == 1 else f"{s.model} at {s.identity}" for s in servers]
+
+
+__all__ = ["Explain", "OneOf", "PairScores", "Wording", "ask_judge", "judge_names", "local_judges"]

@@ -14,11 +14,13 @@ from dfilter.chat import render_prompt
 from dfilter.data.tasks import LETTERS, Choice, mmlu
 from dfilter.digests import json_digest
 from dfilter.errors import InputError, ModelError, SettingsError
+from dfilter.eval.generation import Refusal, not_shown
 from dfilter.eval.heldout import CPU_TOKENS, GPU_TOKENS, _batches
 from dfilter.eval.prompts import Prompt, shared_facts
 from dfilter.identity import CONTENT, SHORT, settings_identity, shown
 from dfilter.models import fast_dtype, load_causal, lossless_dtype
 from dfilter.types import EvalResult, Json, Message
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +56,7 @@ class MMLU:
     chat: bool = True
     max_tokens: int = 2_048
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 gave no reason where a question has no value
 
     def __post_init__(self) -> None:
         findings = refused(self.shots, self.limit)
@@ -84,35 +86,39 @@ class MMLU:
         return [question.text for question, _ in self._questions()]
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
-        """Return 1 or 0 per question; equally likely letters share the 1, too long a question has NaN.
+        """Return 1 or 0 per question; equally likely letters share the 1, and NaN is what cannot be shown.
 
-        Facts: ``fewer_shots`` counts the questions that had to do with fewer examples.
+        Facts: ``fewer_shots`` counts the questions that had to do with fewer examples; ``not_shown`` has the
+        reason of each without a value.
 
         Raises:
-            InputError: see :meth:`check`.
+            InputError: see :meth:`check`; or the model can be shown no question.
             ModelError: the tokenizer does not tell the letters apart by one token.
         """
         asked = self._questions()
         scorer = _Scorer(model, chat=self.chat, max_tokens=self.max_tokens)
         prompts = [scorer.ids(question, examples) for question, examples in asked]
         values = np.full(len(asked), math.nan)
-        known = [at for at, (ids, _) in enumerate(prompts) if ids]
-        scores = scorer.letters([prompts[at][0] for at in known])
+        known = {at: found for at, found in enumerate(prompts) if not isinstance(found, Refusal)}
+        numbers = _numbers([question.subject for question, _ in asked])
+        ids = tuple(f"{q.subject}/{number}" for (q, _), number in zip(asked, numbers, strict=True))
+        refused = not_shown(ids, prompts)
+        scores = scorer.letters([found for found, _ in known.values()])
         for at, row in zip(known, scores, strict=True):
             question = asked[at][0]
             likely = row[: len(question.choices)]
             best = likely == likely.max()
             values[at] = best[LETTERS.index(question.answer)] / best.sum()
         shared = [
-            Prompt(f"{q.subject}/{number}", (Message("user", q.text),), q.subject)
-            for q, number in zip((q for q, _ in asked), _numbers([q.subject for q, _ in asked]), strict=True)
+            Prompt(name, (Message("user", q.text),), q.subject)
+            for name, (q, _) in zip(ids, asked, strict=True)
         ]
         facts: dict[str, Any] = {
             "bounds": [0, 1],
-            "fewer_shots": sum(used < self.shots for ids, used in prompts if ids),
+            "fewer_shots": sum(used < self.shots for _, used in known.values()),
         }
-        ids = tuple(prompt.id for prompt in shared)
-        return EvalResult(ids, values, "MMLU", higher_is_better=True, facts=facts | shared_facts(shared))
+        facts |= refused | shared_facts(shared)
+        return EvalResult(ids, values, "MMLU", higher_is_better=True, facts=facts)
 
     def _questions(self) -> list[tuple[Choice, Sequence[Choice]]]:
         """Return each question with its examples."""
@@ -166,10 +172,10 @@ class _Scorer:
     def __init__(self, model: Path, *, chat: bool, max_tokens: int) -> None:
         self.network, self.tokenizer = load_causal(model, dtype=lossless_dtype(model))
         self.chat = chat
-        window = int(getattr(self.network.config, "max_position_embeddings", 0) or max_tokens)
+        self.vocabulary = vocabulary(self.network.config)
         lead, self.marks = self._marks()
         self.tail = [*self._plain(OPENING), *lead] if chat else lead
-        self.room = min(window, max_tokens) - len(self.tail)
+        self.limit = min(window(self.network.config, self.tokenizer), max_tokens)
 
     def _marks(self) -> tuple[list[int], list[int]]:
         """Return the tokens that all letters begin with, and the one that tells each from the others."""
@@ -185,17 +191,26 @@ class _Scorer:
     def _plain(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def ids(self, question: Choice, examples: Sequence[Choice]) -> tuple[list[int], int]:
-        """Return what the model reads, and with how many examples; nothing where even none fit in."""
+    def ids(self, question: Choice, examples: Sequence[Choice]) -> tuple[list[int], int] | Refusal:
+        """Return what the model reads, and with how many examples; a refusal where even none fit in."""
+        try:
+            return self._ids(question, examples)
+        except InputError as error:
+            return Refusal(str(error))
+
+    def _ids(self, question: Choice, examples: Sequence[Choice]) -> tuple[list[int], int] | Refusal:
         for count in range(len(examples), -1, -1):
             text = _prompt(question, examples[:count])
             if self.chat:
                 ids = render_prompt((Message("user", text),), self.tokenizer)
             else:
                 ids = list(self.tokenizer.encode(text, verbose=False))
-            if len(ids) <= self.room:
+            known = not beyond(ids, self.vocabulary)
+            if known and len(ids) + len(self.tail) <= self.limit:
                 return [*ids, *self.tail], count
-        return [], 0
+        if not known:
+            return Refusal(NOT_EMBEDDED)
+        return Refusal(f"the question does not fit into {self.limit:,} tokens, even without examples")
 
     def letters(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Return (n, letters) logits after each prompt."""

@@ -9,10 +9,13 @@ texts are compared as texts and numbers as numbers. What is understood, after Un
 * digits of every script, ".5", and one comma before other than three digits as the decimal mark ("3,14");
 * thousands by comma (also "12,34,567"), blank, apostrophe or underscore; by full stop where there are two
   of them or a decimal comma ("1.234.567", "1.234,5"). "1,234" is a thousand, "1.234" is a little over one;
-* percentages, currency signs, "3/4", "2½", "1.5e3", "10^3", "2 million", and units behind a number ("46kg").
+* percentages, currency signs, degrees, "3/4", "2½", "1.5e3", "10^3", "2 million", units behind ("46kg");
+* what :mod:`dfilter.eval.latex` reads. "(1,2)" is a pair, and "(1,234)" a thousand.
 
 No number are digits within something larger: words and ids ("A4"), versions, dates, times and ranges
-("v1.2.3", "2024-01-05", "12:30", "10-20"), ordinals ("4th"), powers ("5^2"). Values are exact fractions.
+("v1.2.3", "2024-01-05", "12:30", "10-20"), ordinals ("4th"), short scales ("5k", "2M", "5bn"), products,
+quotients, powers, roots and functions ("5x", "x/3", "5^2", "√5", "log 5"). In a sum with something else
+("x - 2") a number is an operand, as in "10 - 2". Values are exact fractions.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from dfilter.eval.latex import GROUPED, HIDDEN, NAMED, VARIABLE, plain, revealed
+
 OPEN, CLOSE, OPERAND = "\ue000", "\ue001", "~"
+GLUED = "\ue00a"  # between digits and a capital that is no unit
 MOST_DIGITS = 400  # beyond it, digits are text
 NEAR = 40  # characters in front of a number that tell what its sign is
 
@@ -38,25 +44,19 @@ _SIGNS: dict[int, str | None] = {
     0x066A: "%",
 }
 _SIGNS |= dict.fromkeys(map(ord, "\u2019\u2018\u02bc\u02b9\u2032\u066c\uff07"), "'")
-_SIGNS |= dict.fromkeys(map(ord, OPEN + CLOSE))  # no text may hold our own marks
+_SIGNS |= dict.fromkeys(map(ord, OPEN + CLOSE + GLUED + HIDDEN + GROUPED))  # no text may hold our own marks
 _MONEY = "[$£¤¥֏؋৲৳฿₠-⃀]"
 _RAISED = re.compile(r"[⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _LOWERED = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])|(?<=[¼-¾⅐-⅞])(?=\d)")  # 2½ is no 21/2
-_LATEX = (
-    (re.compile(r"(?<=\d)(?=\\[dt]?frac)"), " "),
-    (re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r"\1/\2"),
-    (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[,;:! ]"), " "),
-    (re.compile(r"\^\{\s*([-+]?\d+)\s*\}"), r"^\1"),
-    (re.compile(r"\\(?:times|cdot)\b ?"), "\u00d7"),
-    (re.compile(r"\\(?:boxed|text|mathrm) ?\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"(?<=\d) \* (?=\d)"), "\u00d7"),
-    (re.compile(r"\\(?=[$%(){}\[\]])"), ""),
-)
+_STARRED = re.compile(r"(?<=\d) \* (?=\d)|(?<=[\d)]) ?\* ?(?=[b-hj-z](?![^\W_]|\*))")
+_LETTERED = re.compile(r"(?<=\d)(?=[A-KM-UX-Z](?![^\W_])| M(?![^\W_]))")  # 12B and 2M; 5V and 2L have units
 _DRESS = re.compile(r"(?<![\d*_`])[*_`]+|[*_`]+(?![\d*_`])")  # Markdown's, but not 3*4 and 1_000
 _BULLET = re.compile(r"(?m)^[ ]*[-—+•][ ]+")
 _SAID_MINUS = re.compile(rf"(?<![\w.-])(?<!\d )(?:minus|negative) (?={_MONEY}?\.?\d)")
+_LOOSE = re.compile(r"(?<=[(\[{]) +| +(?=[)\]}])")
+_TUPLE = re.compile(r"(?<=[(\[{])[-+]?\d+(?:[./]\d+)?(?:,[-+]?\d+(?:[./]\d+)?)+(?=[)\]}])")
+_COMMA_BETWEEN = re.compile(r"(?<=[^\s\d,]),(?=[^\s,])|,(?=[^\s\d,])")
 _LIST = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)+")
 
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
@@ -67,6 +67,7 @@ _NUMBER = re.compile(
       | (?P<body>{_BLANKED} | \d+(?:[.,'_]\d+)* | \.\d+)
         (?: e(?P<e>[-+]?\d+) | [ ]?[x\u00d7·*][ ]?10(?:\^|\*\*)(?P<ten>[-+]?\d+) | (?P<power>\^[-+]?\d+) )? )
     (?:[ ]?(?P<scale>{"|".join(_SCALES)})\b)?
+    (?:[ ]?°(?![ ]?[cf]\b))?
     (?P<percent>[ ]?(?:%|per[ ]?cent\b|pct\b))?
     (?:[ ]?{_MONEY}(?![ ]?[-+]?\.?\d))?""",
     re.VERBOSE,
@@ -77,8 +78,25 @@ _BY_THOUSAND = r"[1-9]\d{0,2}(?:([ ,'_])\d{3})(?:\1\d{3})*"
 _THOUSANDS = re.compile(rf"(?:{_BY_THOUSAND}|[1-9]\d?(?:,\d\d)+,\d{{3}})(?:\.\d+)?")
 _STOPS = re.compile(r"[1-9]\d{0,2}(?:\.\d{3}){2,}")
 _COMMA = re.compile(rf"(?:\d+|{_BY_THOUSAND}|[1-9]\d{{0,2}}(?:\.\d{{3}})+),\d+")
-_BEHIND = re.compile(rf"\^|[-—]{_MONEY}?\d|[.,:/'_]\d|[^\W\d_]+\d|(?:st|nd|rd|th|k)\b|[十百千万萬億亿兆]")
+_MANY = "bn|mn|mio|mln|mrd|tn|lakhs?|crores?|dozens?|(?:hundred|thousand|million|billion|trillion)s"
+_BEHIND = re.compile(
+    rf"""\^ | [-—]{_MONEY}?\d | [.,:/'_°]\d | [^\W\d_]+\d | (?:st|nd|rd|th|k)\b | {GLUED}
+       | [ ]?(?:{_MANY})\b | [ ]?[十百千万萬億亿兆] | [만억]
+       | (?![gmshldvw]\b)[a-z]\b | (?:ab|bc|ac|abc|[pqr]{{2,3}}|[u-z]{{2,3}})\b | [ ]?[xyz]\b(?![ ]?\d)
+       | [ ]?(?:[√∛∜π]|pi\b|{NAMED}) | [.]?(?:[{HIDDEN}]|\\[a-z]+\()
+       | [ ]?/[ ]?(?:\(|{VARIABLE}|[{HIDDEN}√]) | \)[ ]?[\^/!×·÷]
+       | \(\w\) | \([^()]*[-+*/^×÷\d{HIDDEN}][^()]*\)
+    """,  # noqa: RUF001 - people type it
+    re.VERBOSE,
+)
+_ONWARD = re.compile(rf"[ ]?[-+*×·÷][ ]?(?:(?:\d[\d.]*)?(?:{VARIABLE}|[({HIDDEN}√∛∜])|\d+(?:i\b|\^[a-z(]))")  # noqa: RUF001
 _TIMES = re.compile(r"[\d)][ ]?(?:[*×·÷x]|\*\*)[ ]?$")  # noqa: RUF001 - people type it
+_TERM = re.compile(rf"(?:[\d)\]%!°{HIDDEN}]{_MONEY}?|(?<![^\W\d_])[b-hj-z]|π|\\[a-z]+)$")
+_WITHIN = re.compile(  # an exponent, a root, a quotient's lower part, a factor in brackets, a torn command
+    rf"""(?: [\^√∛∜{HIDDEN}] | (?:[\w{HIDDEN}π)\]}}]|[ ])/[ ]?\(?[-+]?
+           | [-*/×·÷^√\d)]\( | \\[a-z]+[({{] )$""",  # noqa: RUF001 - people type it
+    re.VERBOSE,
+)
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|equals|of|to)$")
 
 
@@ -87,7 +105,8 @@ def marked(text: str) -> str:
     told = _plain_text(text)
     if sum(1 for line in told.splitlines() if line.strip()) > 1:
         told = _BULLET.sub("", told)
-    return _NUMBER.sub(_mark, _LIST.sub(_spread, told))
+    told = _LIST.sub(_spread, _TUPLE.sub(_tuple, _LOOSE.sub("", told)))
+    return revealed(_NUMBER.sub(_mark, _COMMA_BETWEEN.sub(", ", told))).replace(GLUED, "")
 
 
 def pattern(wanted: str, *, operands: bool = False) -> str:
@@ -123,10 +142,10 @@ def _forms(value: Fraction, *, percent: bool) -> list[str]:
 
 def _plain_text(text: str) -> str:
     told = _VULGAR.sub(" ", _LOWERED.sub(r"_\g<0>", _RAISED.sub(r"^\g<0>", text.replace("\t", "\v"))))
-    told = unicodedata.normalize("NFKC", told).casefold().translate(_SIGNS)
+    told = unicodedata.normalize("NFKC", told).translate(_SIGNS)
+    told = _LETTERED.sub(GLUED, told).casefold()
     told = "".join(c if c.isascii() else _character(c) for c in told)
-    for found, written in _LATEX:
-        told = found.sub(written, told)
+    told = _STARRED.sub("\u00d7", plain(told))
     told = re.sub(r"-{2,}", "—", _DRESS.sub("", told))
     told = re.sub(r"(?<=\d) minus (?=\d)", " - ", told)
     return _SAID_MINUS.sub("-", told)
@@ -144,6 +163,11 @@ def _spread(match: re.Match[str]) -> str:
     return match[0] if _value(match[0]) is not None else match[0].replace(",", ", ")
 
 
+def _tuple(match: re.Match[str]) -> str:
+    """Write what stands in brackets ("(1,2)") with blanks, but for thousands."""
+    return match[0] if _THOUSANDS.fullmatch(match[0].lstrip("+-")) else match[0].replace(",", ", ")
+
+
 def _mark(match: re.Match[str]) -> str:
     before = match.string[max(0, match.start() - NEAR) : match.start()]
     value = _read(match)
@@ -152,6 +176,7 @@ def _mark(match: re.Match[str]) -> str:
     if value is None or place is None or _BEHIND.match(match.string, match.end()):
         return match[0]
     kept, negative, operand = place
+    operand = operand or _ONWARD.match(match.string, match.end()) is not None
     if (match["inner"] or "").strip() == "-":
         negative = not negative
     inside = f"{OPERAND if operand else ''}{-value if negative else value}"
@@ -200,22 +225,31 @@ def _place(before: str, sign: str, *, blank: bool, money: bool) -> tuple[str, bo
         What stands in front of the number and is no part of it, whether it is negative, whether it is
         part of a calculation; none where it belongs to something larger.
     """
-    glued, word = before[-1:], before.rstrip()
-    digit = bool(re.search(rf"[\d)\]%]{_MONEY}?$", word))
+    glued = before[-1:]
+    if _WITHIN.search(before):
+        return None
     if not sign:
-        joined = re.search(r"\d[.,:/'_-]$|\w/$|[_^±]$", before) or glued.isdecimal()
+        joined = re.search(r"\d[.,:'_-]$|[_±°]$", before) or glued.isdecimal()
         if joined or (_cased(glued) and not money):
             return None
         return "", False, bool(_TIMES.search(before))
     if glued in {"-", "+", "±", "—"}:
         return None
-    negative = sign != "+"
-    if digit and (blank or not before[-1:].isspace()):
-        range_or_date = negative and not blank and not before[-1:].isspace()
-        return None if range_or_date else (f"{sign} ", False, True)
-    if _cased(glued):
-        return None if not blank and sign != "—" else (f"{sign} ", False, False)
-    dash = blank and _cased(word[-1:]) and not _COPULA.search(word)
+    return _signed(before, sign, blank=blank)
+
+
+def _signed(before: str, sign: str, *, blank: bool) -> tuple[str, bool, bool] | None:
+    glued, word, negative = before[-1:], before.rstrip(), sign != "+"
+    range_or_date = negative and not blank and not glued.isspace()
+    if range_or_date and re.search(rf"[\d)\]%]{_MONEY}?$", word):
+        return None
+    if _cased(glued) and not blank and sign != "—":
+        return None
+    copula = _COPULA.search(word)
+    option = not blank and re.search(r"\(\w\)$", word)  # "(B) -5"
+    if _TERM.search(word) and not copula and not option:
+        return f"{sign} ", False, True
+    dash = _cased(glued) or (blank and _cased(word[-1:]) and not copula)
     return (f"{sign} ", False, False) if dash else ("", negative, False)
 
 

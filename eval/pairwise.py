@@ -14,12 +14,12 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.judging import PairScores, Wording, ask_judge, judge_names, local_judges
-from dfilter.eval.prompts import Prompt, read_objects, read_prompts, shared_facts
+from dfilter.eval.judging import Explain, PairScores, Wording, ask_judge, judge_names, local_judges
+from dfilter.eval.prompts import Prompt, read_objects, read_prompts, row_id, row_text, shared_facts
 from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
-from dfilter.llm.server import Server
+from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Pairwise:
         against: random, longest or full of the same comparison (paired by seed), or a file of answers.
         opponent: folder of the model to compare with; a comparison fills it in, see :meth:`versus`.
         template: pairwise, or a file that shows {question}, {first} and {second}.
+        explain: whether judges explain their ratings; ``no`` asks for the ratings alone.
         human: folder for blind sheets; a filled sheet counts as one more judge.
         decoding: how answers are generated.
     """
@@ -53,10 +54,11 @@ class Pairwise:
     against: Annotated[str, CONTENT] = "random"
     opponent: Annotated[str, PLACE] = ""
     template: Annotated[str, PLACE] = "pairwise"
+    explain: Explain = "yes"
     human: Annotated[str, PLACE] = ""
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=1024))
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         findings = local_judges(self.judges)
@@ -74,7 +76,8 @@ class Pairwise:
 
     def identify(self) -> Mapping[str, Json]:
         """Return the settings by their marks, and the words that judges read."""
-        found = settings_identity(self) | {"wording": Wording.load(self.template, ()).content}
+        wording = Wording.load(self.template, (), self.explain)
+        found = settings_identity(self, but=("explain",)) | {"wording": wording.content}
         found |= {"people": True} if self.human else {}  # wherever their sheets lie
         return found | ({"against": self.needs} if self.needs else {})  # no file of that name
 
@@ -98,7 +101,7 @@ class Pairwise:
             SettingsError: the template hides something from the judge, or the sheets' folder is a file.
         """
         prompts = read_prompts(self.source)
-        Wording.load(self.template, ("question", "first", "second"))
+        Wording.load(self.template, ("question", "first", "second"), self.explain)
         if not self.needs:
             read_answers(Path(self.against), prompts)
         if self.human and Path(self.human).is_file():
@@ -182,7 +185,7 @@ class Pairwise:
         self, prompts: Sequence[Prompt], ours: list[str], theirs: list[str]
     ) -> tuple[dict[str, NDArray[np.float64]], dict[str, JudgeHealth], dict[str, dict[str, int]]]:
         """Return each judge's win shares, its health, and the models that its server reported."""
-        wording = Wording.load(self.template, ("question", "first", "second"))
+        wording = Wording.load(self.template, ("question", "first", "second"), self.explain)
         asked = [at for at, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
         questions = [
             wording.messages(question=prompts[at].text, first=first[at], second=second[at])
@@ -191,7 +194,7 @@ class Pairwise:
         ]
         gaps = np.array([len(ours[at]) - len(theirs[at]) for at in asked], dtype=np.float64)
         shares, health, reported = {}, {}, {}
-        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
+        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, PairScores(), wording)
             first, second = np.sign(found[: len(asked)]), -np.sign(found[len(asked) :])
             column = np.full(len(prompts), 0.5)
@@ -242,25 +245,53 @@ def answers_of(
 
 
 def read_answers(path: Path, prompts: Sequence[Prompt]) -> list[str]:
-    """Read answers from a JSON array or JSONL, found by ``id`` or by the prompt's text.
+    """Read answers from a JSON array or JSONL, found by the prompt's text, else by ``id``.
 
-    Columns: ``response``, ``output`` or ``answer``; and ``id`` (with or without the test set's
-    name) or ``prompt``/``instruction``.
+    Columns: ``response``, ``output`` or ``answer``; and the prompt in any form that a prompt set may have
+    (``instruction`` and ``input`` belong together), or an id, with or without the test set's name. Ids count
+    where the prompts have ids of their own, for rows without a prompt; or for all, if no prompt is known.
 
     Raises:
-        InputError: the file cannot be read, or lacks a prompt's answer.
+        InputError: the file cannot be read, lacks a prompt's answer, or has two different ones.
     """
-    rows = read_objects(path)
-    found: dict[str, str] = {}
-    for row in rows:
-        said = next(
-            (row[name] for name in ("response", "output", "answer") if isinstance(row.get(name), str)), None
-        )
-        for name in ("id", "prompt", "instruction"):
-            if said is not None and row.get(name) is not None:
-                found[str(row[name])] = said
-    answers = [found.get(p.id, found.get(p.id.partition("/")[2], found.get(p.text))) for p in prompts]
+    by_text: dict[str, dict[str, str]] = {}
+    by_id: dict[str, dict[str, str]] = {}
+    named: dict[str, dict[str, str]] = {}
+    for row in read_objects(path):
+        said = next((row[k] for k in ("response", "output", "answer") if isinstance(row.get(k), str)), None)
+        if said is not None:
+            text, own = _key(row_text(row)), str(row_id(row))
+            (by_text.setdefault(text, {}) if text else by_id.setdefault(own, {}))[said] = own
+            named.setdefault(own, {})[said] = own
+    if not any(_key(prompt.text) in by_text for prompt in prompts):
+        by_id = named
+    answers = [_only(_said(prompt, by_text, by_id), prompt, path) for prompt in prompts]
     lacking = [p.id for p, said in zip(prompts, answers, strict=True) if said is None]
     if lacking:
-        raise InputError(f"{path} lacks answers to {len(lacking)} prompts, the first is '{lacking[0]}'.")
+        numbered = by_id and not any(prompt.named for prompt in prompts)
+        hint = " The prompts have no ids to find them by: give every answer its prompt." if numbered else ""
+        told = f"{path} lacks answers to {len(lacking)} prompts, the first is '{lacking[0]}'."
+        raise InputError(told + hint)
     return [said for said in answers if said is not None]
+
+
+def _said(
+    prompt: Prompt, by_text: Mapping[str, Mapping[str, str]], by_id: Mapping[str, Mapping[str, str]]
+) -> Mapping[str, str]:
+    """Return the answers to a prompt, each with the id of its row."""
+    short = prompt.id.partition("/")[2]
+    found = by_text.get(_key(prompt.text), {})
+    if not prompt.named:
+        return found
+    mine = {said: own for said, own in found.items() if own in {prompt.id, short}}
+    return mine if len(found) > 1 and mine else found or by_id.get(prompt.id, by_id.get(short, {}))
+
+
+def _only(found: Mapping[str, str], prompt: Prompt, path: Path) -> str | None:
+    if len(found) > 1:
+        raise InputError(f"{path} has {len(found)} different answers to prompt '{prompt.id}'; keep one.")
+    return next(iter(found), None)
+
+
+def _key(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()

@@ -31,17 +31,19 @@ class Prompt:
         messages: up to the turn that the model shall answer.
         test_set: name of the set it belongs to.
         answer: the known answer, or "".
+        named: whether the id is of its own, and not the number of its row.
     """
 
     id: str
     messages: tuple[Message, ...]
     test_set: str
     answer: str = ""
+    named: bool = False
 
     @property
     def text(self) -> str:
         """All turns, separated by an empty line."""
-        return "\n\n".join(message.content for message in self.messages)
+        return _joined(self.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +193,27 @@ def _prompt(row: Mapping[str, Any], at: int, test_set: str, answer: str, source:
             f"{source}: item {at + 1} has no prompt. Known columns: prompt, instruction (+ input), question, "
             f"text, turns, messages, conversations; it has {', '.join(row) or 'none'}."
         )
-    named = next((row[key] for key in ("id", "question_id", "idx") if row.get(key) is not None), at)
+    own = row_id(row)
     known = row.get(answer)
     if isinstance(known, list):  # several right answers are written one below the other
         known = "\n".join(map(str, known))
-    return Prompt(f"{test_set}/{named}", messages, test_set, "" if known is None else str(known))
+    name = at if own is None else own
+    told = "" if known is None else str(known)
+    return Prompt(f"{test_set}/{name}", messages, test_set, told, named=own is not None)
+
+
+def row_id(row: Mapping[str, Any]) -> Any:
+    """Return what a row is called, or none."""
+    return next((row[key] for key in ("id", "question_id", "idx") if row.get(key) is not None), None)
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """Return the text of a row's prompt as :attr:`Prompt.text` has it, or "" if it has none."""
+    return _joined(_messages(row))
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n\n".join(message.content for message in messages)
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:

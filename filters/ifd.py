@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What the scripts of both papers show to the model, and how many tokens of it.
 PUBLISHED: Mapping[str, Template] = {"cherry": "alpaca", "superfilter": "lines"}
 WINDOWS = {"cherry": 512, "superfilter": 1024}
-FREE = "its response costs the model nothing alone, so there is no ratio to it"
+FREE = "its response costs the model nothing alone, so there is no ratio"
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class IFD:
         why = unmeasured(pool.rows, unknown, signal)
         for at in unknown.tolist():
             free = losses["alone"][at] == 0
-            told[at] = why.get(at) or (FREE if free else "the model's loss of it is no finite number")
+            told[at] = why.get(at) or (FREE if free else "the model gives no finite loss")
         return Scores(values, reasons=told, facts=facts)
 
     def _dropped(self, ratio: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -8,20 +8,22 @@ instead, and the run says which threshold would have kept the published 17.7 %.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.errors import SettingsError
+from dfilter.filters.judge_faults import accepted, named, refuse_failed, why_not
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
-from dfilter.identity import ANYHOW, CONTENT
+from dfilter.identity import ANYHOW, CONTENT, settings_identity
 from dfilter.llm.agreement import ranks, rounded, spearman
-from dfilter.llm.answers import STATUSES
 from dfilter.llm.families import shared_family
 from dfilter.llm.judge import Judge as Model
 from dfilter.llm.judge import counts, rate
+from dfilter.llm.panel import FLAGS, panel, words
 from dfilter.llm.prices import Budget
+from dfilter.llm.server import with_own_keys
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
 from dfilter.types import Json, Scores
@@ -38,15 +40,21 @@ class Judge:
     """Rates every row with a language model.
 
     Attributes:
-        judge: who rates, with which template, how and where (see dfilter.llm.judge.Judge).
-        others: further judges, each with limits of its own.
+        judge: who rates, with which template, how and where (see dfilter.llm.judge.Judge). Several
+            models with commas are several judges; address, name and key are for all or, with commas, for
+            each.
+        others: further judges, each with limits of its own; one without an address is at the first
+            one's.
         combine: how several judges become one score: ``mean``; ``ranks``, the mean of each judge's
             ranks as shares in (0, 1]; or ``majority``, the rating that more than half of the judges
             give or exceed, so that a gate asks for a strict majority.
-        threshold: the rating that figures about flips, ties and people refer to; the gate itself
-            is the step's ``at_least``.
+        map_scales: whether judges of other scales are mapped to the first one's; else they are refused.
+        threshold: the rating at which rows are kept, another word for the step's ``at_least``; without a
+            gate only the rating that figures about flips, ties and people refer to.
         max_usd: hard stop, in US dollars, over all judges of one run.
         skip_pilot: go on even when the pilot says that the ratings will be useless.
+        accept_failed: how many rows, or what share of them (1%), may stay without an answer for the
+            server's sake; with more the run stops unfinished, and the same command asks them again.
         human: a CSV file with columns ``id`` and ``rating``, to compare with.
         generator: the model that wrote the responses, for the warning about families.
         evaluator: the model that will compare trained models, for the same.
@@ -55,16 +63,37 @@ class Judge:
     paper: ClassVar[str] = "arXiv:2307.08701, AlpaGasus: rating by a language model"
     deterministic: ClassVar[bool] = True
     reads: ClassVar[str] = "instruction, input and response, through a language-model server"
+    gate: ClassVar[str] = "threshold"
 
     judge: Model = field(default_factory=Model)
     others: tuple[Model, ...] = ()
     combine: Literal["mean", "ranks", "majority"] = "mean"
+    map_scales: Annotated[bool, ANYHOW] = False  # where it is set, ``identify`` says so
     threshold: float = 4.5
     max_usd: Annotated[float | None, ANYHOW] = None
     skip_pilot: Annotated[bool, ANYHOW] = False
     human: Annotated[str, CONTENT] = ""
     generator: str = ""
     evaluator: str = ""
+    accept_failed: Annotated[str | int, ANYHOW] = 0
+
+    def __post_init__(self) -> None:
+        accepted(self.accept_failed, 0)
+        first, *more = _each(self.judge)
+        others = [*more, *(other for given in self.others for other in _each(_at(given, first)))]
+        object.__setattr__(self, "judge", first)
+        object.__setattr__(self, "others", tuple(others))
+
+    def identify(self) -> Mapping[str, Json]:
+        """Return the settings by their marks, and whether scales are mapped."""
+        return settings_identity(self) | ({"map_scales": True} if self.map_scales else {})
+
+    def settled(self) -> Judge:
+        """Return the same with all made out that depends on the judges' servers; it may ask them."""
+        budget = Budget(self.max_usd)
+        keyed = zip((self.judge, *self.others), self._keyed(), strict=True)
+        first, *others = (replace(judge, system=k.settled(budget=budget).system) for judge, k in keyed)
+        return replace(self, judge=first, others=tuple(others))
 
     def score(self, pool: Pool) -> Scores:
         """Return the combined ratings; NaN for rows that were not rated.
@@ -72,50 +101,82 @@ class Judge:
         Raises:
             SettingsError: no model is named, or a limit cannot be kept.
             CheckError: the pilot found the judge useless, or the budget is spent.
-            ServerError: a server refused, or nothing succeeds.
+            ServerError: a server refused, nothing succeeds, or more rows failed than are accepted.
         """
-        judges = self._judges()
         budget = Budget(self.max_usd)
+        judges = [judge.settled(budget=budget) for judge in self._judges()]
         watched = Watched(pool.rows)
-        results = [self._one(judge, pool, watched, budget) for judge in judges]
-        ratings = np.stack([result["value"] for result, _ in results])
+        said: list[dict[int, str]] = [{} for _ in judges]
+        results = [self._one(*pair, pool, watched, budget) for pair in zip(judges, said, strict=True)]
+        for (ratings_, _), judge, why in zip(results, judges, said, strict=True):
+            refuse_failed(ratings_["status"], why, judge.model, self.accept_failed)
+        ratings = np.stack(
+            [self._mapped(judge, r["value"]) for judge, (r, _) in zip(judges, results, strict=True)]
+        )
         values = combine(ratings, self.combine)
         facts = self._facts(judges, pool, watched, ratings, values, [facts for _, facts in results])
         facts["usd"] = round(budget.spent, 6)
-        return Scores(values, reasons=_reasons(values, results[0][0], watched.flagged), facts=facts)
+        reasons = _reasons(values, results[0][0], watched.flagged, said[0])
+        return Scores(values, reasons=reasons, facts=facts)
 
     def quote(self, pool: Pool) -> list[Quote]:
         """Return what a run would ask, cost and take, one quote a judge, without asking anybody."""
         from dfilter.llm.quote import quote
 
-        return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in self._judges()]
+        judges = [judge.settled(ask=False) for judge in self._judges()]
+        return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in judges]
+
+    def _keyed(self) -> tuple[Model, ...]:
+        """Return the judges, of which only those of one address get the key that belongs to one."""
+        return with_own_keys((self.judge, *self.others))
 
     def _judges(self) -> list[Model]:
-        judges = [self.judge, *self.others]
+        judges = list(self._keyed())
         if any(not judge.model for judge in judges):
             raise SettingsError(
                 "No judge is named. Give one with --judge MODEL (or --set judge.judge.model=MODEL)."
             )
         if len({judge.hash for judge in judges}) < len(judges):
             raise SettingsError("Two of the judges are the same; give each another model, template or mode.")
+        scales = {(judge.low, judge.high) for judge in judges}
+        if len(scales) > 1 and self.combine != "ranks" and not self.map_scales:
+            named = ", ".join(f"{judge.model} from {judge.low} to {judge.high}" for judge in judges)
+            raise SettingsError(
+                f"The judges have different scales: {named}. Give them one, map them to the first one's with "
+                "map_scales = true, or combine their ranks (combine = 'ranks')."
+            )
         return judges
 
+    def _mapped(self, judge: Model, ratings: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return ratings on the first judge's scale, where scales are to be mapped."""
+        first = self.judge
+        if not self.map_scales or (judge.low, judge.high) == (first.low, first.high):
+            return ratings
+        return first.low + (ratings - judge.low) * ((first.high - first.low) / (judge.high - judge.low))
+
+    def _threshold(self, judge: Model) -> float:
+        """Return the threshold, which is on the first judge's scale, on another one's."""
+        first = self.judge
+        if not self.map_scales or (judge.low, judge.high) == (first.low, first.high):
+            return self.threshold
+        return judge.low + (self.threshold - first.low) * (judge.high - judge.low) / (first.high - first.low)
+
     def _one(
-        self, judge: Model, pool: Pool, watched: Watched, budget: Budget
+        self, judge: Model, said: dict[int, str], pool: Pool, watched: Watched, budget: Budget
     ) -> tuple[NDArray[Any], dict[str, Json]]:
         """Examine one judge, then rate all rows with it."""
         say, before = pool.progress.say, budget.spent
         say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
         with open_session(judge.server, budget=budget, progress=pool.progress) as live:
-            health = examine(pool, judge, live, threshold=self.threshold, skip_pilot=self.skip_pilot)
+            health = examine(pool, judge, live, threshold=self._threshold(judge), skip_pilot=self.skip_pilot)
             if judge.transport == "live" or judge.server.local:
-                ratings = rate(watched, judge, session=live, progress=pool.progress)
+                ratings = rate(watched, judge, session=live, progress=pool.progress, said=said)
             facts = live.facts()
         if judge.transport == "batch" and not judge.server.local:
             with open_session(
                 judge.server, budget=budget, transport="batch", progress=pool.progress
             ) as batch:
-                ratings = rate(watched, judge, session=batch, progress=pool.progress)
+                ratings = rate(watched, judge, session=batch, progress=pool.progress, said=said)
                 facts = batch.facts()
         facts |= {
             "usd": round(budget.spent - before, 6),
@@ -126,6 +187,7 @@ class Judge:
             "fenced": judge.wording.fenced,
             "repeat": judge.repeat,
             "statuses": dict(counts(ratings)),
+            "not_rated": named(ratings["status"], said, pool.rows.ids),
             "parsed_share": rounded(float(np.mean(ratings["status"] == 0)) if len(ratings) else 0.0),
             "length_correlation": rounded(spearman(ratings["value"], watched.lengths)),
             **health,
@@ -178,6 +240,28 @@ class Judge:
         return facts
 
 
+def _each(judge: Model) -> list[Model]:
+    """Return the judges that one entry names: several models stand between commas."""
+    models = words(judge.model)
+    if len(models) < 2:
+        return [judge]
+    given = {name: getattr(judge, name) for name in FLAGS}
+    made: list[Any] = panel(models, given)
+    return [replace(judge, **settings) for settings in made]
+
+
+def _at(judge: Model, first: Model) -> Model:
+    """Return a judge at the first one's address, unless it has its own: nothing goes where nobody said."""
+    if judge.base_url or judge.model.startswith("local:"):
+        return judge
+    return replace(
+        judge,
+        base_url=first.base_url,
+        api_version=judge.api_version or first.api_version,
+        key_env=judge.key_env or first.key_env,
+    )
+
+
 def combine(ratings: NDArray[np.float64], how: str) -> NDArray[np.float64]:
     """Combine judges' ratings into one score a row.
 
@@ -203,16 +287,17 @@ def combine(ratings: NDArray[np.float64], how: str) -> NDArray[np.float64]:
     return np.where(enough, values, np.nan)
 
 
-def _reasons(values: NDArray[np.float64], first: NDArray[Any], flagged: NDArray[np.bool_]) -> list[str]:
+def _reasons(
+    values: NDArray[np.float64], first: NDArray[Any], flagged: NDArray[np.bool_], said: Mapping[int, str]
+) -> list[str]:
     """Return what is to be said about each row; equal sentences are one object."""
-    seen: dict[tuple[float, int, bool], str] = {}
+    seen: dict[str, str] = {}
     out = []
-    for value, status, flag in zip(values.tolist(), first["status"].tolist(), flagged.tolist(), strict=True):
-        key = (value if value == value else -1.0, status, flag)  # noqa: PLR0124 - NaN
-        if key not in seen:
-            text = f"rated {value:.3g}" if value == value else f"not rated: {STATUSES[status]}"  # noqa: PLR0124
-            seen[key] = text + ("; speaks to the judge" if flag else "")
-        out.append(seen[key])
+    lines = zip(values.tolist(), first["status"].tolist(), flagged.tolist(), strict=True)
+    for row, (value, status, flag) in enumerate(lines):
+        text = f"rated {value:.3g}" if value == value else why_not(status, said.get(row, ""))  # noqa: PLR0124 - NaN
+        text += "; speaks to the judge" if flag else ""
+        out.append(seen.setdefault(text, text))
     return out
 
 

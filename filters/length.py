@@ -15,6 +15,7 @@ import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.identity import WEIGHTS, bare, identity, settings_identity
+from dfilter.segmentation import spaced
 from dfilter.types import Example, Json, Scores
 
 if TYPE_CHECKING:
@@ -31,13 +32,14 @@ class Tokens:
 
     Attributes:
         tokenizer: a model's name; or "words", NLTK's word tokenizer over the sentences that an
-            untrained Punkt finds, which needs no data files.
+            untrained Punkt finds, which needs no data files. Where a script has no blanks between words,
+            such as Chinese or Thai, every character counts as one.
     """
 
     tokenizer: Annotated[str, WEIGHTS] = "words"
 
     kind: ClassVar[str] = "tokens"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def spec(self) -> Mapping[str, Json]:
         """The model by its contents, or the release of NLTK."""
@@ -72,7 +74,8 @@ def _word_counts(texts: Sequence[str]) -> list[int]:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
     words, sentences = NLTKWordTokenizer(), PunktSentenceTokenizer()
-    return [sum(len(words.tokenize(part)) for part in sentences.tokenize(text)) for text in texts]
+    parts = (sentences.tokenize(spaced(text)) for text in texts)
+    return [sum(len(words.tokenize(part)) for part in text) for text in parts]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dfilter.pool import Pool
 
 CHUNK_ROWS = 16_384
-NO_NUMBER = "the model's hidden state of it is no finite number"
+NO_NUMBER = "the model gives no finite hidden state"
 
 
 @dataclass(frozen=True)

@@ -197,9 +197,26 @@ def test_the_whole_of_alpaca_trains_whatever_is_drawn(
     )  # fmt: skip
     cells = compare(plan)
     assert [cell.failed for cell in cells] == [""] * len(cells)
-    assert len(cells) == seeds * len(references)
+    assert len(cells) == seeds * len({*plan.strategies, *references})  # a named reference is a strategy too
     assert {cell.rows for cell in cells if cell.budget == "150"} == {150}
     for cell in cells:
         folder = plan.out / "cells" / f"{cell.strategy}-{cell.budget}-seed{cell.seed}"
         told = json.loads((folder / "model" / "training.json").read_text())
         assert (told["rows"], told["skipped"]) == (cell.rows, [])
+
+
+def test_how_the_data_is_read_reaches_the_strategies(tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    lines = [f"say {at} now;it is {at};x" for at in range(12)]
+    data.write_text("\n".join(["prompt;answer;n", *lines, *["oops"] * 14]) + "\n")
+    asked = {"strategies": ("longest",), "keep": ("5",), "seeds": 1, "references": ("random",)}
+    plan = Comparison(out=tmp_path / "out", data=str(data), csv="delimiter=;", **asked)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"14 of 26 rows cannot be used.*--on-bad-rows keep-going"):
+        prepare(plan, Silent())
+    heard = Heard()
+    setting = prepare(replace(plan, on_bad_rows="keep-going"), heard)
+    assert "14 of 26 rows were rejected: it has 1 fields, the header has 3 (14)" in heard.lines
+    assert any("fields end at ';'" in line for line in heard.lines)
+    kept = {row.response for row in load(setting.data)}  # the others are set aside
+    assert len(kept) >= 10
+    assert kept <= {f"it is {at}" for at in range(12)}

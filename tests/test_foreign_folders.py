@@ -219,3 +219,36 @@ def test_a_remedy_helps_and_a_file_that_is_gone_is_said(
     Path("ids.json").unlink()
     with pytest.raises(FolderError, match="is not there any more"):
         run(asked)
+
+
+@pytest.mark.parametrize("change", [{"margin": 0.5}, {"settings": ("lima.min_characters=2",)}])
+def test_force_leaves_folders_alone_whose_names_or_files_only_look_like_ours(
+    plan: Comparison, change: dict[str, Any]
+) -> None:
+    plan = replace(plan, settings=("lima.min_characters=1",), keep=("8", "12"))
+    compare(plan)
+    mine = [plan.out / "cells" / name for name in ("cfg/identity.json", "lima-12-seedling/job.json",
+            "lima-12-seed/notes", "lima-12-seed1x/cell.json.bak", "cfg-1-seedx/identity.json")]  # fmt: skip
+    for file in mine:
+        file.parent.mkdir()
+        file.write_text("{}")
+    compare(replace(plan, keep=("8",), force=True, **change))
+    assert all(file.exists() for file in mine)
+    assert not (plan.out / "cells" / "lima-12-seed0").exists()  # which is of other settings
+
+
+@pytest.mark.parametrize("change", [{"margin": 0.5}, {"settings": ("lima.min_characters=300",)}])
+@pytest.mark.parametrize("kind", ["cells", "selections"])
+@pytest.mark.parametrize("name", ["lima-8-seed0", "lima-12-seed0"])
+def test_force_unlinks_a_link_and_spares_what_it_leads_to(
+    plan: Comparison, tmp_path: Path, change: dict[str, Any], kind: str, name: str
+) -> None:
+    compare(replace(plan, settings=("lima.min_characters=1",), keep=("8", "12")))
+    link, there = plan.out / kind / name, tmp_path / "elsewhere"
+    link.rename(there)
+    link.symlink_to(there)
+    before = files_of(there)
+    cells = compare(replace(plan, force=True, **{"settings": ("lima.min_characters=1",), **change}))
+    assert {cell.failed for cell in cells} == {""}
+    assert files_of(there) == before
+    assert not link.is_symlink()

@@ -311,7 +311,10 @@ RUNS = [
         "judge.settings.human was",
     ),
     case(
-        "the reader of ratings", NAMED, lambda patch: reader(patch), "judge.reader was score/1 and is score/2"
+        "the reader of ratings",
+        NAMED,
+        lambda patch: reader(patch),
+        "judge.reader was score/2 and is score/999",
     ),
     case(
         "a local judge's weights",
@@ -397,7 +400,7 @@ def priced() -> None:
 
 
 def reader(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(TextScore, "name", "score/2")
+    patch.setattr(TextScore, "name", "score/999")
 
 
 MOVED = {
@@ -467,7 +470,7 @@ COMPARISONS = [
     case("the saved dtype", FINE, {"train": {"save_dtype": "float32"}}, "save_dtype was auto and is float32"),
     case(
         "what chooses an epoch",
-        FINE,
+        FINE | {"recipe": "lima"},
         {"train": {"choose": {"evaluator": "heldout", "settings": {"source": "eval.jsonl"}}}},
         "trainer.settings.choose was not set",
     ),

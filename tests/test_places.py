@@ -147,3 +147,13 @@ def test_a_plan_has_the_time_of_every_part_and_the_models_size(plan: Comparison)
     assert "a cell to start and save" in told
     assert "evaluation" in told.partition("a probe of 32 rows")[2]
     assert not plan.out.exists()
+
+
+def test_the_probe_of_a_plan_chooses_no_epoch(plan: Comparison) -> None:
+    """It makes one pass, which ends before the first epoch that lima chooses from."""
+    held = str(Path(str(plan.data)).with_name("heldout.jsonl"))
+    choose = {"evaluator": "heldout", "settings": {"source": held}}
+    real = replace(plan, trainer="dfilter", recipe="lima", model="tiny", evals=(f"heldout:{held}",), seeds=1)
+    told = outlook(replace(real, train={"choose": choose}, references=("random",)), Silent())
+    assert "a probe of 32 rows" in told
+    assert "failed" not in told

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from dfilter.cli import main
+from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cell, read_cells, read_result, write_cell
 from dfilter.models import resolve
+from dfilter.sheets import Export, _duels
 from dfilter.store.seal import write_checked
 
 SEEDS, PROMPTS = 2, 6
@@ -160,6 +163,59 @@ def test_what_cannot_be_exported_is_a_sentence(made, tmp_path, words, said) -> N
     done = call("export", made / "out", made / "asked.json", *words, "-o", tmp_path / "new.csv")
     assert (done.exit_code, said in " ".join(done.stderr.split())) == (2, True)
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_sheets_of_two_exports_find_their_own_key_though_they_share_items(made, out, tmp_path) -> None:
+    """A first export of 2 prompts a seed, a second one of all: both come back, in both orders of time."""
+    few, asked = tmp_path / "few.csv", made / "asked.json"
+    done = call("export", out, asked, "-s", "kcenter", "--max-new-tokens", 6, "--limit", 2, "-o", few)
+    assert done.exit_code == 0, done.output
+    shared = {row["item"] for row in lines(few)}
+    assert len(shared) == 2 * SEEDS
+    assert shared < {row["item"] for row in lines(made / "ann.csv")}
+    keys = sorted((out / "sheets").glob("*.json"))
+    assert len(keys) == 2
+    result = out / "cells" / "kcenter-10-seed0" / "results" / "people-asked-random.json"
+    for names in ("ab", "dc"):
+        keys = [key.rename(key.with_name(f"{name}.json")) for key, name in zip(keys, names, strict=True)]
+        for rows, count in ((lines(few), 2), (lines(made / "ann.csv"), PROMPTS)):
+            told = filled(made, "told.csv", lambda line, first: "1" if first else "2", rows)
+            done = call("import", out, told)
+            assert done.exit_code == 0, done.output
+            assert read_result(result).values.tolist() == [1.0] * count
+    part = filled(made, "part.csv", lambda line, first: "1", lines(made / "ann.csv")[:-1])
+    assert "1 of 12 items have no verdict" in " ".join(call("import", out, part).stderr.split())
+
+
+def copied(out, name, cell, job=None) -> None:
+    """Add a cell that has the model of a random one."""
+    folder = shutil.copytree(out / "cells" / "random-10-seed0", out / "cells" / name)
+    write_cell(folder, cell)
+    if job:
+        (folder / "job.json").write_text(json.dumps({"opponents": {"random": str(job)}}))
+
+
+@pytest.mark.parametrize("named", [None, "random-20-seed0", "random-10-seed0"])
+def test_everything_is_judged_against_the_one_that_the_comparison_took(made, out, tmp_path, named) -> None:
+    """As `compare` does: what its job names, else the smallest reference of the seed."""
+    copied(out, "random-20-seed0", Cell("random", "20", 0, rows=20, protocol={"model": "tiny"}))
+    job = Path("/moved/since/cells") / named / "model" if named else None
+    copied(out, "full-full-seed0", Cell("full", "full", 0, rows=99, protocol={"model": "tiny"}), job)
+    asked = Export(out, str(made / "asked.json"), "full", "random")
+    assert [theirs.name for _, theirs, _ in _duels(asked)] == [named or "random-10-seed0"]
+    with pytest.raises(FolderError, match="There is no longest of the size and seed"):
+        _duels(replace(asked, against="longest"))
+
+
+def test_a_sheet_is_exported_for_everything_too(made, out, tmp_path) -> None:
+    (ours := out / "cells" / "full-full-seed0").mkdir()
+    shutil.copytree(out / "cells" / "kcenter-10-seed0", ours, dirs_exist_ok=True)
+    write_cell(ours, Cell("full", "full", 0, rows=99, protocol={"model": "tiny"}))
+    done = call(
+        "export", out, made / "asked.json", "-s", "full", "--max-new-tokens", 6, "-o", tmp_path / "f.csv"
+    )
+    assert done.exit_code == 0, done.output
+    assert len(lines(tmp_path / "f.csv")) == PROMPTS
 
 
 def test_a_sheet_is_never_overwritten(made) -> None:

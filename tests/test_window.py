@@ -219,7 +219,7 @@ def test_an_answer_and_its_prompt_share_the_window(kind: str, folders: dict[str,
     prompts = [row.messages[:-1] for row in ROWS]
     for new in (8, 2 * POSITIONS):
         said = generate(folders[kind], prompts, Decoding(max_new_tokens=new))
-        assert [isinstance(text, str) for text in said] == [True, True, True, False, True]
+        assert [isinstance(text, str) for text in said] == [True, True, False, False, True]
 
 
 @KINDS

@@ -72,7 +72,9 @@ class Recipe:
             findings.append("final_learning_rate needs schedule = 'linear'.")
         if not 0 <= self.warmup < 1:
             findings.append(f"warmup = {self.warmup} must be a share from 0 to below 1.")
-        if self.keep_epochs and (len(self.keep_epochs) != 2 or self.keep_epochs[0] < 1):
+        if self.keep_epochs and (
+            len(self.keep_epochs) != 2 or not 1 <= self.keep_epochs[0] <= self.keep_epochs[1]
+        ):
             findings.append("keep_epochs is the first and the last epoch to keep, counted from 1.")
         if findings:
             raise SettingsError(*findings)

@@ -315,6 +315,12 @@ def choose_epoch(out: Path, evaluator: Evaluator, seed: int) -> dict[str, Any]:
     return {"chosen": best, "development": scores, "saved": told.get("saved")}
 
 
+def seen_by(epoch: str, plan: Plan, step_tokens: Sequence[int]) -> dict[str, Any]:
+    """Return the figures of a kept epoch that differ from the whole training's: what it was trained on."""
+    steps = int(epoch.removeprefix("epoch-")) * plan.steps_per_epoch
+    return {"trained_tokens": sum(step_tokens[:steps])}
+
+
 def finish(out: Path, plan: Plan, summary: Mapping[str, Any]) -> None:
     """Write ``training.json``, drop what only a resume needs, and seal the folder."""
     from dfilter.train.loop import write_json

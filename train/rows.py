@@ -14,6 +14,7 @@ import numpy as np
 from dfilter.chat import IGNORE, Template, render_many
 from dfilter.errors import InputError
 from dfilter.types import Example
+from dfilter.window import BOUNDLESS, readable
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,9 @@ def encode(
     eot: bool,
     max_tokens: int,
     unlabelled: Literal["refuse", "skip"] = "skip",
+    vocabulary: int = BOUNDLESS,
 ) -> Rows:
-    """Tokenize rows and label what the assistant says.
+    """Tokenize rows and label what the assistant says; none of a token beyond the vocabulary.
 
     Raises:
         InputError: no row has a labelled token, or one has none and ``unlabelled`` is "refuse".
@@ -79,7 +81,7 @@ def encode(
     for start in range(0, len(rows), CHUNK):
         part = [rows[at] for at in range(start, min(start + CHUNK, len(rows)))]
         found = render_many(part, tokenizer, template=template, eot=eot, max_tokens=max_tokens)
-        for row, encoded in zip(part, found, strict=True):
+        for row, encoded in zip(part, readable(found, vocabulary), strict=True):
             if not encoded.trained:
                 lost[row.id] = encoded.lacks(max_tokens)
                 continue

@@ -12,6 +12,7 @@ import numpy as np
 from dfilter import chat, models
 from dfilter.identity import SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json
+from dfilter.window import readable, vocabulary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +36,9 @@ class TrainedTokens:
     max_tokens: int
 
     kind: ClassVar[str] = "trained_tokens"
-    version: ClassVar[int] = 1
+    # 1 counted rows with a token that the model has no embedding for; 2 put a space before replies for
+    # LLaMA's older tokenizers
+    version: ClassVar[int] = 3
     shard_rows: ClassVar[int] = 4_096
 
     def spec(self) -> Mapping[str, Json]:
@@ -48,9 +51,17 @@ class TrainedTokens:
 
     def encode(self, rows: Sequence[Example]) -> list[chat.Encoded]:
         """Return the rows as the training reads them."""
-        return chat.render_many(
+        found = chat.render_many(
             rows, self.tokenizer(), template=self.template, eot=self.eot, max_tokens=self.max_tokens
         )
+        return readable(found, self.vocabulary())
+
+    def vocabulary(self) -> int:
+        """Return how many tokens are embedded; an end-of-turn token that is new brings all others along."""
+        size = vocabulary(models.configuration(self.model))
+        tokenizer = self.tokenizer()
+        closing = chat.eot_id(tokenizer) if self.eot else None
+        return size if closing is None or closing < size else len(tokenizer)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, with the end-of-turn token that is trained; once per process."""

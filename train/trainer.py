@@ -30,9 +30,11 @@ from dfilter.train.recipes import Recipe, recipe
 from dfilter.train.rows import Rows, encode, steps_for
 from dfilter.train.screen import TrainedTokens
 from dfilter.types import EvalResult, Evaluator, Example, Json
-from dfilter.window import window_of
+from dfilter.window import padding, vocabulary, window_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dfilter.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -90,9 +92,9 @@ class FineTune:
         unlabelled: "skip" leaves out rows that hold no token to learn from, because the template or the
             tokenizer cannot show them or their prompt fills the window, and names them in
             ``training.json``; "refuse" trains on all rows or none.
-        choose: takes the best of the kept epochs as the result, by its mean value on a development
-            set; an evaluator, or a table with the name and settings of a registered one. Without it
-            the last epoch is the result, and a recipe's epochs are kept only where ``overrides`` says so.
+        choose: takes the best of the epochs that the recipe keeps as the result, by its mean value on a
+            development set; an evaluator, or a table with the name and settings of a registered one.
+            Without it the last epoch is the result, and epochs are kept only where ``overrides`` says so.
         checkpoint_minutes: between two checkpoints; there is one at every epoch's end too.
         checkpoint_steps: steps between two checkpoints.
     """
@@ -114,11 +116,13 @@ class FineTune:
     checkpoint_minutes: Annotated[float, ANYHOW] = 10.0
     checkpoint_steps: Annotated[int | None, ANYHOW] = None
 
-    version: ClassVar[int] = 2  # 1 trained beyond the model's window, and a first step at rate 0
+    # 1 trained beyond the model's window, and a first step at rate 0; 2 wrote the token that begins a text as
+    # text; 3 took inputs of white space for none, and put a space before replies for LLaMA's older tokenizers
+    version: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        """Refuse two budgets, a budget of nothing, and what no recipe has."""
-        recipe(self.recipe, 1e9, self.overrides)
+        """Refuse two budgets, a budget of nothing, what no recipe has, and a choice of no epoch."""
+        made = recipe(self.recipe, 1e9, self.overrides)
         given = {name: getattr(self, name) for name in ("epochs", "steps", "tokens")}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) > 1:
@@ -127,6 +131,8 @@ class FineTune:
             raise SettingsError(f"The budget {given} must be above 0.")
         if (self.micro_tokens is not None and self.micro_tokens < 1) or not self.checkpoint_minutes > 0:
             raise SettingsError("micro_tokens and checkpoint_minutes must be above 0.")
+        if self.choose is not None:
+            self._refuse_no_choice(made, None if self.epochs is None else math.ceil(self.epochs))
 
     def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
         """Train on ``rows`` and return ``out`` with the model in it.
@@ -142,6 +148,7 @@ class FineTune:
 
         Raises:
             InputError: no row with a token to learn from, or one without where these are refused.
+            SettingsError: the budget ends before the first epoch that could be chosen.
             CheckError: a loss, gradient or weight that is not finite.
             ModelError: the model cannot be found, loaded, padded or ended.
             FolderError: ``out`` holds another training.
@@ -149,15 +156,18 @@ class FineTune:
         if isinstance(self.choose, Choice):
             self.choose.made()  # what is wrong with it shows now, not after the training
         plan, encoded = self.plan(rows, seed=seed)
+        if self.choose is not None:
+            self._refuse_no_choice(plan.recipe, math.ceil(plan.steps / plan.steps_per_epoch))
         if result.claim(out, plan):
             return out
         if encoded.skipped:
             log.warning("%d of %d rows are left out: %s.", len(encoded.skipped), len(rows), encoded.because)
         summary = _run(self, plan, encoded, out)
         if result.is_main():
-            if self.choose is not None and (out / "epochs").is_dir():
+            if self.choose is not None:
                 gc.collect()  # the trained model goes before the evaluator loads one
                 summary |= result.choose_epoch(out, self.choose, seed)
+                summary |= result.seen_by(summary["chosen"], plan, summary["step_tokens"])
             result.finish(out, plan, summary)
         result.barrier()
         return out
@@ -200,6 +210,7 @@ class FineTune:
             eot=shown.eot,
             max_tokens=shown.max_tokens,
             unlabelled=self.unlabelled,
+            vocabulary=shown.vocabulary(),
         )
         steps = steps_for(
             encoded,
@@ -236,11 +247,27 @@ class FineTune:
         found = shown.encode(pool.rows.take(places)) if len(places) else []
         return {at: row.lacks(shown.max_tokens) for at, row in zip(places.tolist(), found, strict=True)}
 
+    def _refuse_no_choice(self, made: Recipe, last: int | None) -> None:
+        """Refuse to choose among epochs of which none will be kept, of a training that ends in the last."""
+        if not made.keep_epochs:
+            until = math.ceil(made.epochs if self.epochs is None else self.epochs)
+            longer = " and epochs = 2" if until == 1 and self.steps is None and self.tokens is None else ""
+            raise SettingsError(
+                f"choose takes the best of the epochs that are kept, and recipe '{self.recipe}' keeps none. "
+                f"Set overrides.keep_epochs = [1, {max(until, 2)}]{longer}, or leave choose out."
+            )
+        if last is not None and last < made.keep_epochs[0]:
+            first, until = made.keep_epochs
+            raise SettingsError(
+                f"choose takes the best of epochs {first} to {until}, and the training ends in epoch {last}. "
+                f"Set overrides.keep_epochs = [1, {last}], train longer, or leave choose out."
+            )
+
     def _shown(self, made: Recipe) -> TrainedTokens:
         """Return how rows are shown to the model."""
         tokenizer = models.load_tokenizer(self.model)
         template, eot = chat.style(tokenizer, template=self.template, eot=made.eot, base=made.base_template)
-        if eot and made.method == "lora" and chat.eot_id(tokenizer) is None:
+        if eot and made.method == "lora" and not _embeds_eot(self.model, tokenizer):
             raise SettingsError(
                 f"'{self.model}' has no end-of-turn token, and an adapter cannot learn a new one. "
                 "Set the recipe's eot to false, or its method to 'full'."
@@ -286,7 +313,7 @@ def _run(job: FineTune, plan: result.Plan, rows: Rows, out: Path) -> dict[str, A
             args,
             rows,
             recipe=plan.recipe,
-            pad=chat.special_ids(tokenizer).pad,
+            pad=padding(tokenizer, model.get_input_embeddings().weight.shape[0]),
             micro_tokens=job.micro_tokens or MICRO_TOKENS[args.device.type == "cuda"],
             bf16=plan.dtype == "bfloat16",
         )
@@ -319,7 +346,7 @@ def _warnings(job: FineTune, plan: result.Plan, model: Any, tokenizer: Any) -> l
     if not chat.closes_replies(tokenizer, template=plan.template, eot=plan.eot):
         found.append(
             f"The template '{plan.template}' of '{plan.model}' writes no end token behind a reply, so none "
-            "is learnt, and answers run to their limit. Set overrides.eot = true, or another template."
+            f"is learnt, and answers run to their limit. {_closing(plan, tokenizer)}"
         )
     kept = recipe(plan.recipe_name, models.count_parameters(models.resolve(plan.model).path)).keep_epochs
     if kept and not plan.recipe.keep_epochs and "keep_epochs" not in job.overrides:
@@ -331,6 +358,21 @@ def _warnings(job: FineTune, plan: result.Plan, model: Any, tokenizer: Any) -> l
         for sentence in found:
             log.warning("%s", sentence)
     return found
+
+
+def _embeds_eot(model: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether there is an end-of-turn token, and the model has an embedding for it."""
+    found = chat.eot_id(tokenizer)
+    return found is not None and found < vocabulary(models.configuration(model))
+
+
+def _closing(plan: result.Plan, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what makes this recipe learn to end a reply; an adapter learns no new token."""
+    templates: list[chat.Template] = ["alpaca", "tulu", "turns", "lines"]
+    other = next((name for name in templates if chat.closes_replies(tokenizer, template=name)), None)
+    learnt = plan.recipe.method == "full" or _embeds_eot(plan.model, tokenizer)
+    ways = ["overrides.eot = true" if learnt else "overrides.method = 'full' with overrides.eot = true"]
+    return f"Set {' or '.join(ways if other is None else [*ways, f'template = {other!r}'])}."
 
 
 def _load(plan: result.Plan) -> tuple[Any, Any, Any]:

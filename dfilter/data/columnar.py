@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dfilter.data.containers import File
+from dfilter.data.rejects import CutError
 from dfilter.data.rows import objects
 from dfilter.errors import InputError
 
@@ -26,6 +27,8 @@ def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
 def schema_of(files: Sequence[File]) -> pa.Schema:
     """Return the columns of all files together; a column that a file lacks is null there.
 
+    Types that differ by their width alone become the wider one, whole numbers beside others floats.
+
     Raises:
         InputError: a file cannot be read, or a column has two types.
     """
@@ -38,7 +41,7 @@ def schema_of(files: Sequence[File]) -> pa.Schema:
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file, error) from None
     try:
-        return pa.unify_schemas(schemas).with_metadata(schemas[0].metadata)
+        return pa.unify_schemas(schemas, promote_options="permissive").with_metadata(schemas[0].metadata)
     except pa.ArrowException as error:
         raise InputError(f"The {len(files)} files have columns of different types: {error}.") from None
 
@@ -47,7 +50,7 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield a file's rows in batches of the given schema.
 
     Raises:
-        InputError: the file is damaged.
+        CutError: the file is damaged from here on.
     """
     import pyarrow as pa
 
@@ -56,7 +59,7 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             for start in range(0, len(batch), BATCH_ROWS):
                 yield _as(batch.slice(start, BATCH_ROWS), schema)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from None
+        raise CutError(f"it cannot be read on as {file.container} ({_first_line(error)})") from None
 
 
 def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
@@ -65,16 +68,29 @@ def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with values where a column is dictionary-encoded.
+    """Return the schema with values where a column, or a part of one, is dictionary-encoded.
 
     The Arrow file format allows one dictionary a column; batches of many files have several.
     """
     import pyarrow as pa
 
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema]
+    fields = [field.with_type(_plain_type(field.type)) for field in schema]
     if len({f.name for f in fields}) < len(fields):
         raise InputError(f"Two columns have one name; the columns are {', '.join(schema.names)}.")
     return pa.schema(fields, metadata=schema.metadata)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+    for is_list, of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
+        if is_list(kind):
+            return of(kind.value_field.with_type(_plain_type(kind.value_type)))
+    return kind
 
 
 def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -126,5 +142,8 @@ def _reader(file: File) -> Any:
 
 
 def _unreadable(file: File, error: Exception) -> InputError:
-    first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return InputError(f"{file.path} cannot be read as {file.container}: {first}.")
+    return InputError(f"{file.path} cannot be read as {file.container}: {_first_line(error)}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -1,10 +1,11 @@
 """Files of rows: which they are, and how their bytes become rows.
 
     .jsonl .ndjson   JSON Lines             .parquet .pq             Parquet
-    .json            one array, or lines    .arrow .feather .ipc     Arrow, file or stream
+    .json            an array, or lines     .arrow .feather .ipc     Arrow, file or stream
     .csv .tsv        a header and rows      + .gz .zst               for the text formats
 
-A file of another name is recognised by how it begins.
+A file of another name is recognised by how it begins. The array of a .json file may stand in an object,
+as in {"version": 1, "data": [...]}.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from __future__ import annotations
 import glob
 import gzip
 import os
+import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dfilter.data.csvtext import csv_rows
+from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.jsonarray import array_elements
 from dfilter.data.jsontext import Item, json_lines
+from dfilter.data.rejects import CutError
 from dfilter.errors import InputError
 
 CONTAINERS = {
@@ -44,6 +47,12 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 # Text compresses 3 to 10 times; a file that grows beyond both is not text but a trap.
 EXPANSION_LIMIT = 300
 EXPANSION_FREE = 1 << 30  # bytes
+_SCALAR = rb'(?:"[^"\\]*"|[-+.\w]+)'
+_WRAPPED = re.compile(
+    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*'
+    + _SCALAR
+    + rb'\s*,\s*)*"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[)'
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,8 @@ class TextBytes:
     """The bytes of a text file, decompressed, without a byte-order mark.
 
     Raises:
-        InputError: the compressed data is damaged, cut off, or a trap; the text is UTF-16.
+        CutError: the compressed data is damaged or cut off; what stood before was read.
+        InputError: the compressed data is a trap; the text is UTF-16.
     """
 
     def __init__(self, file: File, raw: _Bytes, advance: Callable[[int], None]) -> None:
@@ -149,6 +159,13 @@ class TextBytes:
             self._head = more
         return self._head.strip()[:1]
 
+    def unwrap(self) -> bool:
+        """Move to the array of an object that holds the rows; returns whether there is one."""
+        found = _WRAPPED.match(self._head)
+        if found:
+            self._head = self._head[found.end() :]
+        return found is not None
+
     def read(self, size: int, /) -> bytes:
         """Return some bytes; none at the end."""
         if self._head:
@@ -158,7 +175,8 @@ class TextBytes:
 
     def _decompressed(self) -> _Bytes:
         if self._file.compression == "gzip":
-            return gzip.GzipFile(fileobj=self._counted, mode="rb")  # type: ignore[call-overload,no-any-return]
+            # read1: what a damaged file gave before its damage would be lost in a buffer.
+            return _Read1(gzip.GzipFile(fileobj=self._counted, mode="rb"))  # type: ignore[call-overload]
         if self._file.compression == "zstd":
             import pyarrow as pa
 
@@ -170,9 +188,9 @@ class TextBytes:
         try:
             data = self._stream.read(size)
         except EOFError:
-            raise InputError(f"{self._file.path} is cut off: its compressed data ends too early.") from None
+            raise CutError("its compressed data ends too early") from None
         except (OSError, zlib.error) as error:
-            raise InputError(f"{self._file.path} cannot be read: {error}.") from None
+            raise CutError(f"it cannot be read on ({error})") from None
         self._given += len(data)
         if self._file.compression and self._given > EXPANSION_FREE:
             ratio = self._given / max(self._counted.count, 1)
@@ -182,6 +200,16 @@ class TextBytes:
                     "does. Decompress it yourself if you trust it."
                 )
         return data
+
+
+class _Read1:
+    """A stream that gives what it has."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._stream.read1(size)
 
 
 class _Counted:
@@ -207,14 +235,14 @@ class _Counted:
         """Leave closing to who opened the file."""
 
 
-def items_of(file: File, stream: TextBytes) -> Iterator[Item]:
-    """Yield a text file's rows and rejections in order."""
-    if file.container == "csv":
-        return csv_rows(str(file.path), stream, ",")
-    if file.container == "tsv":
-        return csv_rows(str(file.path), stream, "\t")
+def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
+    """Return a text file's rows and rejections in order."""
+    if file.container in {"csv", "tsv"}:
+        return CsvRows(file.name, stream, dialect, tabs=file.container == "tsv")
     if file.container == "json" and stream.begins() == b"[":
         return array_elements(stream)
+    if file.container == "json" and stream.unwrap():
+        return array_elements(stream, within=True)
     return json_lines(stream)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dfilter.data.conditions import matching
 from dfilter.data.ingest import OnBadRows
-from dfilter.data.rejects import Rejections
+from dfilter.data.rejects import Reasons, Rejections
 from dfilter.data.rows import ArrowRows, JsonRows, Rows
 from dfilter.data.shapes import Shape
 from dfilter.data.source import Source
@@ -125,6 +125,17 @@ class Dataset(Sequence[Example]):
         return self._all_lengths if self._indices is None else self._all_lengths[self._indices]
 
     @property
+    def remarks(self) -> list[str]:
+        """What somebody should know of how the rows were read, a sentence each."""
+        count = len(self.rejected)
+        refused = (
+            [f"{count:,} of {self.source.read:,} rows were rejected: {Reasons(self.rejected)}"]
+            if count
+            else []
+        )
+        return [*refused, *self.source.notes]
+
+    @property
     def columns(self) -> Sequence[str]:
         """The names of the user's columns, in order of appearance."""
         return self._rows.columns
@@ -229,7 +240,7 @@ class Dataset(Sequence[Example]):
         rows: Iterable[Mapping[str, Any] | Example],
         format: str = "auto",  # noqa: A002 - as on the command line
         mapping: Mapping[str, str] | None = None,
-        on_bad_rows: OnBadRows = "keep-going",
+        on_bad_rows: OnBadRows = "auto",
     ) -> Dataset:
         """Return a dataset of rows in memory: dicts of any known shape, or Examples.
 
@@ -246,7 +257,7 @@ class Dataset(Sequence[Example]):
         table: pa.Table,
         format: str = "auto",  # noqa: A002 - as on the command line
         mapping: Mapping[str, str] | None = None,
-        on_bad_rows: OnBadRows = "keep-going",
+        on_bad_rows: OnBadRows = "auto",
     ) -> Dataset:
         """Return a dataset of an Arrow table's rows.
 

@@ -1,6 +1,6 @@
 """Datasets on the Hugging Face hub: ``org/name`` and ``hf://datasets/org/name[@revision][/files]``.
 
-Of a whole repository the training split is read when file names tell which it is. Offline
+Of a whole repository, or a folder of it, the training split is read. Offline
 (``HF_HUB_OFFLINE=1``) only what is in the hub's own cache is used, and a missing dataset fails at once.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfilter.data.containers import CONTAINERS, File, container_of, find_files, one_kind
+from dfilter.data.splits import one_split
 from dfilter.errors import InputError
 from dfilter.types import Progress
 
 _ADDRESS = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_SECONDS = 5.0  # without an answer by then there is no network; the client's own retries take far longer
-_TRAIN = re.compile(r"(^|[^a-z])train", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,43 +55,43 @@ def address_of(source: str) -> Address | None:
     return Address(source)
 
 
-def files_of(address: Address, progress: Progress | None = None) -> list[File]:
-    """Return the dataset's files, downloaded into the hub's cache where they are missing.
+def files_of(address: Address, progress: Progress | None = None) -> tuple[list[File], str]:
+    """Return the dataset's files, downloaded into the hub's cache where they are missing, and what is left.
 
     Raises:
         InputError: the dataset is not there, cannot be reached, or holds no file of rows.
     """
-    folder, chosen = _online(address, progress) or _cached(address)
+    folder, chosen, left = _online(address, progress) or _cached(address)
     found = [find_files(folder / name)[0] for name in chosen]
     named = [File(f.path, name, f.container, f.compression) for f, name in zip(found, chosen, strict=True)]
-    return one_kind(f"hf://datasets/{address.repo}", named)
+    return one_kind(f"hf://datasets/{address.repo}", named), left
 
 
-def choose(names: Sequence[str], address: Address) -> list[str]:
-    """Return the files of rows that an address means, sorted by name.
+def choose(names: Sequence[str], address: Address) -> tuple[list[str], str]:
+    """Return the files of rows that an address means, sorted by name, and a sentence about what is left.
 
     Raises:
-        InputError: there is none; or the address names none and several kinds are there.
+        InputError: there is none; or the address names no file and several splits are there.
     """
     rows = sorted(
         name
         for name in names
         if container_of(Path(name)) is not None and not Path(name).name.startswith(("dataset_", "."))
     )
+    named = [name for name in rows if fnmatch.fnmatch(name, address.files)]
+    if named:
+        return named, ""
     if address.files:
-        under = address.files.rstrip("/") + "/"
-        rows = [n for n in rows if fnmatch.fnmatch(n, address.files) or n.startswith(under)]
-    elif train := [name for name in rows if _TRAIN.search(name)]:
-        rows = train
+        rows = [name for name in rows if name.startswith(address.files.rstrip("/") + "/")]
     if not rows:
         asked = f" that match {address.files}" if address.files else ""
         raise InputError(
             f"The dataset {address.repo} holds no files of rows{asked} ({' '.join(CONTAINERS)})."
         )
-    return rows
+    return one_split(f"hf://datasets/{address.repo}", rows)
 
 
-def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str]] | None:
+def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str], str] | None:
     """Return where the files are now and their names, or none when the hub does not answer."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -113,7 +113,7 @@ def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str
         ) from None
     except Exception:  # noqa: BLE001 - whatever the transport raises, the hub did not answer
         return None
-    chosen = choose([file.rfilename for file in info.siblings or ()], address)
+    chosen, left = choose([file.rfilename for file in info.siblings or ()], address)
     if progress is not None:
         progress.say(f"Fetching {len(chosen)} files of {address.repo} from the hub.")
     try:
@@ -127,10 +127,10 @@ def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str
         raise InputError(
             f"{address.repo} could not be fetched from the hub: {_first_line(error)}."
         ) from error
-    return Path(folder), chosen
+    return Path(folder), chosen, left
 
 
-def _cached(address: Address) -> tuple[Path, list[str]]:
+def _cached(address: Address) -> tuple[Path, list[str], str]:
     """Return what an earlier call left in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -147,7 +147,7 @@ def _cached(address: Address) -> tuple[Path, list[str]]:
         ) from None
     folder = Path(found)
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
-    return folder, choose(names, address)
+    return folder, *choose(names, address)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,30 +2,33 @@
 
 Ids are settled at the end, when all of them are known: the first row of an id keeps it, the second
 is called ``id#2``, and no new name ever meets an id that some row brought along. A row without an id
-is called by its 0-based position among all rows of the source, damaged ones included.
+is called by its 0-based position among all rows of the source, damaged ones included, with ``#row``
+behind it where some row has that id.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.data.jsontext import Item
-from dfilter.data.rejects import Rejection, excerpt
+from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 from dfilter.data.rows import Damaged, objects, plain
-from dfilter.data.shapes import RowError, Shape, content_key_of, detect, text_length
+from dfilter.data.shapes import Shape, content_key_of, detect, text_length
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OnBadRows: TypeAlias = Literal["keep-going", "stop"]
+OnBadRows: TypeAlias = Literal["auto", "keep-going", "stop"]
 
 BATCH_ROWS = 4096
 BATCH_CHARS = 16 << 20
 FIRST_ROWS = 100  # rows that the shape is detected from
+UNNAMED = "\0#"  # begins the place of a row without an id until all ids are known
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Intake:
             if (columns := row.keys()) != known:
                 known = columns
                 self.columns.update(dict.fromkeys(columns))
-            self._ids.append(row_id(row) or str(position))
+            self._ids.append(row_id(row) or f"{UNNAMED}{position}")
             self._keys.append(content_key_of(turns, context))
             self._chars.append(text_length(turns))
             self._rows.append(text)
@@ -121,7 +124,7 @@ class Intake:
                     self.refuse(Rejection(position + 1, str(error), excerpt(raw)))
                     continue
                 good.append(index)
-                self._ids.append(row_id(row) or str(position))
+                self._ids.append(row_id(row) or f"{UNNAMED}{position}")
                 self._keys.append(content_key_of(turns, context))
                 self._chars.append(text_length(turns))
             if len(good) < len(batch):
@@ -138,11 +141,12 @@ def _refuse_damaged(row: Mapping[str, Any]) -> None:
 def first_rows(items: Iterable[Item]) -> list[Mapping[str, Any]]:
     """Return the first parsable rows; however many damaged ones stand before, one is looked for."""
     rows: list[Mapping[str, Any]] = []
-    for number, (_, _, row) in enumerate(items):
-        if type(row) is dict:
-            rows.append(row)
-        if len(rows) == FIRST_ROWS or (rows and number >= 100 * FIRST_ROWS):
-            break
+    with suppress(CutError):
+        for number, (_, _, row) in enumerate(items):
+            if type(row) is dict:
+                rows.append(row)
+            if len(rows) == FIRST_ROWS or (rows and number >= 100 * FIRST_ROWS):
+                break
     return rows
 
 
@@ -159,7 +163,7 @@ def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = pa.chunked_array(chunks, pa.large_string())
+    ids = _named(pa.chunked_array(chunks, pa.large_string()))
     distinct = pc.count_distinct(ids).as_py()
     if distinct == len(ids):
         return ids, 0
@@ -178,6 +182,29 @@ def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
             names[place] = _next_name(names[place], met, taken)
         renamed.append(pa.array(names, pa.large_string()))
     return pa.chunked_array(renamed, pa.large_string()), len(ids) - distinct
+
+
+def _named(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the ids with places in the file for those that are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    unnamed = pc.starts_with(ids, UNNAMED)
+    if not pc.any(unnamed).as_py():
+        return ids
+    places = pc.utf8_slice_codeunits(ids, len(UNNAMED))
+    brought = ids.filter(pc.invert(unnamed))
+    if len(brought) and pc.any(pc.and_(unnamed, pc.is_in(places, brought))).as_py():
+        taken = set(brought.to_pylist())
+        names = [_free(place, taken) for place in places.to_pylist()]
+        places = pa.chunked_array([pa.array(names, pa.large_string())])
+    return pc.if_else(unnamed, places, ids)
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    while name in taken:
+        name += "#row"
+    return name
 
 
 def _next_name(name: str, met: dict[str, int], taken: set[str]) -> str:

@@ -13,19 +13,37 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from dfilter.data.jsontext import BLANK, BLOCK, ROW_LIMIT, Item, Stream, check, one_line, parse, parse_whole
-from dfilter.data.rejects import Rejection, excerpt
-from dfilter.data.shapes import RowError
+from dfilter.data.jsontext import (
+    BLANK,
+    BLOCK,
+    ROW_LIMIT,
+    Extent,
+    Item,
+    Stream,
+    check,
+    one_line,
+    parse,
+    parse_whole,
+)
+from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 
+_WITHIN = re.compile(r".*", re.DOTALL)
 _SEPARATOR = re.compile(r"[ \t\r\n,]*")
-_INSIDE_STRING = re.compile(r'[^"\\]*')
-_STRUCTURE = re.compile(r'["{}\[\],]')
 BEGINNING = 2000  # characters of a damaged element that are remembered
 RESUME = 4 << 20  # characters that an unclosed element may go on after a line that begins like another
 
 
-def array_elements(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
-    """Yield an array's elements as items; a place is the 1-based number of the element."""
+def array_elements(stream: Stream, limit: int = ROW_LIMIT, *, within: bool = False) -> Iterator[Item]:
+    """Yield an array's elements as items; a place is the 1-based number of the element.
+
+    Args:
+        stream: stands on the opening bracket, or on blanks before it.
+        limit: bytes of the longest element.
+        within: the array stands in an object; what follows it there is no row.
+
+    Raises:
+        CutError: the array is not closed.
+    """
     window = _Window(stream)
     window.skip(BLANK)
     window.at += 1  # the opening bracket, which the caller has seen
@@ -33,22 +51,21 @@ def array_elements(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
     while True:
         mark = _line_mark(window.skip(_SEPARATOR))
         if window.at >= len(window.text):
-            if not window.lost:
-                reason = "the array is not closed; the file may be cut off"
-                yield number + 1, "", Rejection(number + 1, reason)
-            return
+            raise CutError("its array is not closed", number + 1)
         if window.text[window.at] == "]":
             break
         number += 1
         try:
             text, value = _element(window, limit, mark)
+        except CutError as error:
+            raise CutError(str(error), number) from None
         except RowError as error:
             raw = window.begins
             yield number, "", Rejection(number, str(error), excerpt(raw))
         else:
             yield number, text, value
     window.at += 1
-    window.skip(BLANK)
+    window.skip(_WITHIN if within else BLANK)
     if window.at < len(window.text):
         raw = window.text[window.at :]
         yield number + 1, "", Rejection(number + 1, "something follows the end of the array", excerpt(raw))
@@ -64,7 +81,6 @@ class _Window:
         self.at = 0
         self.begins = ""  # how the element being read begins
         self.ended = False
-        self.lost = False  # an element reached to the end of the file
 
     def refill(self) -> bool:
         """Read on, and drop what was passed."""
@@ -127,7 +143,7 @@ def _slow_element(window: _Window, limit: int, mark: str) -> tuple[Any, int]:
 
 def _find_end(window: _Window, limit: int, mark: str) -> int:
     """Return where the element ends by its brackets; moves on and raises when that cannot be told."""
-    extent = _Extent()
+    extent = Extent()
     seen = dropped = 0
     while (end := extent.feed(window.text, window.at + seen)) < 0:
         seen = len(window.text) - window.at
@@ -139,8 +155,9 @@ def _find_end(window: _Window, limit: int, mark: str) -> int:
             if again >= 0:
                 window.at += again
                 raise RowError("its brackets or quotes do not match")
-            window.at, window.lost = len(window.text), True
-            raise RowError("its brackets or quotes do not match; it reaches to the end of the file")
+            raise CutError(
+                "the brackets or quotes of one row are not closed; it reaches to the end of the file"
+            )
     if dropped:
         window.at = end
         raise RowError(f"it is longer than {limit >> 20} MB")
@@ -153,38 +170,3 @@ def _check_utf8(raw: str) -> None:
     except UnicodeEncodeError as error:
         byte = ord(raw[error.start]) - 0xDC00
         raise RowError(f"invalid UTF-8: byte 0x{byte:02x} at character {error.start + 1}") from None
-
-
-class _Extent:
-    """Finds the end of one array element by brackets and quotes, over as many pieces as it takes."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._quoted = False
-        self._escaped = False
-
-    def feed(self, text: str, start: int) -> int:
-        """Return the index behind the element's end, or -1 when it goes on."""
-        at = start
-        while at < len(text):
-            if self._escaped:
-                self._escaped = False
-                at += 1
-            elif self._quoted:
-                match = _INSIDE_STRING.match(text, at)
-                at = match.end() if match else at
-                if at < len(text):
-                    self._escaped = text[at] == "\\"
-                    self._quoted = self._escaped
-                    at += 1
-            elif (match := _STRUCTURE.search(text, at)) is None:
-                return -1
-            else:
-                mark, at = match.group(), match.end()
-                if self._depth == 0 and mark in ",]}":
-                    return match.start() if mark != "}" else at
-                self._quoted = mark == '"'
-                self._depth += (mark in "{[") - (mark in "}]")
-                if self._depth == 0 and mark in "}]":
-                    return at
-        return -1

@@ -14,8 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Protocol, TypeAlias
 
-from dfilter.data.rejects import EXCERPT, Rejection, excerpt
-from dfilter.data.shapes import RowError, kind_of
+from dfilter.data.rejects import EXCERPT, CutError, Rejection, RowError, excerpt, kind_of
 
 Item: TypeAlias = tuple[int, str, Any]
 
@@ -27,6 +26,8 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _AFTER_COMMA = re.compile(r",[ \t]*[\r\n][ \t\r\n]*")
 _BREAK = re.compile(r"[ \t]*[\r\n][ \t\r\n]*")
 BLANK = re.compile(r"[ \t\r\n]*")
+_INSIDE_STRING = re.compile(r'[^"\\]*')
+_STRUCTURE = re.compile(r'["{}\[\],]')
 
 
 class Stream(Protocol):
@@ -131,8 +132,17 @@ def _join(pieces: list[bytes]) -> bytes:
 
 
 def json_lines(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
-    """Yield the rows of JSON Lines; only a newline ends a line."""
-    for number, line, whole in lines(stream, limit):
+    """Yield the rows of JSON Lines; only a newline ends a line.
+
+    Raises:
+        CutError: the last line ends in the middle of its object.
+    """
+    ending = _Ending(stream)
+    line, bad = b"", None
+    for number, line, whole in lines(ending, limit):
+        if bad is not None:
+            yield bad.line, "", bad
+            bad = None
         if not whole:
             yield number, "", Rejection(number, f"it is longer than {limit >> 20} MB", excerpt(line))
             continue
@@ -141,12 +151,65 @@ def json_lines(stream: Stream, limit: int = ROW_LIMIT) -> Iterator[Item]:
             value = parse_whole(text)
             check(text, value)
         except RowError as error:
-            yield number, "", Rejection(number, str(error), excerpt(line))
+            bad = Rejection(number, str(error), excerpt(line))
         except UnicodeDecodeError as error:
             reason = f"invalid UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}"
-            yield number, "", Rejection(number, reason, excerpt(line))
+            bad = Rejection(number, reason, excerpt(line))
         else:
             yield number, text, value
+    if bad is None:
+        return
+    if ending.last != b"\n" and line.lstrip()[:1] == b"{" and Extent().feed(line.decode("latin-1"), 0) < 0:
+        raise CutError("its last line ends in the middle of an object", bad.line)
+    yield bad.line, "", bad
+
+
+class _Ending:
+    """A stream that remembers its last byte."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int, /) -> bytes:
+        block = self._stream.read(size)
+        self.last = block[-1:] or self.last
+        return block
+
+
+class Extent:
+    """Finds the end of one JSON value by brackets and quotes, over as many pieces as it takes."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quoted = False
+        self._escaped = False
+
+    def feed(self, text: str, start: int) -> int:
+        """Return the index behind the value's end, or -1 when it goes on."""
+        at = start
+        while at < len(text):
+            if self._escaped:
+                self._escaped = False
+                at += 1
+            elif self._quoted:
+                match = _INSIDE_STRING.match(text, at)
+                at = match.end() if match else at
+                if at < len(text):
+                    self._escaped = text[at] == "\\"
+                    self._quoted = self._escaped
+                    at += 1
+            elif (match := _STRUCTURE.search(text, at)) is None:
+                return -1
+            else:
+                mark, at = match.group(), match.end()
+                if self._depth == 0 and mark in ",]}":
+                    return match.start() if mark != "}" else at
+                self._quoted = mark == '"'
+                self._depth += (mark in "{[") - (mark in "}]")
+                if self._depth == 0 and mark in "}]":
+                    return at
+        return -1
 
 
 def one_line(text: str) -> str:

@@ -41,7 +41,8 @@ def load(
     *,
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: str = "keep-going",
+    csv: str = "",
+    on_bad_rows: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -52,7 +53,10 @@ def load(
             Dataset, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
-        on_bad_rows: keep-going records them in ``Dataset.rejected``; stop raises at the first.
+        csv: how fields of CSV and TSV files are told apart, for instance ``delimiter=;,quote=none``.
+        on_bad_rows: auto records single ones in ``Dataset.rejected``, and raises for half an input: a file
+            that is cut off, or of which more than half cannot be used; keep-going records both; stop
+            raises at the first row.
         cache: the folder of opened sources; ``DFILTER_HOME/data`` unless given.
         progress: where to report.
 
@@ -66,7 +70,7 @@ def load(
     if isinstance(rows, (str, Path)):
         folder = cache or home() / "data"
         return open_dataset(
-            rows, format=format, mapping=mapping, on_bad_rows=how, cache=folder, progress=progress
+            rows, format=format, mapping=mapping, csv=csv, on_bad_rows=how, cache=folder, progress=progress
         )
     if isinstance(rows, Mapping):
         raise InputError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
-from dfilter.data.rejects import Rejection, Rejections, excerpt
-from dfilter.data.rows import ExampleRows
-from dfilter.data.shapes import NO_SHAPE, RowError, Shape
+from dfilter.data.rejects import Reasons, Rejection, Rejections, RowError, excerpt, kind_of, mostly_rejected
+from dfilter.data.rows import ExampleRows, plain
+from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.errors import InputError
 from dfilter.types import KEY_BYTES, Example
@@ -35,14 +37,17 @@ def of_rows(
     rejected = Rejections()
     if listed and all(isinstance(row, Example) for row in listed):
         examples = [row for row in listed if isinstance(row, Example)]
-        return _of_examples(examples, rejected, _holder(rejected, on_bad_rows))
+        found = _of_examples(examples, rejected, _holder(rejected, on_bad_rows))
+        _refuse_half("The rows", found.source.read, rejected, on_bad_rows)
+        return found
     first = first_rows(_items(listed))
     shape = settle(first, name, mapping, "The rows") if first else None
     batches: list[pa.RecordBatch] = []
     intake = Intake(batches.append, _holder(rejected, on_bad_rows))
     intake.take(_items(listed), shape or NO_SHAPE)
     intake.flush()
-    source = _source("rows in memory", intake, shape, batches)
+    source = _source("rows in memory", intake, shape, batches, intake.columns)
+    _refuse_half("The rows", intake.read, rejected, on_bad_rows)
     columns = list(intake.columns)
     return from_batches(batches, *source, rejected, columns, typed=False, metadata=None)
 
@@ -57,7 +62,8 @@ def of_table(
     rejected = Rejections()
     intake = Intake(batches.append, _holder(rejected, on_bad_rows))
     intake.take_columnar(columnar.batches_of(table), shape or NO_SHAPE)
-    source = _source("a table in memory", intake, shape, batches)
+    source = _source("a table in memory", intake, shape, batches, table.schema.names)
+    _refuse_half("The table", intake.read, rejected, on_bad_rows)
     return from_batches(batches, *source, rejected, (), typed=True, metadata=table.schema.metadata)
 
 
@@ -71,8 +77,19 @@ def _holder(rejected: Rejections, on_bad_rows: OnBadRows) -> Callable[[Rejection
     return hold
 
 
+def _refuse_half(where: str, read: int, rejected: Rejections, how: OnBadRows) -> None:
+    """Raise when more than half of the rows cannot be used, unless that was asked for."""
+    sentence = mostly_rejected(where, read, Reasons(rejected))
+    if sentence and how != "keep-going":
+        raise InputError(sentence)
+
+
 def _source(
-    name: str, intake: Intake, shape: Shape | None, batches: list[pa.RecordBatch]
+    name: str,
+    intake: Intake,
+    shape: Shape | None,
+    batches: list[pa.RecordBatch],
+    columns: Iterable[str],
 ) -> tuple[pa.ChunkedArray, Shape, Source]:
     """Return the settled ids, the shape and the source; their contents' hash is the rows' keys' hash."""
     if shape is None or not intake.kept:
@@ -82,7 +99,8 @@ def _source(
     for batch in batches:
         digest.update(b"".join(batch.column("key").to_pylist()))
     counts = (intake.read, intake.rejected, duplicates)
-    source = Source(name, digest.hexdigest(), "memory", shape.name, dict(shape.columns), (), *counts)
+    notes = shapes.unread(columns, shape)
+    source = Source(name, digest.hexdigest(), "memory", shape.name, dict(shape.columns), (), *counts, notes)
     return ids, shape, source
 
 
@@ -91,8 +109,8 @@ def _items(rows: Iterable[Any]) -> Iterator[Item]:
     for number, row in enumerate(rows, start=1):
         try:
             if not isinstance(row, Mapping):
-                raise RowError(f"it is {shapes.kind_of(row)}, expected a dict")  # noqa: TRY301 - as the others
-            text = json.dumps(row, ensure_ascii=False)
+                raise RowError(f"it is {kind_of(row)}, expected a dict")  # noqa: TRY301 - as the others
+            text = _as_json(row)
             text.encode()
             value, _ = parse(text)
             check(text, value)
@@ -108,6 +126,30 @@ def _items(rows: Iterable[Any]) -> Iterator[Item]:
             yield number, text, value
 
 
+def _as_json(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON; what data frames hold is what it is in an Arrow table, missing values null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return json.dumps(_as_in_arrow(row), ensure_ascii=False, allow_nan=False)
+
+
+def _as_in_arrow(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _as_in_arrow(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_in_arrow(part) for part in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _as_in_arrow(value.tolist())
+    if type(value).__name__ in {"NaTType", "NAType"}:  # pandas', which need not be there
+        return None
+    return (
+        plain(value)
+        if isinstance(value, float | bytes | dt.date | dt.time | dt.timedelta | Decimal)
+        else value
+    )
+
+
 def _of_examples(
     examples: list[Example], rejected: Rejections, reject: Callable[[Rejection], None]
 ) -> Dataset:
@@ -117,7 +159,7 @@ def _of_examples(
     kept, keys, lengths = [], [], []
     for number, row in enumerate(examples, start=1):
         try:
-            if not row.response.strip():
+            if shapes.is_blank(row.response):
                 raise ValueError("The response is empty.")  # noqa: TRY301 - as the others
             keys.append(row.key)
         except ValueError as error:  # no assistant turn, or half of a surrogate pair

@@ -23,17 +23,19 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from dfilter.data import columnar
 from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
+from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
-from dfilter.data.rejects import Rejection, Rejections, as_line
-from dfilter.data.shapes import NO_SHAPE, Shape
+from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
+from dfilter.data.shapes import NO_SHAPE, Shape, unread
 from dfilter.data.source import Source
+from dfilter.data.splits import one_split
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
@@ -44,7 +46,8 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 2
+LAYOUT = 3
+TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 
 
@@ -53,7 +56,8 @@ def open_dataset(
     *,
     format: str = "auto",  # noqa: A002 - as on the command line
     mapping: Mapping[str, str] | None = None,
-    on_bad_rows: OnBadRows = "keep-going",
+    csv: str = "",
+    on_bad_rows: OnBadRows = "auto",
     cache: Path,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -66,7 +70,10 @@ def open_dataset(
         source: where the rows are.
         format: alpaca, messages, conversations, prompt-response, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
-        on_bad_rows: keep-going records them; stop raises at the first.
+        csv: how fields of CSV and TSV files are told apart, ``delimiter=;,quote=none``; see
+            :class:`dfilter.data.csvtext.Dialect`.
+        on_bad_rows: auto records single ones, and raises for half an input: a file that is cut off, or
+            of which more than half cannot be used. keep-going records both, stop raises at the first row.
         cache: the folder of opened sources.
         progress: hears of hashing and reading, in bytes.
 
@@ -77,7 +84,8 @@ def open_dataset(
     """
     how = checked(on_bad_rows)
     mapping = dict(mapping or {})
-    files = _files(str(source), progress)
+    dialect = Dialect.parse(csv)
+    files, left = _files(str(source), progress)
     with disk_errors(cache):
         hashes = [_hash_of(file, cache, progress) for file in files]
         digest = _digest(hashes)
@@ -85,39 +93,55 @@ def open_dataset(
         order |= {
             "mapping": sorted(mapping.items()),
             "names": [f.name for f in files] if len(files) > 1 else [],
+            "csv": [dialect.delimiter, dialect.quote],
         }
         key = hashlib.blake2b(json.dumps(order).encode(), digest_size=16).hexdigest()
         place = cache / key
         found = _opened(place, str(source), how)
         if found is not None:
-            return found
+            return _with_note(found, left)
         with claim(cache / f".{key}.claim", wait=True):
             found = _opened(place, str(source), how)  # another process may have made it meanwhile
             if found is not None:
-                return found
+                return _with_note(found, left)
             if progress is not None and place.exists():
                 wrong = flaw(place, key)
                 progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
-            made = _Reading(files, digest, format, mapping, how, progress)
+            made = _Reading(files, digest, format, mapping, dialect, how, progress)
             made.into(place)
         found = _opened(place, str(source), how)
     if found is None:
         raise InputError(f"{place} was removed while {source} was being opened; try again.")
-    return found
+    return _with_note(found, left)
 
 
 def checked(how: str) -> OnBadRows:
     """Return a way with bad rows, or raise for any other word."""
-    if how not in ("keep-going", "stop"):
-        raise UnknownNameError("way with bad rows", how, ["keep-going", "stop"])
-    return "stop" if how == "stop" else "keep-going"
+    for known in get_args(OnBadRows):
+        if how == known:
+            return cast("OnBadRows", known)
+    raise UnknownNameError("way with bad rows", how, get_args(OnBadRows))
 
 
-def _files(source: str, progress: Progress | None) -> list[File]:
+def _files(source: str, progress: Progress | None) -> tuple[list[File], str]:
+    """Return the files that are to be read, and a sentence about those that are not."""
     from dfilter.data import hub
 
     address = hub.address_of(source)
-    return find_files(source) if address is None else hub.files_of(address, progress)
+    if address is not None:
+        return hub.files_of(address, progress)
+    files = find_files(source)
+    if not Path(source).expanduser().is_dir():
+        return files, ""
+    names, left = one_split(source, [file.name for file in files])
+    return [file for file in files if file.name in set(names)], left
+
+
+def _with_note(rows: Dataset, note: str) -> Dataset:
+    """Add what depends on where the rows lie to what is known of their files."""
+    if note:
+        rows.source = replace(rows.source, notes=[note, *rows.source.notes])
+    return rows
 
 
 def _digest(hashes: Sequence[str]) -> str:
@@ -169,13 +193,13 @@ def _remembered(
     now = time.time_ns()
     held = read_checked(known) or {}
     same = (held.get("path"), held.get("states")) == (name, [list(state) for state in states])
-    if same and (but is None or 0 <= now - held["taken"] < but):
+    known_then = same and all(is_settled(state, held["taken"]) for state in states)
+    if known_then and (but is None or 0 <= now - held["taken"] < but):
         return str(held["found"])
     found = look()
-    if all(is_settled(state, now) for state in states):
-        with suppress(OSError):  # of a store that may only be read: it is looked again each time
-            known.parent.mkdir(parents=True, exist_ok=True)
-            write_checked(known, {"path": name, "states": states, "taken": now, "found": found})
+    with suppress(OSError):  # of a store that may only be read: it is looked again each time
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_checked(known, {"path": name, "states": states, "taken": now, "found": found})
     return found
 
 
@@ -198,6 +222,8 @@ def _opened(place: Path, source: str, how: OnBadRows) -> Dataset | None:
     if how == "stop":
         for rejection in rejected:
             raise InputError(rejection.sentence())
+    if how != "keep-going" and about["half"]:
+        raise InputError(about["half"][0])
     typed = counted.container in COLUMNAR
     metadata = rows.schema.metadata
     columns = about["columns"]
@@ -212,8 +238,11 @@ class _Reading:
     digest: str
     format: str
     mapping: Mapping[str, str]
+    dialect: Dialect
     how: OnBadRows
     progress: Progress | None
+    half: list[str] = field(default_factory=list)  # sentences about files that are not whole
+    notes: list[str] = field(default_factory=list)
 
     def into(self, place: Path) -> None:
         """Make the folder of the dataset."""
@@ -221,10 +250,7 @@ class _Reading:
         scratch = place.with_name(f".{place.name}.{os.getpid()}")
         scratch.mkdir(parents=True)
         try:
-            before = [state_of(file.path) for file in self.files]
-            about = self._fill(scratch)
-            if [state_of(file.path) for file in self.files] != before:
-                raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
+            about = self._unchanged(scratch)
             write_json(scratch / "source.json", about)
             seal(scratch, place.name)
             if place.exists():  # damaged, or it would have been opened
@@ -232,6 +258,19 @@ class _Reading:
             put_in_place(scratch, place)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _unchanged(self, scratch: Path) -> dict[str, Any]:
+        """Fill the folder from files that are the same before and after."""
+        try:
+            before = [state_of(file.path) for file in self.files]
+            about = self._fill(scratch)
+            if [state_of(file.path) for file in self.files] == before:
+                return about
+        except FileNotFoundError as error:
+            if all(file.path.exists() for file in self.files):
+                raise
+            raise InputError(f"{error.filename} was removed while it was read.") from None
+        raise InputError(f"{self._where} was changed while it was read; try again when it is whole.")
 
     @property
     def _where(self) -> str:
@@ -262,23 +301,29 @@ class _Reading:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
         counts = (intake.read, intake.rejected, duplicates)
-        source = Source("", self.digest, container, shape.name, dict(shape.columns), names, *counts)
+        self.notes += unread(intake.columns if table is None else table.names, shape)
+        source = Source(
+            "", self.digest, container, shape.name, dict(shape.columns), names, *counts, self.notes
+        )
         return {
             "source": source.as_json(),
             "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
             "columns": list(intake.columns),
+            "half": self.half,
         }
 
     def _shape(self, table: pa.Schema | None) -> Shape | None:
         """Detect the shape from the first rows of the first file that has any."""
         for file in self.files:
-            if table is not None:
-                rows = columnar.first_rows(columnar.batches(file, table))
-            else:
-                with opened(file, lambda _: None) as stream:
-                    rows = first_rows(items_of(file, stream))
+            rows: Sequence[Any] = ()
+            with suppress(CutError):  # it is told of when the file is read
+                if table is not None:
+                    rows = columnar.first_rows(columnar.batches(file, table))
+                else:
+                    with opened(file, lambda _: None) as stream:
+                        rows = first_rows(items_of(file, stream, self.dialect))
             if rows:
-                return settle(rows, self.format, self.mapping, str(file.path))
+                return settle(list(rows), self.format, self.mapping, str(file.path))
         return None
 
     def _pour(self, intake: Intake, shape: Shape | None, table: pa.Schema | None) -> None:
@@ -286,20 +331,42 @@ class _Reading:
         reading = shape or NO_SHAPE
         with bar_of(self.progress, "reading rows", total) as bar:
             for file in self.files:
-                self._file = file
-                if table is not None:
-                    intake.take_columnar(columnar.batches(file, table), reading)
-                    bar.advance(file.path.stat().st_size)
-                    continue
-                with opened(file, bar.advance) as stream:
-                    intake.take(items_of(file, stream), reading)
+                self._file, self._reasons = file, Reasons()
+                read = intake.read
+                try:
+                    if table is not None:
+                        intake.take_columnar(columnar.batches(file, table), reading)
+                        bar.advance(file.path.stat().st_size)
+                    else:
+                        with opened(file, bar.advance) as stream:
+                            items = items_of(file, stream, self.dialect)
+                            intake.take(items, reading)
+                            self.notes += items.notes if isinstance(items, CsvRows) else ()
+                except CutError as cut:
+                    self._cut(intake, cut, intake.read - read)
+                count = intake.read - read
+                if len(self.files) > 1 or self._reasons.total < count:  # else there is no usable row at all
+                    self._incomplete(mostly_rejected(file.name, count, self._reasons))
             intake.flush()
+
+    def _cut(self, intake: Intake, cut: CutError, rows: int) -> None:
+        """Note that a file ends in the middle, as a row that cannot be used."""
+        before = f"{rows:,} rows stand before that"
+        self._incomplete(f"{self._file.name} is damaged or cut off: {cut}; {before}. {TAKE}")
+        intake.read += 1
+        intake.refuse(Rejection(cut.place or rows + 1, f"the file is damaged or cut off here: {cut}"))
+
+    def _incomplete(self, sentence: str) -> None:
+        if sentence and self.how != "keep-going":
+            raise InputError(sentence)
+        self.half += filter(None, [sentence])
 
     def _refused(self, out: Any, rejection: Rejection) -> None:
         if len(self.files) > 1:
             rejection = Rejection(rejection.line, rejection.reason, rejection.raw, self._file.name)
         if self.how == "stop":
             raise InputError(rejection.sentence())
+        self._reasons.add(rejection.reason)
         out.write(as_line(rejection.record()))
 
 

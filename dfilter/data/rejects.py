@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 EXCERPT = 1000  # characters of the row that are kept
+_NUMBER = re.compile(r"\b0x[0-9a-f]+\b|\d[\d,.]*")
+
+
+class RowError(Exception):
+    """One row cannot be used; the message is the reason, without a full stop."""
+
+
+class CutError(ValueError):
+    """A file ends before it is whole; the message says how that shows, as the second half of a sentence.
+
+    Attributes:
+        place: the line or row number where it ends, or none where nobody knows.
+    """
+
+    def __init__(self, reason: str, place: int | None = None) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,57 @@ class Rejections(Sequence[Rejection]):
                 out.write(as_line(rejection.record()))
 
 
+class Reasons:
+    """Counts reasons; those that differ in their numbers alone are one, with the numbers left open."""
+
+    def __init__(self, rejections: Iterable[Rejection] = ()) -> None:
+        self._counts: Counter[str] = Counter()
+        self._words: dict[str, str] = {}
+        for rejection in rejections:
+            self.add(rejection.reason)
+
+    def add(self, reason: str) -> None:
+        """Count one."""
+        kind = _NUMBER.sub("…", reason)
+        self._counts[kind] += 1
+        if self._words.setdefault(kind, reason) != reason:
+            self._words[kind] = kind
+
+    @property
+    def total(self) -> int:
+        """How many were counted."""
+        return self._counts.total()
+
+    def __str__(self) -> str:
+        """The three commonest with their counts."""
+        return "; ".join(f"{self._words[kind]} ({number:,})" for kind, number in self._counts.most_common(3))
+
+
+def mostly_rejected(where: str, read: int, reasons: Reasons) -> str:
+    """Return the sentence about rows of which more than half cannot be used; "" where it is less."""
+    if 2 * reasons.total <= read:
+        return ""
+    return (
+        f"{where}: {reasons.total:,} of {read:,} rows cannot be used: {reasons}. Check --format and "
+        "--map, or take the others with --on-bad-rows keep-going."
+    )
+
+
 def as_line(record: Mapping[str, Any]) -> str:
     """Return one line of JSON."""
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, in words: text, a number, an object, a list, ..."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return "a list"
+    return "null" if value is None else f"of type {type(value).__name__}"

@@ -3,25 +3,30 @@
     alpaca           instruction, input (optional), output
     messages         messages: a list of {role, content}
     conversations    conversations: a list of {from, value} (ShareGPT)
-    prompt-response  prompt, and one of response, completion, answer
+    prompt-response  prompt, and one of response, completion, answer; each a text or a list of turns
+    preference       chosen, and prompt (optional): the chosen answer is read, the rejected one is not
 
 A shape is detected from the first rows or named; ``mapping`` says which column stands for a
 field (``{"response": "answer"}``; ``a/b`` reaches into nested columns). Any shape may have a
-text column ``system``, which becomes the first message, and a column ``id``.
+text column ``system``, which becomes the first message, and a column ``id``. Lists of turns may have any
+form of :mod:`dfilter.data.messages`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from dfilter.data.messages import Turn, listed, turns_of, turns_or_text
+from dfilter.data.rejects import RowError, kind_of
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import KEY_BYTES, Example, Message
 
-Turn: TypeAlias = tuple[str, str]
 Row: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[Row], tuple[list[Turn], str]]
 
@@ -31,34 +36,26 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "conversations": {"conversations": ("conversations",)},
     "alpaca": {"instruction": ("instruction",), "input": ("input",), "output": ("output",)},
     "prompt-response": {"prompt": ("prompt",), "response": ("response", "completion", "answer")},
+    "preference": {"chosen": ("chosen",)},
 }
 OPTIONAL = frozenset({"input"})
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
+# Columns that change what a row means where a project reads them, and that nothing here reads.
+UNREAD = {
+    **dict.fromkeys(("tools", "functions"), "definitions of tools"),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "pictures, films or sound"),
+    **dict.fromkeys(("rejected", "rejected_response", "rejected_messages"), "answers that were refused"),
+    **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "reasoning apart from the answer"),
+}
+MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
+_SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+_FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
+    ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
+    + [chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))]
+)
 COMMON = ("id", "system")  # fields that every shape may have
 TEXT_COLUMNS = frozenset({"system"}.union(*(n for shape in FIELDS.values() for n in shape.values())))
-
-ROLES: Mapping[str, str] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "function_call": "assistant",  # ShareGPT: the model asks for a tool
-    "tool_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "ipython": "tool",
-}
-
-
-class RowError(Exception):
-    """One row cannot be used; the message is the reason, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +78,21 @@ class Shape:
             read = _alpaca(self.columns)
         elif self.name == "prompt-response":
             read = _pair(self.columns)
+        elif self.name == "preference":
+            read = _chosen(self.columns["chosen"])
         else:
             read = _turns(self.columns[self.name])
-        return _with_system(read, self.columns["system"], named="system" in self.mapped)
+        marks = [mark for mark, shapes in MARKS.items() if self.name in shapes]
+        return _without_bad(_with_system(read, self.columns["system"], named="system" in self.mapped), marks)
 
     def row_id(self, row: Row) -> str | None:
         """Return the user's id for a row, or none when the row has none that can serve."""
         value = dig(row, self.columns["id"])
         if isinstance(value, str):
             return value or None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, float):  # a column of whole numbers with gaps came as floats
+            return (str(int(value)) if value.is_integer() else str(value)) if math.isfinite(value) else None
+        if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         return None
 
@@ -127,6 +129,12 @@ def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] |
             "answer. Name the columns, for instance --map prompt=question --map response=answer."
         )
     return shape
+
+
+def unread(columns: Iterable[str], shape: Shape) -> list[str]:
+    """Return a sentence for every column that changes what a row means and is not read."""
+    names = [name for name in columns if name in UNREAD and name not in shape.columns.values()]
+    return [f"the column '{name}' ({UNREAD[name]}) is not read" for name in dict.fromkeys(names)]
 
 
 def content_key_of(turns: Sequence[Turn], context: str) -> bytes:
@@ -206,112 +214,114 @@ def _text(row: Row, column: str) -> str:
     raise RowError(f"'{column}' is {kind_of(value)}, expected text")
 
 
-def kind_of(value: Any) -> str:
-    """Return what a value is, in words: text, a number, an object, a list, ..."""
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return "a list"
-    return "null" if value is None else f"of type {type(value).__name__}"
-
-
 def _alpaca(columns: Mapping[str, str]) -> Read:
     instruction_column, input_column, output_column = (columns[c] for c in ("instruction", "input", "output"))
 
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
         output = _text(row, output_column)
-        if not output or output.isspace():
+        if is_blank(output):
             raise RowError(f"the response ('{output_column}') is empty")
+        before = _history(row["history"]) if row.get("history") else []
         context = dig(row, input_column)
         if context is None or context == "":
-            return [("user", prompt), ("assistant", output)], ""
+            return [*before, ("user", prompt), ("assistant", output)], ""
         if not isinstance(context, str):
             raise RowError(f"'{input_column}' is {kind_of(context)}, expected text")
-        if context.isspace():
-            return [("user", prompt), ("assistant", output)], ""
-        return [("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
+        if is_blank(context):
+            return [*before, ("user", prompt), ("assistant", output)], ""
+        return [*before, ("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
 
     return read
+
+
+def _history(value: Any) -> list[Turn]:
+    """Return the turns before an instruction: pairs of question and answer (LLaMA-Factory)."""
+    turns: list[Turn] = []
+    for pair in listed(value, "history"):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise RowError("'history' is no list of pairs of texts")
+        turns += [("user", pair[0]), ("assistant", pair[1])]
+    return turns
 
 
 def _pair(columns: Mapping[str, str]) -> Read:
     prompt_column, response_column = columns["prompt"], columns["response"]
 
     def read(row: Row) -> tuple[list[Turn], str]:
+        asked, said = dig(row, prompt_column), dig(row, response_column)
+        if isinstance(asked, list) or isinstance(said, list):  # TRL's conversational form
+            turns = turns_or_text(asked, prompt_column, "user") + turns_or_text(
+                said, response_column, "assistant"
+            )
+            return _answered(turns, f"'{response_column}'"), ""
         prompt = _text(row, prompt_column)
         response = _text(row, response_column)
-        if not response or response.isspace():
+        if is_blank(response):
             raise RowError(f"the response ('{response_column}') is empty")
         return [("user", prompt), ("assistant", response)], ""
 
     return read
 
 
-def _turns(column: str) -> Read:
+def _chosen(column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
-        value = dig(row, column)
-        if not isinstance(value, list):
-            if value is None and column not in row:
-                raise RowError(f"the column '{column}' is missing")
-            raise RowError(f"'{column}' is {kind_of(value)}, expected a list of turns")
-        turns = [_turn(item, number) for number, item in enumerate(value)]
-        last = _last_assistant(turns)
-        if last < 0:
-            raise RowError(f"'{column}' has no assistant turn")
-        if not turns[last][1].strip():
-            raise RowError("the response (the last assistant turn) is empty")
-        return turns, ""
+        said = _present(row, column)
+        name = next((name for name in ASKED if row.get(name) is not None), None)
+        if name is None and isinstance(said, str):
+            return _answered(_transcript(said, column), f"'{column}'"), ""
+        chosen = turns_or_text(said, column, "assistant")
+        asked = [] if name is None else turns_or_text(row[name], name, "user")
+        if chosen[: len(asked)] == asked:  # the whole conversation stands in the column
+            asked = []
+        return _answered([*asked, *chosen], f"'{column}'"), ""
 
     return read
 
 
-def _turn(item: Any, number: int) -> Turn:
-    if isinstance(item, str):  # LIMA's own files: the speakers alternate, the user begins
-        return ("assistant" if number % 2 else "user"), item
-    if not isinstance(item, Mapping):
-        raise RowError(f"turn {number + 1} is {kind_of(item)}, expected an object with role and content")
-    said = item.get("role") if item.get("role") is not None else item.get("from")
-    role = ROLES.get(said.lower()) if isinstance(said, str) else None
-    if role is None:
-        name = f"the role '{said}'" if isinstance(said, str) else "no role"
-        raise RowError(f"turn {number + 1} has {name}, expected one of {', '.join(ROLES)}")
-    content = item.get("content") if item.get("content") is not None else item.get("value")
-    return role, _content(item, content, number)
+def _transcript(text: str, column: str) -> list[Turn]:
+    """Return the turns of a text in which each begins "Human:" or "Assistant:" (HH-RLHF)."""
+    _, *parts = _SPEAKER.split(f"\n\n{text.strip()}")
+    if not parts or not text.lstrip().startswith("Human:"):
+        raise RowError(f"there is no prompt beside '{column}' ({', '.join(ASKED)})")
+    speakers = {"Human": "user", "Assistant": "assistant"}
+    return [(speakers[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def _content(item: Row, content: Any, number: int) -> str:
-    """Return a turn's text; calls of tools follow it as JSON, one tagged block each."""
-    calls = item.get("tool_calls") or ([item["function_call"]] if item.get("function_call") else [])
-    if isinstance(content, str):
-        text = content
-    elif isinstance(content, list):
-        text = "".join(_part(part, number) for part in content)
-    elif content is None and calls:
-        text = ""
-    else:
-        raise RowError(f"the content of turn {number + 1} is {kind_of(content)}, expected text")
-    if not calls:
-        return text
-    if not isinstance(calls, list):
-        raise RowError(f"the tool calls of turn {number + 1} are {kind_of(calls)}, expected a list")
-    blocks = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
-    return "\n".join([text, *blocks] if text else blocks)
+def _turns(column: str) -> Read:
+    def read(row: Row) -> tuple[list[Turn], str]:
+        turns = turns_of(_present(row, column), column)
+        return _answered(turns, "the last assistant turn"), ""
+
+    return read
 
 
-def _part(part: Any, number: int) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        return str(part["text"])
-    named = f"of type '{part.get('type')}'" if isinstance(part, Mapping) else kind_of(part)
-    raise RowError(f"a part of turn {number + 1} is {named}, expected text")
+def _present(row: Row, column: str) -> Any:
+    value = dig(row, column)
+    if value is None and column not in row:
+        raise RowError(f"the column '{column}' is missing")
+    return value
+
+
+def _answered(turns: list[Turn], where: str) -> list[Turn]:
+    last = _last_assistant(turns)
+    if last < 0:
+        raise RowError(f"{where} has no assistant turn")
+    if is_blank(turns[last][1]):
+        raise RowError(f"the response ({where}) is empty")
+    return turns
+
+
+def _without_bad(read: Read, marks: Sequence[str]) -> Read:
+    """Refuse rows that are kept as examples of what not to say (KTO's false labels)."""
+
+    def without_bad(row: Row) -> tuple[list[Turn], str]:
+        for mark in marks:
+            if row.get(mark) is False:
+                raise RowError(f"its answer is marked as a bad one ('{mark}' is false)")
+        return read(row)
+
+    return without_bad
 
 
 def _with_system(read: Read, column: str, *, named: bool) -> Read:
@@ -329,6 +339,11 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         return turns, context
 
     return with_system
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: white space, controls, zero-width characters and fillers."""
+    return all(unicodedata.category(c) in _SHOWS_NOTHING or c in _FILLERS for c in text)
 
 
 def _last_assistant(turns: Sequence[Turn]) -> int:

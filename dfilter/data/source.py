@@ -22,6 +22,7 @@ class Source:
         read: rows seen, damaged ones included.
         rejected: rows that could not be used.
         duplicate_ids: rows whose id was taken and that are called ``id#2`` now.
+        notes: sentences about how the files were read, where somebody should know.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Source:
     read: int = 0
     rejected: int = 0
     duplicate_ids: int = 0
+    notes: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the source as JSON."""

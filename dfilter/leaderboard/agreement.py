@@ -116,16 +116,27 @@ class JudgeHealth:
         """Say it in one sentence, with a warning where the orders look mixed up."""
         if not self.prompts:
             return "no prompt has a verdict in both orders (equal answers tie without being asked about)"
-        text = (
-            f"both orders agree on {self.consistency:.0%} of {self.prompts} prompts, the first position wins "
-            f"{self.first_share:.0%} of decided verdicts, the longer answer {self.longer_share:.0%}"
-        )
+        plural = "s" if self.prompts > 1 else ""
+        text = f"both orders agree on {self.consistency:.0%} of {self.prompts} prompt{plural}"
+        if self.decisive:
+            text += f", the first position wins {self.first_share:.0%} of decided verdicts"
+        if self.unequal:
+            text += f", the longer answer {self.longer_share:.0%}"
         if self.missing:
-            text += f"; {self.missing} prompts lack a verdict and are left out"
+            text += f"; {lacking(self.missing, 'a verdict')}"
         if self.prompts >= 20 and self.consistency < 0.5:
             text += "; more than half of the verdicts change with the order: check that the answers of "
             text += "one order were not swapped twice, else this judge sees little but position"
         return text
+
+
+def lacking(prompts: int, what: str) -> str:
+    """Say that prompts are left out."""
+    return (
+        f"1 prompt lacks {what} and is left out"
+        if prompts == 1
+        else (f"{prompts} prompts lack {what} and are left out")
+    )
 
 
 def judge_health(
@@ -202,6 +213,22 @@ def length_controlled(
         rates[part] = _sigmoid(_logistic(x.ravel(), u.ravel(), weights, fits, ITERATIONS)[:, 0])
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
     return float(_sigmoid(start[0, 0])), float(low), float(high)
+
+
+def as_wide(found: tuple[float, float, float], low: float, high: float) -> tuple[float, float, float]:
+    """Return a rate at equal length with an interval that reaches as far, either way, as the rate's own.
+
+    A bootstrap of a fit knows nothing where everything was won, or tied: all samples are the same.
+
+    Args:
+        found: rate at equal length, low, high.
+        low: how far the rate's own interval reaches down; NaN where it has none.
+        high: how far it reaches up.
+    """
+    value, lower, upper = found
+    far = max(low, high)  # at an end of the scale one side is short because the scale ends there
+    lower, upper = max(min(lower, value - far), 0.0), min(max(upper, value + far), 1.0)
+    return value, max(min(lower, upper - low - high), 0.0), min(max(upper, lower + low + high), 1.0)
 
 
 def _sigmoid(value: Any) -> Any:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dfilter.errors import InputError, SettingsError, UnknownNameError
-from dfilter.leaderboard.cells import merged, same_protocol, same_strategies
+from dfilter.leaderboard.agreement import lacking
 from dfilter.leaderboard.likeness import advice, in_words, tokens_of
 from dfilter.leaderboard.measured import Measured, estimate, no_value
+from dfilter.leaderboard.merging import merged, one_size_a_row, one_spelling, same_protocol, same_strategies
 from dfilter.leaderboard.panel import Key, Metric, Panel, gather, judged, ranks
 from dfilter.leaderboard.remarks import remarks
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS, Draft, Row, judge, without_verdict
@@ -133,7 +134,8 @@ def leaderboard(
         raise InputError(f"No cell has a result yet. {reasons}".strip())
     same_protocol(cells)
     same_strategies(cells)
-    cells = merged(cells)
+    cells = merged(one_spelling(cells))
+    one_size_a_row(cells)
     names = list(dict.fromkeys(name for cell in cells for name in cell.results))
     panels = [gather(name, cells) for name in names]
     drafts: list[Draft] = []
@@ -241,7 +243,8 @@ def _notes(
         mine = [row for row in rows if row.metric == panel.metric.name]
         excluded = max((r.random.excluded for r in mine if r.random), default=0)
         if excluded:
-            notes.append(f"{panel.metric.name}: up to {excluded} prompts lack a value and are left out.")
+            up_to = "up to " if excluded > 1 else ""
+            notes.append(f"{panel.metric.name}: {up_to}{lacking(excluded, 'a value')}.")
         if panel.metric.proxy:
             notes.append(
                 f"{panel.metric.name} is a proxy, not quality (LIMA saw it anti-correlate, arXiv 2305.11206)."
@@ -321,7 +324,7 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
     if reach and max(reach) == math.inf:
         said[-1] += " (with so few prompts hardly any difference would be seen)"
     elif reach and math.isfinite(max(reach)):
-        said[-1] += f" (differences under {amount(max(reach), metric)} could stay unseen)"
+        said[-1] += f" (differences under {amount(max(reach), metric, exact=True)} could stay unseen)"
     for reason, found in without.items():
         said.append(f"of {_listed([_named(r, metric, several, sized=False) for r in found])}, {reason}")
     return f"{where}, {_listed(said)}"
@@ -331,17 +334,36 @@ def _named(row: Row, metric: Metric, several: bool, *, sized: bool, beside: str 
     name = f"{row.strategy} at {row.budget}" if several else row.strategy
     said = [beside] if beside else []
     if sized and row.random is not None:
-        low, high = (amount(end, metric, sign=True).split()[0] for end in (row.random.low, row.random.high))
-        said = [f"{amount(row.random.value, metric, sign=True)}, 95% interval {low} to {high}", *said]
+        low, high = (_end(end, metric) for end in (row.random.low, row.random.high))
+        difference = amount(row.random.value, metric, sign=True, exact=True)
+        said = [f"{difference}, 95% interval {low} to {high}", *said]
     return f"{name} ({'; '.join(said)})" if said else name
+
+
+def _end(value: float, metric: Metric) -> str:
+    """Write the end of an interval that leaves 0 out."""
+    return amount(value, metric, sign=True, exact=True).split()[0]
 
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def amount(value: float, metric: Metric, *, sign: bool = False, places: int | None = None) -> str:
-    """Write a value in the metric's unit: percent points for rates, else three decimals."""
+def amount(
+    value: float, metric: Metric, *, sign: bool = False, places: int | None = None, exact: bool = False
+) -> str:
+    """Write a value in the metric's unit: percent points for rates, else three decimals.
+
+    Args:
+        value: to write.
+        metric: whose value it is.
+        sign: write a plus, too.
+        places: decimals.
+        exact: what is not 0 may not look like it; it gets two digits however small it is.
+    """
     scale, usual = (100.0, 1) if metric.rate else (1.0, 3)
-    text = f"{value * scale:{'+' if sign else ''}.{usual if places is None else places}f}"
+    plus, scaled = "+" if sign else "", value * scale
+    text = f"{scaled:{plus}.{usual if places is None else places}f}"
+    if exact and scaled and float(text) == 0:
+        text = f"{scaled:{plus}.2g}"
     return f"{text} points" if metric.rate and places is None else text

@@ -26,7 +26,9 @@ import numpy as np
 
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
-from dfilter.identity import difference
+from dfilter.identity import bare
+from dfilter.plaintext import safe_name
+from dfilter.run_folder import lasting
 from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Json
@@ -166,6 +168,17 @@ def read_cell(folder: Path) -> Cell:
     return Cell(**{**data, "selected_by": tuple(data.get("selected_by", ())), "results": results})
 
 
+def folder_name(strategy: str, budget: str, seed: int) -> str:
+    """Return the name of a cell's folder in a comparison, and of its selection's."""
+    return f"{safe_name(strategy)}-{safe_name(budget.replace('%', 'pct'))}-seed{seed}"
+
+
+def same_figures(folder: Path, cell: Cell) -> bool:
+    """Return whether ``cell.json`` is whole and says what a cell says, its results aside."""
+    here = json.loads(json.dumps(_plain(asdict(replace(cell, results={})))))
+    return bool(read_checked(folder / CELL) == here)
+
+
 def read_cells(folder: Path) -> list[Cell]:
     """Read every cell below a folder, in the order of their paths.
 
@@ -178,7 +191,79 @@ def read_cells(folder: Path) -> list[Cell]:
     for path in paths:
         refuse_stale(path.parent)
         _refuse_foreign_results(path.parent)
-    return [read_cell(path.parent) for path in paths]
+    cells = [read_cell(path.parent) for path in paths]
+    for path, cell in zip(paths, cells, strict=True):
+        _refuse_misplaced(path, cell)
+    return cells
+
+
+def _refuse_misplaced(path: Path, cell: Cell) -> None:
+    """Refuse the figures of a cell that its folder is not of, whole as they may be.
+
+    Raises:
+        FolderError: with what to do.
+    """
+    if misplaced(path.parent, cell):
+        raise FolderError(
+            f"{path} says other than its folder which cell this is, or how its rows were selected; run the "
+            "comparison again to mend it."
+        )
+    if _job(path.parent) and read_checked(path) is None:
+        raise FolderError(f"{path} is damaged; run the comparison again to mend it.")
+
+
+def misplaced(folder: Path, cell: Cell) -> bool:
+    """Return whether a cell's figures are not those of the folder that it was read from.
+
+    What a comparison lays out says strategy, budget and seed three times more: in the folder's name, in what
+    it was trained on, and in its job. A folder that was made by hand says nothing.
+    """
+    trained, job = _trained(folder), _job(folder)
+    if not (trained or job):
+        return False
+    named = [text for text in (_rows_named(trained), str(job.get("rows") or "")) if text]
+    mine = folder_name(cell.strategy, cell.budget, cell.seed)
+    selections = {mine, folder_name(cell.strategy, cell.budget, 0)}  # seeds may share one
+    laid_out = folder.absolute().parent.name == "cells"
+    return (
+        (laid_out and folder.absolute().name != mine)
+        or any(isinstance(seed, int) and seed != cell.seed for seed in (trained.get("seed"), job.get("seed")))
+        or any(Path(text).parent.name not in selections for text in named)
+        or _selected_otherwise(folder, _rows_named(trained), cell)
+    )
+
+
+def _selected_otherwise(folder: Path, named: str, cell: Cell) -> bool:
+    """Return whether the selection beside a cell has another number of rows, or other settings."""
+    selection = _selection(folder, named)
+    if not named or not (selection / "selected.jsonl").is_file():
+        return False
+    there = (read_checked(selection / "identity.json") or {}).get("identity")
+    if there and cell.selected_as and bare(lasting(there)) != bare(cell.selected_as):
+        return True
+    with (selection / "selected.jsonl").open("rb") as lines:
+        return sum(1 for _ in lines) != cell.rows
+
+
+def _selection(folder: Path, named: str) -> Path:
+    """Return the selection that a cell's rows come from, wherever the comparison was moved to."""
+    return folder.absolute().parent.with_name("selections") / Path(named).parent.name
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    """Return what a cell was trained on; nothing where it was made by hand or that is damaged."""
+    told = (read_checked(folder / "identity.json") or {}).get("identity")
+    return told if isinstance(told, dict) else {}
+
+
+def _rows_named(trained: Mapping[str, Any]) -> str:
+    rows = trained.get("rows")
+    return str(rows.get("named", "")) if isinstance(rows, dict) else ""
+
+
+def _job(folder: Path) -> dict[str, Any]:
+    """Return what a cell's worker was asked for; nothing where the cell was made by hand."""
+    return _read(folder / "job.json") if (folder / "job.json").is_file() else {}
 
 
 def stale(folder: Path) -> bool:
@@ -186,11 +271,10 @@ def stale(folder: Path) -> bool:
 
     A selection is made anew when a setting changed; a cell of other seeds may be of the old one.
     """
-    told = read_checked(folder / "identity.json") or {}
-    rows = (told.get("identity") or {}).get("rows")
+    rows = _trained(folder).get("rows")
     if not rows:  # made elsewhere, or by an earlier version
         return False
-    selection = folder.parent.with_name("selections") / Path(rows["named"]).parent.name / "selected.jsonl"
+    selection = _selection(folder, rows["named"]) / "selected.jsonl"
     return selection.is_file() and not file_sha256(selection).startswith(rows["content"])
 
 
@@ -213,105 +297,11 @@ def _refuse_foreign_results(folder: Path) -> None:
     Raises:
         FolderError: with what to do.
     """
-    job = _read(folder / "job.json") if (folder / "job.json").is_file() else {}
-    for name, asked in job.get("evaluations", {}).items():
-        path = folder / RESULTS / f"{name}.json"
-        if path.is_file() and result_identity(path) not in {asked.get("identity"), ""}:
-            raise FolderError(f"{path} is the result of another cell; run the comparison again to mend it.")
-
-
-def same_protocol(cells: Sequence[Cell]) -> None:
-    """Refuse cells that were not trained and evaluated in the same way.
-
-    Raises:
-        FolderError: names what differs.
-    """
-    first = cells[0]
-    for cell in cells[1:]:
-        differs = difference(dict(first.protocol), dict(cell.protocol))
-        if differs:
-            raise FolderError(
-                "These comparisons followed different protocols and cannot share a table: "
-                f"{'; '.join(differs)}. Compare folders of one protocol."
-            )
-
-
-def same_strategies(cells: Sequence[Cell]) -> None:
-    """Refuse cells that stand under one name and were selected in different ways.
-
-    Raises:
-        FolderError: names the strategy and what differs.
-    """
-    first: dict[str, Cell] = {}
-    for cell in cells:
-        other = first.setdefault(cell.strategy, cell)
-        known = cell.selected_as and other.selected_as  # not made by hand, nor by an earlier version
-        differs = difference(dict(other.selected_as), dict(cell.selected_as)) if known else []
-        if differs:
-            raise FolderError(
-                f"These comparisons call two strategies '{cell.strategy}': {'; '.join(differs)}. Show them "
-                "apart, or give one of them another name."
-            )
-
-
-SELECTED = (
-    "selected_as",
-    "rows",
-    "wanted",
-    "short",
-    "response_tokens",
-    "trained_tokens",
-    "median_response_length",
-)
-
-
-def merged(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells with those that occur twice, in several comparisons of one protocol, once.
-
-    Raises:
-        FolderError: two cells of one strategy, budget and seed contradict each other; says in what.
-    """
-    found: dict[tuple[str, str, int], Cell] = {}
-    for cell in cells:
-        key = (cell.strategy, cell.budget, cell.seed)
-        found[key] = _joined(found[key], cell) if key in found else cell
-    return list(found.values())
-
-
-def _joined(one: Cell, two: Cell) -> Cell:
-    """Return what two cells of one strategy, budget and seed say together."""
-    if not (one.results and two.results):  # one of them failed
-        return one if one.results else two
-    apart = []
-    for name in SELECTED:
-        first, second = getattr(one, name), getattr(two, name)
-        if name == "selected_as":
-            apart += difference(dict(first), dict(second)) if first and second else []
-        elif first is not None and second is not None and first != second:
-            apart.append(f"{name.replace('_', ' ')} {first} and {second}")
-    for name in one.results.keys() & two.results.keys():
-        apart += _results_apart(name, one.results[name], two.results[name])
-    if apart:
-        raise FolderError(
-            f"Strategy '{one.strategy}' at {one.budget}, seed {one.seed}, has two cells that contradict each "
-            f"other: {'; '.join(apart)}. Show the comparisons apart, or leave one of them out."
-        )
-    return replace(one, results={**two.results, **one.results})
-
-
-def _results_apart(name: str, one: EvalResult, two: EvalResult) -> list[str]:
-    if set(one.prompts) != set(two.prompts):
-        return [f"{name} has {len(one.prompts)} and {len(two.prompts)} prompts, not the same"]
-    place = {prompt: index for index, prompt in enumerate(two.prompts)}
-    other = two.values[[place[prompt] for prompt in one.prompts]]
-    if np.allclose(one.values, other, rtol=1e-6, atol=1e-9, equal_nan=True):
-        return []
-    return [f"{name} is {_mean(one.values)} and {_mean(other)}"]
-
-
-def _mean(values: Any) -> str:
-    known = values[np.isfinite(values)]
-    return f"{known.mean():.6g} on average" if known.size else "missing"
+    for name, asked in _job(folder).get("evaluations", {}).items():
+        path, wanted = folder / RESULTS / f"{name}.json", asked.get("identity")
+        if wanted and path.is_file() and (found := result_identity(path)) != wanted:
+            why = "is the result of another cell" if found else "is damaged"
+            raise FolderError(f"{path} {why}; run the comparison again to mend it.")
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ from dfilter.leaderboard.measured import (
 from dfilter.leaderboard.statistics import (
     ONE_SEED,
     TwoWay,
+    minus,
     quantile,
     rate_interval,
     square_and_add,
@@ -75,7 +76,8 @@ def difference(
     if reference is None:
         return None
     one, two, labels, excluded = _paired(measured, reference)
-    made, way = estimate_table(one - two, labels, excluded, rate=False)
+    apart, size = minus(one, two), max(np.abs(one).max(initial=0.0), np.abs(two).max(initial=0.0))
+    made, way = estimate_table(apart, labels, excluded, rate=False, size=float(size))
     if made is None:
         return None
     share = measured.rate and reference.rate
@@ -85,7 +87,7 @@ def difference(
             made = replace(made, low=low, high=high)
         return Difference(made, None, share=share)
     own, other = two_way(one, labels), two_way(two, labels)
-    parts = _parts(one - two, labels)
+    parts = _parts(apart, labels)
     at_end = share and (extreme(own) or extreme(other) or not np.any(parts))
     ends = rate_ends(way, own, other, differ=bool(np.any(parts))) if at_end else None
     decision = Decision(
@@ -115,7 +117,8 @@ def _paired(
 
 def _from_parity(measured: Measured, null: float) -> Difference | None:
     """Return values that are comparisons already, minus the value that means parity."""
-    made, way = estimate(replace(measured, values=measured.values - null, rate=False))
+    apart = minus(measured.values, null)
+    made, way = estimate(replace(measured, values=apart, rate=False))
     if made is None:
         return None
     if way is None:
@@ -133,7 +136,7 @@ def _from_parity(measured: Measured, null: float) -> Difference | None:
     decision = Decision(
         float(way.mean),
         ((float(way.variance), float(way.df)),),
-        sign_flips(_parts(measured.values[:, keep] - null, labels)),
+        sign_flips(_parts(apart[:, keep], labels)),
         ends if measured.rate and (extreme(share) or still(way)) else None,
         (-null, 1 - null) if measured.rate else (-math.inf, math.inf),
     )

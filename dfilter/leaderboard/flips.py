@@ -55,6 +55,8 @@ def sign_flips(parts: ArrayLike) -> Flips | None:
     Args:
         parts: (n,) what each prompt, or cluster of prompts, adds to the sum.
     """
+    from scipy.fft import next_fast_len
+
     size = np.abs(np.asarray(parts, np.float64))
     most = float(size.max(initial=0.0))
     if most == 0:
@@ -67,9 +69,11 @@ def sign_flips(parts: ArrayLike) -> Flips | None:
     if unit == 0:
         return None
     total = int(steps @ counts)
-    length = 2 * total + 1
-    turn = 2 * np.pi * np.outer(np.arange(total + 1), steps) / length
-    chances = np.fft.irfft(np.prod(np.cos(turn) ** counts, axis=1), length)[: total + 1]
+    length = next_fast_len(2 * total + 1, real=True)
+    turn = 2 * np.pi * np.outer(np.arange(length // 2 + 1), steps) / length
+    cosines = np.cos(turn)
+    cosines = cosines**counts if counts.max() > 1 else cosines
+    chances = np.fft.irfft(np.prod(cosines, axis=1), length)[: total + 1]
     chances[1:] *= 2
     tails = np.cumsum(np.maximum(chances, 0.0)[::-1])[::-1]
     least = 2.0 ** (1 - int(counts.sum()))  # all signs alike, one way or the other

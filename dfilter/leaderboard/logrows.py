@@ -1,12 +1,13 @@
 """Logs of elsewhere: values that were measured and published by others, as cells of a leaderboard.
 
-A log is CSV with a header, JSONL, or a JSON array of objects; a row is one value of one prompt. Columns:
+A log is CSV or TSV with a header, JSONL, or a JSON array of objects; a row is one value of one prompt.
+Columns:
 
     strategy            whose answer or model the value is of; ``random``, ``longest`` and ``full`` are the
                         references
     prompt              an id, or the prompt itself; equal texts are one prompt
-    value               a number, or none where there is no value; in a judgement win, tie or lose, or the
-                        win share from 0 to 1
+    value               a number, or none where there is no value; in a judgement win, tie or lose, or,
+                        where no order is given, the win share from 0 to 1
     score, opponent_score   in a judgement instead of value: two ratings, of which the higher wins
 
 and, where they say anything:
@@ -44,14 +45,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-SUFFIXES = (".csv", ".jsonl", ".json")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 NEEDED = ("strategy", "prompt")
 COLUMNS = (
     *NEEDED,
     *("value", "score", "opponent_score", "budget", "seed", "metric", "higher_is_better", "min", "max"),
     *("opponent", "order", "judge", "length_difference", "set"),
 )
-VERDICTS = {"win": 1.0, "tie": 0.5, "lose": 0.0}
+VERDICTS = {
+    **dict.fromkeys(("win", "won", "1", "1.0"), 1.0),
+    **dict.fromkeys(("tie", "draw", "0.5"), 0.5),
+    **dict.fromkeys(("lose", "lost", "loss", "0", "0.0"), 0.0),
+}
 ORDERS = ("first", "second", "")
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 FIELD = 64 * 1024 * 1024  # characters in a CSV field
@@ -89,15 +94,16 @@ def read_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every row with its place in words."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-        yield from (_csv(text) if file.suffix == ".csv" else _json(text))
+        marks = {".csv": ",", ".tsv": "\t"}
+        yield from (_csv(text, marks[file.suffix]) if file.suffix in marks else _json(text))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"The log {file} cannot be read: {error}.") from error
 
 
-def _csv(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _csv(text: str, mark: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     before = csv.field_size_limit(FIELD)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
         header = reader.fieldnames or []
         lacking = [name for name in NEEDED if name not in header]
         if lacking or len(set(header)) < len(header):
@@ -159,10 +165,12 @@ def understood(row: Mapping[str, Any]) -> Entry:
     if up not in TRUTH or (opponent and not TRUTH[up]):
         raise ValueError(f"higher_is_better is '{up}'; expected true or false, and true in a judgement")
     low, high = (0.0, 1.0) if opponent else (_number(text, "min", -math.inf), _number(text, "max", math.inf))
-    value = _judgement(text) if opponent else _number(text, "value", math.nan)
+    if low > high:
+        raise ValueError(f"min is {low:g} and max is {high:g}")
+    value = _judgement(text, order) if opponent else _number(text, "value", math.nan)
     if value < low or value > high:
         raise ValueError(f"value {value:g} lies outside of {low:g} to {high:g}")
-    seed = text["seed"] or "0"
+    seed = (text["seed"] or "0").removesuffix(".0")  # data frames write whole numbers so
     if not seed.isdecimal():
         raise ValueError(f"seed is '{seed}'; expected a whole number")
     return Entry(
@@ -178,8 +186,8 @@ def understood(row: Mapping[str, Any]) -> Entry:
     )
 
 
-def _judgement(text: Mapping[str, str]) -> float:
-    """Return 1 won, 0.5 tied, 0 lost, or a share; NaN where there is no verdict."""
+def _judgement(text: Mapping[str, str], order: str) -> float:
+    """Return 1 won, 0.5 tied, 0 lost, or without an order a share; NaN where there is no verdict."""
     scored = text["score"] or text["opponent_score"]
     if scored and text["value"]:
         raise ValueError("there are a value and scores; give one of them")
@@ -187,7 +195,15 @@ def _judgement(text: Mapping[str, str]) -> float:
         mine, theirs = _number(text, "score", math.nan), _number(text, "opponent_score", math.nan)
         return (1 + float(verdicts(mine, theirs))) / 2
     said = text["value"].casefold()
-    return VERDICTS[said] if said in VERDICTS else _number(text, "value", math.nan)
+    if said in VERDICTS or not said:
+        return VERDICTS.get(said, math.nan)
+    if order or not said[:1].isdigit():
+        raise ValueError(
+            f"value is '{short(said)}'; a verdict in one order is win, tie or lose"
+            if order
+            else f"value is '{short(said)}'; expected win, tie or lose, or a share from 0 to 1"
+        )
+    return _number(text, "value", math.nan)
 
 
 def _number(text: Mapping[str, str], name: str, blank: float) -> float:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfilter.errors import InputError
+from dfilter.errors import InputError, SettingsError
 from dfilter.identity import difference
 from dfilter.leaderboard.agreement import judge_health, win_shares
 from dfilter.leaderboard.cells import CELL, Cell, read_cells
 from dfilter.leaderboard.logrows import ORDERS, SUFFIXES, Entry, Key, Kind, read_rows, short, understood
+from dfilter.selector import Budget
 from dfilter.types import EvalResult
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ def read_logs(files: Sequence[Path]) -> list[Cell]:
     """
     entries: dict[tuple[Any, ...], Entry] = {}
     kinds: dict[str, Kind] = {}
+    told: dict[tuple[Any, ...], Any] = {}
     findings: dict[str, list[str]] = {}
     for file in files:
         for place, row in read_rows(file):
             try:
                 entry = understood(row)
-                _agree(entry, entries, kinds)
+                _agree(_one_budget(entry, told), entries, kinds, told)
             except ValueError as error:
                 prompt = f" (prompt '{short(str(row['prompt']))}')" if row.get("prompt") else ""
                 findings.setdefault(str(error), []).append(f"{file}, {place}{prompt}")
@@ -81,13 +83,37 @@ def _said(findings: Mapping[str, Sequence[str]]) -> str:
     return " ".join([*lines[:MOST_SAID], *more])
 
 
-def _agree(entry: Entry, entries: dict[tuple[Any, ...], Entry], kinds: dict[str, Kind]) -> None:
-    """Take a row, unless another one contradicts it."""
+def _one_budget(entry: Entry, told: dict[tuple[Any, ...], Any]) -> Entry:
+    """Return the entry with its budget as the first row of as large a budget spells it."""
+    strategy, budget, seed = entry.key
+    try:
+        size = str(Budget.parse(budget))
+    except SettingsError:
+        return entry
+    return replace(entry, key=(strategy, told.setdefault(("budget", size), budget), seed))
+
+
+def _agree(
+    entry: Entry,
+    entries: dict[tuple[Any, ...], Entry],
+    kinds: dict[str, Kind],
+    told: dict[tuple[Any, ...], Any],
+) -> None:
+    """Take a row, unless another one contradicts it; one that says the same again counts once."""
     kind = kinds.setdefault(entry.metric, entry.kind)
     if entry.kind != kind:
         differs = "; ".join(difference(asdict(kind), asdict(entry.kind)))
         raise ValueError(f"of metric '{entry.metric}', {differs}; give one of them a name of its own")
     name = (entry.metric, *entry.key, entry.judge, entry.prompt)
+    first = told.setdefault(("set", entry.metric, entry.prompt), entry.test_set)
+    if first != entry.test_set:
+        raise ValueError(f"the prompt is in the set '{entry.test_set}' and in '{first}'")
+    if math.isfinite(entry.gap):
+        gap = told.setdefault(("gap", entry.metric, *entry.key, entry.prompt), entry.gap)
+        if gap != entry.gap:
+            raise ValueError(f"length_difference is {entry.gap:g} and {gap:g} of the same two answers")
+    if _same(entries.get((*name, entry.order)), entry):
+        return
     if (*name, entry.order) in entries:
         strategy, budget, seed = entry.key
         who = f" from judge '{entry.judge}'" if entry.judge else ""
@@ -99,6 +125,13 @@ def _agree(entry: Entry, entries: dict[tuple[Any, ...], Entry], kinds: dict[str,
     if any((*name, order) in entries for order in mixed):
         raise ValueError("the prompt has values with and without an order; give those of one kind")
     entries[*name, entry.order] = entry
+
+
+def _same(held: Entry | None, entry: Entry) -> bool:
+    """Whether two rows say the same; no value is as no value."""
+    if held is None:
+        return False
+    return held.value == entry.value or (math.isnan(held.value) and math.isnan(entry.value))
 
 
 def _cells(entries: Sequence[Entry], kinds: Mapping[str, Kind]) -> list[Cell]:
@@ -122,7 +155,8 @@ def _result(
     at = {prompt: place for place, prompt in enumerate(prompts)}
     gaps = np.full(len(prompts), math.nan)
     for entry in entries:
-        gaps[at[entry.prompt]] = entry.gap
+        if math.isfinite(entry.gap):
+            gaps[at[entry.prompt]] = entry.gap
     judges, health = _judges(at, entries, gaps)
     columns = np.array(list(judges.values()))
     known = np.isfinite(columns)

@@ -13,7 +13,7 @@ from dfilter.errors import InputError
 from dfilter.leaderboard.statistics import ONE_SEED, TwoWay, interval, rate_interval, two_way, wilson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -81,13 +81,14 @@ class Measured:
         return np.asarray(self.values[np.ix_(rows, [place[prompt] for prompt in prompts])])
 
 
-def measure(name: str, results: Mapping[int, EvalResult], judge: str = "") -> Measured:
+def measure(name: str, results: Mapping[int, EvalResult], judge: str = "", *, rate: bool) -> Measured:
     """Join the results of several seeds on their prompts.
 
     Args:
         name: of the evaluation, for messages.
         results: by seed; at least one.
         judge: take this judge's values (see :mod:`dfilter.leaderboard.cells`) instead of the pooled ones.
+        rate: the metric is one (see :func:`are_rates`).
 
     Raises:
         InputError: a prompt id occurs twice in one result.
@@ -107,7 +108,7 @@ def measure(name: str, results: Mapping[int, EvalResult], judge: str = "") -> Me
         kept,
         table,
         tuple(f"c{by_prompt[p]}" if p in by_prompt else f"p{p}" for p in kept),
-        _is_rate(first, table),
+        rate,
     )
 
 
@@ -123,17 +124,20 @@ def _aligned(result: EvalResult, prompts: tuple[str, ...], judge: str) -> NDArra
     return np.asarray(values[[place[prompt] for prompt in prompts]])
 
 
-def numbers(given: Json) -> list[float]:
+def numbers(given: Json | None) -> list[float]:
     """Return a list of facts as numbers, null as NaN; empty when it is no list."""
     items = given if isinstance(given, list | tuple) else ()
     return [float(item) if isinstance(item, int | float) else math.nan for item in items]
 
 
-def _is_rate(result: EvalResult, table: NDArray[np.float64]) -> bool:
-    if "bounds" in result.facts:
-        return numbers(result.facts["bounds"]) == [0.0, 1.0]
-    known = table[np.isfinite(table)]
-    return bool(known.size) and bool(np.isin(known, (0.0, 1.0)).all())
+def are_rates(results: Iterable[EvalResult]) -> bool:
+    """Return whether a metric's values are rates: all of its results say that 0 and 1 are its bounds.
+
+    The values themselves do not tell: on a scale of 1 to 6 all grades may be 1, and some losses are 0.
+    A result without any value need not say it.
+    """
+    stated = [numbers(r.facts.get("bounds")) for r in results if np.isfinite(r.values).any()]
+    return bool(stated) and all(bounds == [0.0, 1.0] for bounds in stated)
 
 
 def complete(*tables: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -161,9 +165,17 @@ def no_value(measured: Measured) -> tuple[Estimate, str]:
 
 
 def estimate_table(
-    table: NDArray[np.float64], labels: list[str], excluded: int, *, rate: bool
+    table: NDArray[np.float64], labels: list[str], excluded: int, *, rate: bool, size: float | None = None
 ) -> tuple[Estimate | None, TwoWay | None]:
-    """Estimate the mean of a (k, n) table without gaps; none without a prompt, no variance of one."""
+    """Estimate the mean of a (k, n) table without gaps; none without a prompt, no variance of one.
+
+    Args:
+        table: of values.
+        labels: (n,) cluster of each prompt.
+        excluded: prompts left out.
+        rate: the values are rates.
+        size: see :func:`~dfilter.leaderboard.statistics.two_way`.
+    """
     k, n = table.shape
     if n == 0:
         return None, None
@@ -172,7 +184,7 @@ def estimate_table(
         mean = float(table.mean())
         _, low, high = single(table) if rate else (gap, gap, gap)
         return Estimate(mean, low, high, gap, gap, k, n, excluded, gap, "one prompt"), None
-    way = two_way(table, labels)
+    way = two_way(table, labels, size)
     low, high = (float(end) for end in interval(way))
     method = "two-way" if k > 1 else ONE_SEED
     if rate and (way.n < FEW_PROMPTS or extreme(way) or still(way)):

@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.leaderboard.agreement import JudgeHealth, Tally, krippendorff_alpha, length_controlled
+from dfilter.leaderboard.agreement import JudgeHealth, Tally, as_wide, krippendorff_alpha, length_controlled
 from dfilter.leaderboard.differences import Difference, difference
-from dfilter.leaderboard.measured import Estimate, Measured, complete, estimate, measure, numbers
+from dfilter.leaderboard.measured import (
+    Estimate,
+    Measured,
+    are_rates,
+    complete,
+    estimate,
+    measure,
+    numbers,
+)
 from dfilter.leaderboard.statistics import rank_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from dfilter.leaderboard.cells import Cell
     from dfilter.types import EvalResult
@@ -91,6 +101,8 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
             grouped.setdefault((cell.strategy, cell.budget), []).append(cell)
     notes: list[str] = []
     measured = {}
+    results = [cell.results[name] for group in grouped.values() for cell in group]
+    rate = are_rates(results)
     for key, group in grouped.items():
         by_seed = {cell.seed: cell.results[name] for cell in group}
         if len(by_seed) < len(group):
@@ -101,8 +113,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         if 0 < len(empty) < len(by_seed):
             notes.append(f"{key[0]} at {key[1]}, {_seeds(empty)}: no prompt has a value")
             by_seed = {seed: result for seed, result in by_seed.items() if seed not in empty}
-        measured[key] = measure(name, by_seed)
-    results = [cell.results[name] for group in grouped.values() for cell in group]
+        measured[key] = measure(name, by_seed, rate=rate)
     first = results[0]
     notes += _unheard(results)
     facts = first.facts
@@ -111,7 +122,7 @@ def gather(name: str, cells: Sequence[Cell]) -> Panel:
         name,
         _label(name, first.metric, cells),
         first.higher_is_better,
-        any(m.rate for m in measured.values()),
+        rate,
         bool(facts.get("proxy")),
         str(facts.get("against", "")) if null is not None else "",
         _health(results),
@@ -211,7 +222,7 @@ def judged(panel: Panel, key: Key, replicates: int) -> dict[str, Any]:
     judges = first.facts.get("judges")
     columns = {}
     for judge in judges if isinstance(judges, Mapping) and len(judges) > 1 else ():
-        column, _ = estimate(measure(name, results, judge))
+        column, _ = estimate(measure(name, results, judge, rate=panel.metric.rate))
         if column:
             columns[judge] = column
     if panel.null is None:
@@ -226,12 +237,33 @@ def judged(panel: Panel, key: Key, replicates: int) -> dict[str, Any]:
     if replicates and all(isinstance(gap, list | tuple) and len(gap) == values.shape[1] for gap in gaps):
         length = np.array([numbers(gap) for gap in gaps], np.float64)
         keep = complete(values, length)
-        if keep.sum() >= 2:
-            labels = [c for c, kept in zip(panel.measured[key].clusters, keep, strict=True) if kept]
-            made["length_controlled"] = length_controlled(
+        if keep.sum() >= 2 and not same_gap(length[:, keep]):
+            mine = panel.measured[key]
+            labels = tuple(c for c, kept in zip(mine.clusters, keep, strict=True) if kept)
+            names = tuple(p for p, kept in zip(mine.prompts, keep, strict=True) if kept)
+            rate = difference(
+                Measured(mine.seeds, names, values[:, keep], labels, mine.rate), None, panel.null
+            )
+            fitted = length_controlled(
                 values[:, keep], length[:, keep], labels, replicates=min(replicates, 1000)
             )
+            made["length_controlled"] = equal_length(fitted, rate.estimate if rate else None)
     return made
+
+
+def same_gap(length: NDArray[np.float64]) -> bool:
+    """Return whether all answers are longer, or shorter, by the same: nothing tells of equal length."""
+    gap = length[np.isfinite(length)]
+    return bool(gap.size) and bool(gap[0] != 0) and bool((gap == gap[0]).all())
+
+
+def equal_length(
+    fitted: tuple[float, float, float], rate: Estimate | None
+) -> tuple[float, float, float] | None:
+    """Return a rate at equal length, no surer than the rate itself; none where that has no interval."""
+    if rate is None or not math.isfinite(rate.low):
+        return None
+    return as_wide(fitted, rate.value - rate.low, rate.high - rate.value)
 
 
 def _tallies(results: Any, null: float) -> dict[str, Tally]:

@@ -1,4 +1,4 @@
-"""What a comparison can find: the smallest detectable difference, and the prompts and seeds for an effect.
+"""What a comparison of many prompts can find: the smallest detectable difference.
 
 The power is that of the test that decides in a table (:mod:`verdicts`): a difference must withstand its own
 training noise and that of its table, at the level that Holm leaves it when every other strategy is like the
@@ -24,13 +24,10 @@ from dfilter.leaderboard.statistics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-MOST_PROMPTS = 100_000
 DRAWS = 4000
 
 
@@ -61,32 +58,6 @@ class Noise:
             math.sqrt(max(prompt - rest / k, 0.0)),
             math.sqrt(rest),
         )
-
-
-# Before anything is measured. Win shares of two models over both orders: 0.313 between prompts in a
-# published two-order judgement of AlpaGasus 2 (512 prompts); accuracies: the difference of two right-or-wrong
-# answers that agree on three quarters of the prompts. Training: 1 point, the order of the differences
-# that reproductions of LESS report between runs.
-TYPICAL = {
-    "rate": Noise(training=0.01, prompt=0.20, rest=0.40),
-    "win rate": Noise(training=0.01, prompt=0.24, rest=0.20),
-    "loss": Noise(training=0.01, prompt=0.15, rest=0.05),
-}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a number of seeds and prompts can show.
-
-    Attributes:
-        seeds: per strategy.
-        prompts: per seed; 0 when no number up to 100,000 is enough.
-        difference: smallest true difference found with a probability of 80%.
-    """
-
-    seeds: int
-    prompts: int
-    difference: float
 
 
 @dataclass(frozen=True)
@@ -212,31 +183,3 @@ def _quantiles(df: Array, alpha: float) -> Array:
     """Return Student's two-sided quantiles, between the points of a grid; thousands in a millisecond."""
     x, y = _grid(alpha)
     return np.asarray(np.exp(np.interp(np.log(np.maximum(df, 1e-300)), x, y)))
-
-
-def prompts_needed(
-    effect: float, noise: Noise, seeds: int, family: Family = Family(), *, power: float = POWER
-) -> int:
-    """Return the fewest prompts that find ``effect`` with so many seeds; 0 when no number would."""
-    if smallest_difference(noise, seeds, MOST_PROMPTS, family, power=power) > effect:
-        return 0
-    low, high = 2, MOST_PROMPTS
-    while low < high:
-        middle = (low + high) // 2
-        if smallest_difference(noise, seeds, middle, family, power=power) <= effect:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def plans(
-    effect: float, noise: Noise, *, seeds: Sequence[int] = (3, 5, 10), family: Family = Family()
-) -> list[Plan]:
-    """Return, for each number of seeds, the prompts that a given effect needs."""
-    found = []
-    for k in seeds:
-        n = prompts_needed(effect, noise, k, family)
-        reach = smallest_difference(noise, k, n or MOST_PROMPTS, family)
-        found.append(Plan(k, n, float(np.round(reach, 6))))
-    return found

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dfilter.leaderboard.measured import numbers
+from dfilter.leaderboard.panel import same_gap
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dfilter.leaderboard.cells import Cell
     from dfilter.leaderboard.panel import Panel
 
 
@@ -19,10 +29,22 @@ def remarks(panel: Panel) -> list[str]:
             f"{name}: answers cut at their limit of tokens (max_new_tokens), which are judged as they are: "
             f"{', '.join(cut)}."
         )
+    said += [
+        f"{name}: no rate at equal length for {strategy} at {budget}: all its answers differ from the "
+        f"opponent's by one and the same length."
+        for (strategy, budget), group in panel.cells.items()
+        if panel.null is not None and same_gap(_gaps(group, name))
+    ]
     results = [cell.results[name] for group in panel.cells.values() for cell in group]
     if any("harness" in result.facts for result in results):
         said.append(f"{name}: whether its questions occur in the selections was not looked for.")
     return said
+
+
+def _gaps(group: Sequence[Cell], name: str) -> NDArray[np.float64]:
+    """Return what is known of how much longer a strategy's answers are, over its seeds."""
+    facts = [numbers(cell.results[name].facts.get("length_difference")) for cell in group]
+    return np.array([gap for gaps in facts for gap in gaps], np.float64)
 
 
 def _cut(panel: Panel, key: tuple[str, str]) -> float:

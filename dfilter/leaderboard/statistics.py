@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.80
+ROUNDING = 1e-12  # differences of so small a part of the numbers are rounding
 ONE_SEED = "one training seed: training noise not included"
 
 
@@ -76,7 +77,7 @@ def satterthwaite(*terms: tuple[ArrayLike, ArrayLike]) -> NDArray[np.float64]:
     return np.asarray(np.where(weight > 0, total**2 / safe, most))
 
 
-def two_way(table: ArrayLike, clusters: ArrayLike | None = None) -> TwoWay:
+def two_way(table: ArrayLike, clusters: ArrayLike | None = None, size: ArrayLike | None = None) -> TwoWay:
     """Estimate the mean of a seed-by-prompt table and the variance of that mean.
 
     With vS the variance of the seed means over k, vP that of the prompt means over n and vE the
@@ -87,6 +88,8 @@ def two_way(table: ArrayLike, clusters: ArrayLike | None = None) -> TwoWay:
     Args:
         table: (..., k, n) values, finite; k ≥ 1, n ≥ 2.
         clusters: (n,) label of each prompt's cluster; each prompt is its own cluster unless given.
+        size: (...) how large the numbers are that the values were made of, the largest value unless given.
+            Deviations within rounding of it are none: equal values vary by nothing.
 
     Raises:
         ValueError: fewer than two prompts or clusters, or a value that is not finite.
@@ -101,15 +104,28 @@ def two_way(table: ArrayLike, clusters: ArrayLike | None = None) -> TwoWay:
         raise ValueError(f"An interval needs two independent prompts or more; there is {groups}.")
     seed_mean, prompt_mean = data.mean(-1), data.mean(-2)
     mean = prompt_mean.mean(-1)
-    spread = _cluster_sums(prompt_mean - mean[..., None], label, groups)
+    largest = np.abs(data).max((-1, -2)) if size is None else size
+    least = np.asarray(ROUNDING * np.asarray(largest, np.float64))[..., None]
+    spread = _settled(_cluster_sums(prompt_mean - mean[..., None], label, groups), least)
     prompts = (spread**2).sum(-1) * groups / (groups - 1) / n**2
     if k == 1:
         none = np.zeros_like(mean)
         return TwoWay(mean, none, prompts, none, k, groups)
     rest = data - seed_mean[..., None] - prompt_mean[..., None, :] + mean[..., None, None]
-    rest = _cluster_sums(rest, label, groups)
+    rest = _settled(_cluster_sums(rest, label, groups), least[..., None])
     residual = (rest**2).sum((-1, -2)) / ((k - 1) * (groups - 1)) * groups / (k * n**2)
-    return TwoWay(mean, seed_mean.var(-1, ddof=1) / k, prompts, residual, k, groups)
+    seeds = (_settled(seed_mean - mean[..., None], least) ** 2).sum(-1) / (k - 1) / k
+    return TwoWay(mean, seeds, prompts, residual, k, groups)
+
+
+def _settled(deviations: NDArray[np.float64], least: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.abs(deviations) <= least, 0.0, deviations)
+
+
+def minus(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Return first - second, and 0 where they differ by rounding alone."""
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    return _settled(one - two, ROUNDING * np.maximum(np.abs(one), np.abs(two)))
 
 
 def _cluster_sums(values: NDArray[np.float64], label: NDArray[Any], groups: int) -> NDArray[np.float64]:
@@ -342,7 +358,8 @@ def rank_intervals(
         weights = weights + (1 - weights.sum(-1, keepdims=True)) / weights.shape[-1]
         means[index] = (weights * part[:, held[index]]).sum(-1)
     better = means if higher_is_better else -means
-    ranks = 1 + (better[None] > better[:, None]).sum(1)
+    apart = ROUNDING * np.abs(data[np.isfinite(data)]).max(initial=0.0)
+    ranks = 1 + (better[None] > better[:, None] + apart).sum(1)
     tails = [(1 - level) / 2, (1 + level) / 2]
     low, high = np.quantile(ranks, tails, axis=-1, method="inverted_cdf")
     return np.stack([low, high], axis=-1).astype(np.int64)

@@ -30,21 +30,24 @@ class _Column:
     cell: Callable[[Row], str]
     rank: int  # the highest are left out first where the terminal is narrow
     left: bool = False
+    judged: bool = False  # what people or judges said; not left out without a word
 
 
 def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
     rows = [row for row in board.rows if row.metric == metric.name]
     places = _places(rows, metric)
 
-    def number(value: float | None, *, sign: bool = False) -> str:
-        known = value is not None and math.isfinite(value)
-        return amount(value, metric, sign=sign, places=places) if known and value is not None else NONE
+    def number(value: float | None, *, sign: bool = False, exact: bool = False) -> str:
+        if value is None or not math.isfinite(value):
+            return NONE
+        return amount(value, metric, sign=sign, places=places, exact=exact)
 
     def ranged(found: Estimate | None, *, sign: bool = False) -> str:
         if found is None:
             return NONE
-        ends = f" [{number(found.low, sign=sign)}, {number(found.high, sign=sign)}]"
-        return number(found.value, sign=sign) + (ends if math.isfinite(found.low) else "")
+        exact = sign and (found.low > 0 or found.high < 0)  # it leaves 0 out, and may not look like it
+        value, low, high = (number(x, sign=sign, exact=exact) for x in (found.value, found.low, found.high))
+        return f"{value} [{low}, {high}]" if math.isfinite(found.low) else value
 
     def difference(found: Estimate | None) -> str:
         return number(found.value, sign=True) if found else NONE
@@ -69,7 +72,7 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
         _Column(f"{metric.label}{unit} {arrow}", lambda r: ranged(r.value), 0),
         _Column("Δ random", lambda r: ranged(r.random, sign=True), 0),
         _Column("p Holm", lambda r: _p(r.p), 4),
-        _Column("MDE", lambda r: number(r.random.detectable) if r.random else NONE, 5),
+        _Column("MDE", lambda r: number(r.random.detectable, exact=True) if r.random else NONE, 5),
         _Column("Δ longest", lambda r: difference(r.longest), 8),
         _Column("Δ full", lambda r: difference(r.full), 6),
         _Column("vs full", lambda r: r.against_full or NONE, 12, left=True),
@@ -103,9 +106,9 @@ def _judged(rows: Sequence[Row], number: Callable[[float | None], str]) -> list[
 
     names = list(dict.fromkeys(name for row in rows for name in row.judges))
     return [
-        _Column("at equal length", equal, 5),
-        _Column("score (W/T/L)", score, 6),
-        *(_Column(name, of(name), 7) for name in names),
+        _Column("at equal length", equal, 5, judged=True),
+        _Column("score (W/T/L)", score, 6, judged=True),
+        *(_Column(name, of(name), 7, judged=True) for name in names),
     ]
 
 
@@ -154,13 +157,15 @@ def _p(value: float) -> str:
 
 def as_text(board: Leaderboard, width: int = 120) -> str:
     """Return the finding, one table per metric within ``width`` columns, and the notes."""
-    blocks = [_wrapped(board.finding, width)]
+    blocks, unseen = [_wrapped(board.finding, width)], []
     for metric in board.metrics:
         rows = [row for row in board.visible if row.metric == metric.name]
         if rows:
-            columns = _fitting(_columns(metric, board), rows, width)
+            every = _columns(metric, board)
+            columns = _fitting(every, rows, width)
             blocks.append("\n".join(_grid(columns, rows, width)))
-    blocks.append("\n".join(_wrapped(line, width) for line in _legend(board)))
+            unseen += [_unseen(metric, left) for left in [_left_out(every, columns)] if left]
+    blocks.append("\n".join(_wrapped(line, width) for line in [*_legend(board), *unseen]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -169,6 +174,19 @@ def _fitting(columns: list[_Column], rows: Sequence[Row], width: int) -> list[_C
     while sum(_widths(kept, rows)) + 2 * (len(kept) - 1) > width and max(c.rank for c in kept) > 0:
         kept.remove(max(kept, key=lambda c: c.rank))
     return kept
+
+
+def _left_out(columns: Sequence[_Column], kept: Sequence[_Column]) -> list[str]:
+    return [column.title for column in columns if column.judged and column not in kept]
+
+
+def _unseen(metric: Metric, titles: Sequence[str]) -> str:
+    """Say what was judged and has no room."""
+    are = "is" if len(titles) == 1 else "are"
+    return (
+        f"{metric.name}: {', '.join(titles)} {are} left out for want of room; "
+        f"--format md, csv or json {'has it' if len(titles) == 1 else 'have them'}."
+    )
 
 
 def _widths(columns: Sequence[_Column], rows: Sequence[Row]) -> list[int]:
@@ -243,6 +261,7 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+EQUAL_LENGTH = ("equal_length", "equal_length_low", "equal_length_high")
 PARTS = ("value", "low", "high", "se", "df", "seeds", "prompts", "excluded", "detectable", "method")
 
 
@@ -267,7 +286,11 @@ def _flat(row: Row) -> dict[str, Any]:
             flat[name if part == "value" else f"{name}_{part}"] = _known(parts.get(part))
     ranks = row.ranks or ("", "")
     winning = list(row.winning.values())[-1:]
+    tallies = list(row.tallies.values())[-1:]
+    equal = dict(zip(EQUAL_LENGTH, row.length_controlled or (), strict=False))
     return flat | {
+        **{name: getattr(tallies[0], name) if tallies else "" for name in ("win", "tie", "lose")},
+        **{name: equal.get(name, "") for name in EQUAL_LENGTH},
         "winning_score": winning[0].value if winning else "",
         "winning_score_low": _known(winning[0].low) if winning else "",
         "winning_score_high": _known(winning[0].high) if winning else "",
@@ -288,6 +311,12 @@ def as_csv(board: Leaderboard) -> str:
     """Return one line per strategy, budget and metric, with every number in a column of its own."""
     out = io.StringIO()
     flat = [_flat(row) for row in board.visible]
+    judges = dict.fromkeys(name for row in board.visible for name in row.judges)
+    for line, row in zip(flat, board.visible, strict=True):
+        for name in judges:
+            for part in ("value", "low", "high"):
+                said = getattr(row.judges[name], part) if name in row.judges else None
+                line[f"judge_{name}" if part == "value" else f"judge_{name}_{part}"] = _known(said)
     writer = csv.DictWriter(out, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)

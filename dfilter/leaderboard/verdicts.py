@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dfilter.leaderboard.panel import equal_length
 from dfilter.leaderboard.reach import detectable, fewest_prompts
 from dfilter.leaderboard.statistics import ALPHA, holm, pooled
 
@@ -149,7 +150,9 @@ def _from_parity(draft: Draft) -> None:
     if found is None or row.random is None or null is None or not found.parity:
         return
     low, high = row.random.low + null, row.random.high + null
-    draft.row = replace(row, value=replace(row.value, low=low, high=high, method=row.random.method))
+    value = replace(row.value, low=low, high=high, method=row.random.method)
+    fitted = row.length_controlled and equal_length(row.length_controlled, value)
+    draft.row = replace(row, value=value, length_controlled=fitted)
 
 
 def _against_full(drafts: list[Draft], margin: float) -> None:

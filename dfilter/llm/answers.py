@@ -12,17 +12,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from dfilter.llm.finishes import finish_of
+from dfilter.llm.usage import usage_of
 from dfilter.types import Json
 
-OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED = STATUSES = (
+OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STATUSES = (
     "ok",  # answered and understood
     "unparsed",  # answered, and not understood
     "refused",  # the model declined
     "truncated",  # the answer ran out of tokens before it said anything, or the prompt did not fit
     "filtered",  # a content filter stood in between
     "failed",  # no answer; the next run asks again
-)
+    "broken",  # broken at the server: it answers others, and this one never
+    "rejected",  # refused by the server: this request, while it takes others
+    "cut",  # truncated by the server: it answered, and had not read the whole prompt
+)  # ratings hold their positions: new ones come last
 FINAL = frozenset(STATUSES) - {FAILED}
+WORDS = {BROKEN: "broken at the server", REJECTED: "refused by the server", CUT: "truncated by the server"}
+TEXT_PARTS = ("text", "output_text")  # of a content in parts; others are thoughts, refusals, calls of tools
+CALLS = ("tool_calls", "function_call")  # finish reasons of a model that wants a tool to be called
 
 ChatMessage: TypeAlias = Mapping[str, str]
 
@@ -51,13 +59,16 @@ class Reply:
 
     Attributes:
         text: the message's content; empty when there is none.
-        finish: ``stop``, ``length``, ``content_filter``, ...; empty when the server names none.
+        finish: ``stop``, ``length``, ``content_filter``, ... by its common name (see
+            :mod:`dfilter.llm.finishes`); empty when the server has no such field.
         refusal: the model's refusal, or empty.
         logprobs: per answered token: the token, then its alternatives as (token, log probability).
         model: the model as the server reports it.
         input_tokens: tokens of the prompt, None when the server gives no usage.
-        output_tokens: tokens of the answer, None when the server gives no usage.
+        output_tokens: tokens of the answer, hidden thought included, None when the server gives no usage.
         cached_tokens: the part of ``input_tokens`` that the server had cached.
+        usd: what the server itself says that it charges, in US dollars, or None.
+        prompt_tokens: the prompt's tokens at most, for servers that leave cached ones out of the others.
     """
 
     text: str
@@ -68,6 +79,8 @@ class Reply:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    usd: float | None = None
+    prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +172,8 @@ def unanswered(reply: Reply) -> Reading | None:
     if not reply.text.strip() and not reply.logprobs:
         if reply.finish == "length":
             return Reading(TRUNCATED, reason="the answer's tokens ran out before any text")
+        if reply.finish in CALLS:
+            return Reading(UNPARSED, reason="the model calls a tool that nobody offered, and does not answer")
         return Reading(UNPARSED, reason="the answer is empty")
     return None
 
@@ -186,39 +201,56 @@ def read_body(raw: str | bytes) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise GarbledError("the first choice holds no message")
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
+    text = text_of(message.get("content"))
+    used = usage_of(body, answered=bool(text.strip()))
     return Reply(
-        text=_text(message.get("content")),
-        finish=_word(choice.get("finish_reason")),
+        text=text,
+        finish=finish_of(choice.get("finish_reason", "")),
         refusal=_word(message.get("refusal")),
         logprobs=_logprobs(choice.get("logprobs")),
         model=_word(body.get("model")),
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        cached_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+        input_tokens=used.input,
+        output_tokens=used.output,
+        cached_tokens=used.cached,
+        usd=used.usd,
+        prompt_tokens=used.prompt,
     )
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """Return the text of a message's content: a string, or parts of which those of thought are dropped.
+
+    What servers put beside the content (``reasoning_content``, ``reasoning``) is thought as well.
+
+    Raises:
+        GarbledError: it is something else.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
         # A lone surrogate decodes from \ud800 and can be written nowhere.
         return content.encode("utf-8", "replace").decode()
-    if isinstance(content, list):  # some servers answer in parts
-        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    if isinstance(content, list):
+        return "".join(map(_part, content))
+    if isinstance(content, dict):
+        return _part(content)
     raise GarbledError("the message's content is not text")
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, str):
+        return text_of(part)
+    if not isinstance(part, dict) or part.get("type", "text") not in TEXT_PARTS:
+        return ""
+    text = part.get("text")
+    text = text.get("value") if isinstance(text, dict) else text
+    if text is not None and not isinstance(text, str):
+        raise GarbledError("a part of the message's content is not text")
+    return text_of(text)
 
 
 def _word(value: Any) -> str:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(value) if whole and 0 <= value < 2**40 else None
 
 
 def _logprobs(value: Any) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:

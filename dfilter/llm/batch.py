@@ -14,17 +14,18 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, Interrupted, ServerError
-from dfilter.llm.answers import FAILED, Answer, GarbledError, Reader, Request, TextReader, read_body
+from dfilter.llm.answers import FAILED, REJECTED, Answer, GarbledError, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
 from dfilter.llm.prices import Budget, price_of, refuse_unpriced
-from dfilter.llm.probe import Capabilities
+from dfilter.llm.probe import Capabilities, known, shape_of
 from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url, key_of
 from dfilter.llm.wire import Wire, encode
@@ -96,7 +97,7 @@ class BatchSession:
         check_url(server.url)
         self.key = key_of(server)
         self.ledger = Ledger(ledger or ledger_path())
-        self.gate = Gate(1, server.longest_pause, server.patience, server.first_wait, time.monotonic())
+        self.gate = Gate(1, server.longest_pause, server.first_wait)
         self.folder = self.ledger.path.parent / "batches"
         self.stored = self.answered = self.sent = self.failed = 0
         self._reserved: dict[str, float] = {}
@@ -117,6 +118,11 @@ class BatchSession:
             self._thread.close()
             self._thread = self._wire = None
         self.ledger.close()
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self.ledger.path
 
     def facts(self) -> dict[str, Json]:
         """Return what was asked, answered and spent, for a summary."""
@@ -197,13 +203,13 @@ class BatchSession:
         yield from look()
 
     def _line(self, request: Request) -> tuple[bytes, float]:
-        known = self.ledger.capability(self.server.identity, self.server.model)
-        params = Capabilities(**known).adapt(request.params) if known else dict(request.params)
+        found = known(self.ledger, self.server, shape_of(self.server, request.messages, request.params))
+        found = found or Capabilities()
+        params = found.adapt(request.params)
         body = encode(self.server.model, request.messages, params)
         head = f'{{"custom_id":"{request.key.hex()}","method":"POST","url":"/v1/chat/completions","body":'
-        out = request.params.get("max_tokens", 0)
         line = head.encode() + body + b"}"
-        return line, self._worst(line, out if isinstance(out, int) else 0)
+        return line, self._worst(line, found.most(request.params))
 
     def _worst(self, line: bytes, out: int) -> float:
         return (
@@ -315,6 +321,8 @@ class BatchSession:
                 content = self._content(file)
                 for line in content.splitlines():
                     self._read_line(line, attempts, endings, number, reader)
+        if not any(ending.http == 200 for ending in endings.values()):
+            endings = {key: _undecided(ending) for key, ending in endings.items()}
         self._keep(list(endings.values()))
         spent = sum(e.usd or 0.0 for e in endings.values())
         self.budget.settle(self._reserved.pop(plan, 0.0), spent)
@@ -365,8 +373,8 @@ class BatchSession:
             endings[key] = Ending(attempts[key], 200, reading.status, usd, stored, asker)
             return
         fault = self.wire.refused(code, {}, body.get("error", body) if isinstance(body, dict) else body)
-        if fault.then in {"row", "stop"}:
-            status = fault.status or FAILED
+        if fault.then in {"row", "refused", "stop"}:
+            status = fault.status or (REJECTED if fault.then == "refused" else FAILED)
             stored = Stored(key, status, nan, nan, fault.sentence, "", None, "", None, None, 0.0, nan)
             endings[key] = Ending(attempts[key], code, fault.name, 0.0, stored, asker)
 
@@ -433,15 +441,21 @@ class BatchSession:
                 fault = wire.refused(error.status_code, error.response.headers, error.body)
             except (openai.APIConnectionError, GarbledError, OSError) as error:
                 fault = wire.broken(error)
-            if fault.then in {"stop", "row"}:
+            if fault.then in {"stop", "row", "refused"}:
                 raise ServerError(fault.sentence)
             if fault.maybe_billed and (made := found()) is not None:
                 return made
             now = time.monotonic()
-            wait = (
-                self.gate.rejected(now, fault.headers) if fault.then == "pause" else self.gate.backoff(turn)
-            )
+            wait = self.gate.rejected(now, fault.wait) if fault.then == "pause" else self.gate.backoff(turn)
             time.sleep(wait)
         raise ServerError(
             f"{fault.sentence}, {self.server.attempts} times in a row. What the batches brought is kept."
         )
+
+
+def _undecided(ending: Ending) -> Ending:
+    """Return a refusal as a failure: where no row was answered, it may be a setting's fault."""
+    stored = ending.stored
+    if stored is None or stored.status != REJECTED:
+        return ending
+    return replace(ending, stored=replace(stored, status=FAILED))

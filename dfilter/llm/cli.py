@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import click
 
-from dfilter.plaintext import say, shown
+from dfilter.commands import Command
+from dfilter.plaintext import say, shown, shown_json
 
 
 @click.group()
@@ -15,6 +20,7 @@ def judge() -> None:
     Examples:
       dfilter judge list
       dfilter judge reparse --dry-run
+      dfilter judge read replies.txt
     """
 
 
@@ -46,3 +52,36 @@ def reparse(model: str, dry_run: bool) -> None:
     for asked in found:
         changes = ", ".join(f"{count:,} {what}" for what, count in sorted(asked.changed.items()))
         say(shown(f"{asked.line()}; {'would change' if dry_run else 'changed'}: {changes or 'none'}"))
+
+
+@judge.command(cls=Command)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--template", metavar="NAME", help="A name, or a file. [default: accuracy, or the kind's]")
+@click.option("--scale", metavar="LOW-HIGH", help="[default: 0-5, pairs 1-10, grades 1-6]")
+@click.option(
+    "--kind",
+    type=click.Choice(["rating", "pair", "grade"]),
+    help="What the template asks for. [default: as the template's name says, else rating]",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the summary goes to stderr.")
+def read(file: Path, template: str | None, scale: str | None, kind: Any, as_json: bool) -> None:
+    """Show how replies of judges are read, without asking anybody.
+
+    FILE has one reply a line: a text, an object with text, reply or content, or a chat completion as a
+    server sent it (- for standard input). For every reply come its value, or none, what became of it, and
+    why. A value of a pair is the first rating minus the second.
+
+    \b
+    Examples:
+      dfilter judge read replies.txt
+      dfilter judge read replies.jsonl --template my-template.txt --scale 1-10
+      dfilter judge read completions.jsonl --template pairwise --json | jq .value
+      echo "Grade: pass" | dfilter judge read - --template quality
+    """
+    from dfilter.llm.read_replies import file_text, read_replies, reader_of, summary
+
+    reader = reader_of(template, kind, scale)
+    found = list(read_replies(file_text(file), reader))
+    for one in found:
+        say(shown_json(json.dumps(one.table(), ensure_ascii=False)) if as_json else shown(one.line()))
+    say(shown(summary(found)), err=as_json)

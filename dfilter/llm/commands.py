@@ -10,9 +10,12 @@ from typing import Any
 
 from dfilter.errors import InputError
 from dfilter.llm.answers import Reader
+from dfilter.llm.grades import SCALES, OneOf
 from dfilter.llm.ledger import Ledger
+from dfilter.llm.pairs import PairScores
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.session import ledger_path
+from dfilter.llm.templates import asked_about
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def askers(ledger: Path | None = None) -> list[Asked]:
 def reparse(
     model: str = "", *, write: bool = True, ledger: Path | None = None, readers: Sequence[Reader] = ()
 ) -> list[Asked]:
-    """Read the stored answers of ratings again with today's parser, at no cost.
+    """Read the stored answers of ratings and evaluations again with today's parser, at no cost.
 
     Args:
         model: only this judge's answers.
@@ -90,8 +93,22 @@ def reparse(
 
 
 def _reader(spec: Mapping[str, Any], readers: Sequence[Reader]) -> Reader | None:
-    if spec.get("kind") != "rating":
+    own = _own_reader(spec)
+    if own is None:
         return None
-    own: Reader = (ExpectedScore if spec["mode"] == "expected" else TextScore)(spec["low"], spec["high"])
     same = [r for r in readers if r.name.partition("/")[0] == own.name.partition("/")[0]]
     return same[0] if same else own
+
+
+def _own_reader(spec: Mapping[str, Any]) -> Reader | None:
+    """Return the reader of an asker's answers; None where its answers are no verdicts."""
+    if spec.get("kind") == "rating":
+        if spec["mode"] == "expected":
+            return ExpectedScore(spec["low"], spec["high"])
+        return TextScore(spec["low"], spec["high"], asked_about(spec["template"]))
+    if spec.get("kind") != "evaluation":
+        return None
+    kind = spec.get("reader", spec.get("template"))  # older askers name their template alone
+    if kind in {"pair", "pairwise"}:
+        return PairScores()
+    return next((OneOf(words, name) for name, words in SCALES.items() if name == kind), None)

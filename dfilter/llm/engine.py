@@ -4,60 +4,57 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
+import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dfilter.errors import CheckError, DFilterError, Interrupted, ServerError, SettingsError
-from dfilter.llm.answers import FAILED, Answer, Reader, Reply, Request
+from dfilter.errors import DFilterError, Interrupted, ServerError, SettingsError
+from dfilter.llm.answers import BROKEN, CUT, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
+from dfilter.llm.blame import Held
+from dfilter.llm.doubts import a_setting, at_fault, conclude, own, plainly
+from dfilter.llm.faults import Fault
+from dfilter.llm.learning import Learner
 from dfilter.llm.ledger import Ending, Ledger, Stored
-from dfilter.llm.limits import Gate, Rates
 from dfilter.llm.prices import Budget, Price
-from dfilter.llm.probe import Capabilities, probe
-from dfilter.llm.tokens import at_most
-from dfilter.llm.wire import Fault, Got, Wire, encode
-from dfilter.llm.work import Job, Receipt, Stats, answer_of
+from dfilter.llm.sender import Sender
+from dfilter.llm.shortened import Shortened, sentence
+from dfilter.llm.waiting import TELL_SECONDS
+from dfilter.llm.wire import Got, Wire
+from dfilter.llm.work import Job, Kept, Receipt, answer_of
 from dfilter.llm.writer import Writer
 
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
 
+T = TypeVar("T")
+
 LOOKUP = 256  # requests looked up in the ledger at a time
 FLUSH_SECONDS = 0.02  # answers go to the consumer in groups; waking it for each one costs more
-DRAIN_SECONDS = 8.0  # how long requests in flight may still answer after a stop
-WAITS = 50  # rejections (429) that one request may meet, beside its tries
+DRAIN_SECONDS = 6.0  # how long requests in flight may still answer after a stop, in real seconds
+CANCEL_SECONDS = 1.0  # how long a cancelled one may take
 
 
-class Engine:
+class Engine(Sender):
     """Sends what the ledger does not hold, within the limits, and writes down everything."""
 
     def __init__(
         self, server: Server, wire: Wire, ledger: Ledger, writer: Writer, budget: Budget, price: Price | None
     ) -> None:
-        self.server, self.wire, self.ledger, self.writer = server, wire, ledger, writer
-        self.budget, self.price = budget, price
-        self.loop = asyncio.get_running_loop()
-        self.rates = Rates(server.requests_per_minute, server.tokens_per_minute)
-        self.gate = Gate(
-            server.concurrency, server.longest_pause, server.patience, server.first_wait, self.loop.time()
-        )
-        self.capabilities: Capabilities | None = None
-        self.stats = Stats()
-        self.stop: BaseException | None = None
+        super().__init__(server, wire, ledger, writer, budget, price)
+        self.learner = Learner(self)
         self.emitted: Callable[[list[Answer]], None] = lambda _: None
-        self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.notice: Callable[[str], None] = lambda _: None
+        self.say: Callable[[str], None] = lambda _: None
+        self.shortened: Shortened[Kept] = Shortened()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._out: list[Answer] = []
-        self._flushing = False
+        self._flushing = self._told = False
+        self._order = itertools.count()
 
     # -- what the session calls ---------------------------------------------------------------
-
-    def halt(self, reason: BaseException) -> None:
-        """Send nothing more; what is in flight may still answer."""
-        if self.stop is None:
-            self.stop = reason
-        self._wake.set()
 
     def abandon(self) -> None:
         """Wait for nothing any more."""
@@ -85,6 +82,8 @@ class Engine:
         self.pending: deque[Job] = deque()
         self.retries: list[tuple[float, int, Job]] = []
         self.flying: dict[bytes, Job] = {}
+        self.gate.begin()
+        self.blame.begin()
         feed = enumerate(requests)
         more = True
         try:
@@ -92,15 +91,19 @@ class Engine:
                 if more and len(self.pending) < self.server.concurrency and not backlog():
                     more = await self._refill(feed)
                     continue
+                if await self._own_question(more=more) or (not more and await self._release()):
+                    continue
                 wait = await self._next()
                 if wait is None:
                     continue
                 if not more and not self.flying:
                     break
-                await self._sleep(0.01 if more and backlog() else wait)
+                await self._rest(0.01 * self.clock.speed if more and backlog() else wait)
         finally:
             await self._drain()
+            await self._release(left=True)
             self._flush()
+            self._tell("")
         if self.stop is not None:
             raise self.stop
 
@@ -117,7 +120,10 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - the caller's own iterator broke; it gets its error
             self.halt(error)
             return False
-        found = self.ledger.find({r.key for _, r in part}, raw=self.texts)
+        keys = {r.key for _, r in part}
+        found = self.ledger.find(keys, raw=self.texts)
+        bad = self.ledger.failed(keys - found.keys())
+        self.blame.proven = self.blame.proven or any(s.status in {OK, UNPARSED} for s in found.values())
         for index, request in part:
             if request.key in found:
                 self.stats.stored += 1
@@ -128,227 +134,217 @@ class Engine:
             elif request.key in self.flying:
                 self.flying[request.key].indexes.append(index)
             else:
-                await self._accept(index, request)
+                if not await self._capable(request):
+                    return False
+                self._accept(index, request, known=request.key in bad)
         await asyncio.sleep(0)
         return len(part) == LOOKUP
 
-    async def _accept(self, index: int, request: Request) -> None:
-        if self.capabilities is None:
-            self.capabilities = await self._probe()
-            if self.capabilities is None:
-                return
-        params = self.capabilities.adapt(request.params)
-        worst = at_most(request.messages)
-        out = request.params.get("max_tokens", 0)
-        out = out if isinstance(out, int) else 0
-        if self.budget.max_usd is not None and out <= 0:
+    def _accept(self, index: int, request: Request, *, known: bool) -> None:
+        most = request.params.get("max_tokens")
+        if self.budget.max_usd is not None and not (isinstance(most, int) and most > 0):
             self.halt(
                 SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept.")
             )
             return
-        usd = self.price.cost(worst, out) if self.price else 0.0
-        job = Job(request.key, encode(self.server.model, request.messages, params), worst + out, usd, [index])
+        try:
+            job = self.learner.job(request, index, known=known)
+        except DFilterError as error:
+            self.halt(error)
+            return
         self.flying[request.key] = job
         self.pending.append(job)
 
-    async def _probe(self) -> Capabilities | None:
-        try:
-            return await probe(self)
-        except DFilterError as error:
-            self.halt(error)
-            return None
+    async def _capable(self, request: Request) -> bool:
+        """Find out once what the model accepts of such requests; returns whether that is known."""
+        if not self.learner.knows(request) and self.stop is None:
+            await self._unless_stopped(self.learner.of(request))
+        return self.learner.knows(request)
 
-    async def single(self, key: bytes, body: bytes, worst_tokens: int, worst_usd: float) -> Got | Fault:
-        """Send one request outside the queue, with the same limits, budget and ledger.
+    async def _own_question(self, *, more: bool) -> bool:
+        """Ask a question of our own where no row tells how the server is; returns whether one was asked."""
+        if self.learner.busy or self.gate.running or self.pending:
+            return False
+        if more and not self.gate.down_since:
+            return False
+        if self.gate.down_since is not None:
+            await self._unless_stopped(plainly(self))
+            return True
+        if self.retries or not (self.blame.held or self.blame.suspects):
+            return False
+        await self._unless_stopped(conclude(self))
+        return True
 
-        Returns:
-            The reply, or the fault that says that this request can never succeed.
+    async def _release(self, *, left: bool = False) -> bool:
+        """Keep the answers that were looked at twice, when no more come; returns whether there were any."""
+        if not left and (self.learner.busy or self.gate.running or self.pending or self.retries):
+            return False
+        kept = self.shortened.rest()
+        for one in kept:
+            await self._keep(one)
+        return bool(kept)
 
-        Raises:
-            ServerError: the server does not answer.
-            CheckError: the budget is spent.
-        """
-        job = Job(key, body, worst_tokens, worst_usd, [])
-        while True:
-            while (
-                wait := max(self.gate.delay(now := self.loop.time()), self.rates.delay(now, worst_tokens))
-            ) > 0:
-                if self.stop is not None:
-                    raise self.stop
-                await self._sleep(min(wait, 1.0))
-            if not self.budget.fits(worst_usd):
-                raise self._over_budget(job)
-            outcome, usd, number = await self._once(job)
-            if isinstance(outcome, Got):
-                await self.writer.end(Ending(number, 200, "ok", usd))
-                return outcome
-            await self.writer.end(Ending(number, outcome.http, outcome.name, usd))
-            now = self.loop.time()
-            if outcome.then in {"row", "stop"}:
-                return outcome
-            self.gate.failed(now, now, strain=False)
-            wait = self._wait(job, outcome, now)
-            if self.gate.broken(now) or self._hopeless(job, now + wait):
-                raise ServerError(self._broken_sentence(outcome))
-            await self._sleep(wait)
-            if self.stop is not None:
-                raise self.stop
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Run a piece of work that a stop does not wait for; returns None when it was stopped or failed."""
+        task = self._spawn(work)
+        while not task.done() and self.stop is None:
+            await self._rest(math.inf)
+        done = task.done() and not task.cancelled() and task.exception() is None
+        return task.result() if done else None
 
     async def _next(self) -> float | None:
         """Send one request if one may go now (None), else return how long to wait."""
+        if self.learner.busy:
+            return math.inf
         now = self.loop.time()
-        ready = bool(self.retries) and self.retries[0][0] <= now
+        down = self.gate.down_since is not None
+        fresh = down or (self.gate.alone and bool(self.pending))  # a row that never failed tells most
+        ready = not fresh and bool(self.retries) and self.retries[0][0] <= now
         if not ready and not self.pending:
-            return self.retries[0][0] - now if self.retries else float("inf")
+            return self.retries[0][0] - now if self.retries and not down else math.inf
         job = self.retries[0][2] if ready else self.pending[0]
+        self.learner.refresh(job)
         wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens))
         if wait > 0:
             return wait
         if not self.budget.fits(job.worst_usd):
             if not self.gate.running:
-                self.halt(self._over_budget(job))
-            return float("inf")
+                self.halt(self.over_budget(job))
+            return math.inf
         if ready:
             heapq.heappop(self.retries)
         else:
             self.pending.popleft()
-        self._launch(job, now)
+        self._spawn(self._attempt(job, self.admit(job, now)))
         return None
 
-    def _over_budget(self, job: Job) -> CheckError:
-        b = self.budget
-        maybe = f" and at most ${b.uncertain:.4f} for calls without an answer" if b.uncertain else ""
-        return CheckError(
-            f"--max-usd {b.max_usd:g} stops the run: ${b.spent:.4f} are spent{maybe}, and the next call may "
-            f"cost up to ${job.worst_usd:.4f}. Every answer so far is kept; the same command goes on."
-        )
+    async def _rest(self, seconds: float) -> None:
+        """Wait until something happens, or for so long, and say what is waited for."""
+        self._tell(self.waiting.line(self.loop.time()))
+        await self.sleep(min(seconds, TELL_SECONDS * self.clock.speed))
 
-    async def _sleep(self, seconds: float) -> None:
-        """Wait until something happens, or for so long."""
-        timer = None if seconds == float("inf") else self.loop.call_later(seconds, self._wake.set)
-        await self._wake.wait()
-        self._wake.clear()
-        if timer is not None:
-            timer.cancel()
+    def _tell(self, line: str) -> None:
+        if line or self._told:
+            self._told = bool(line)
+            self.notice(line)
 
     # -- one attempt ---------------------------------------------------------------------------
 
-    def _launch(self, job: Job, now: float) -> None:
-        task = asyncio.create_task(self._attempt(job, self._admit(job, now)))
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
-    def _admit(self, job: Job, now: float) -> Receipt:
-        """Count an attempt as sent, in every window and in the budget."""
-        self.gate.running += 1
-        self.stats.attempts += 1
-        self.budget.reserve(job.worst_usd)
-        if job.born < 0:
-            job.born, job.paused = now, self.gate.paused_total
-        return self.rates.take(now, job.worst_tokens)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.halt(error)
         self._wake.set()
 
-    async def _once(self, job: Job, receipt: Receipt | None = None) -> tuple[Got | Fault, float | None, int]:
-        """Send one attempt; returns what became of it, its cost, and its number in the ledger."""
-        receipt = receipt or self._admit(job, self.loop.time())
-        number, outcome = -1, None
-        try:
-            number = await self.writer.begin(job.key)
-            outcome = await self.wire.send(job.body)
-        finally:
-            self.gate.running -= 1
-            usd = self._account(job, outcome, receipt, begun=number >= 0)
-            if outcome is None and number >= 0:  # cancelled
-                self.writer.note(Ending(number, None, "abandoned", None))
-            self._wake.set()
-        return outcome, usd, number
-
-    def _account(
-        self, job: Job, outcome: Got | Fault | None, receipt: Receipt, *, begun: bool
-    ) -> float | None:
-        """Replace reservations by what an attempt really took; returns its cost, if anybody knows."""
-        now, tokens, usd = self.loop.time(), None, None
-        if isinstance(outcome, Got):
-            reply = outcome.reply
-            usd = self.price.of(reply) if self.price else None
-            if reply.input_tokens is not None and reply.output_tokens is not None:
-                tokens = reply.input_tokens + reply.output_tokens
-        elif not (begun if outcome is None else outcome.maybe_billed):
-            usd = 0.0
-        self.budget.settle(job.worst_usd, usd, uncertain=usd is None)
-        self.rates.settle(now, receipt, tokens)
-        if outcome is not None:
-            self.rates.learn(outcome.headers)
-        return usd
-
     async def _attempt(self, job: Job, receipt: Receipt) -> None:
         sent = self.loop.time()
-        outcome, usd, number = await self._once(job, receipt)
+        outcome, usd, number = await self.once(job, receipt)
         if isinstance(outcome, Got):
-            await self._got(job, number, outcome, usd, self.loop.time() - sent)
+            await self.got(job, number, outcome, usd, sent)
         else:
             await self._fault(job, number, outcome, usd, sent)
 
-    async def _got(self, job: Job, number: int, got: Got, usd: float | None, latency: float) -> None:
-        reply, stats = got.reply, self.stats
-        self.gate.succeeded(self.loop.time())
+    async def got(self, job: Job, number: int, got: Got, usd: float | None, sent: float) -> None:
+        """Keep an answer, and settle what waited for one."""
+        reply, stats, now = got.reply, self.stats, self.loop.time()
+        self.gate.succeeded(now)
+        if await self.mended(job, got, Ending(number, 200, "asked again", usd)):
+            return
+        released, due = self.blame.succeeded(sent)
+        for other in due:
+            self._later(other, now)
         reading = self.reader.read(reply)
         stored = Stored(
             job.key, reading.status, reading.value, reading.mass, reading.reason, self.reader.name, got.raw,
-            reply.model, reply.input_tokens, reply.output_tokens, usd, latency,
+            reply.model, reply.input_tokens, reply.output_tokens, usd, now - sent,
         )  # fmt: skip
         stats.input_tokens += reply.input_tokens or 0
         stats.output_tokens += reply.output_tokens or 0
-        await self.writer.end(Ending(number, 200, reading.status, usd, stored, self.asker))
-        self._settle(job, stored, reply)
+        one = Kept(job, number, stored, reply)
+        whole, cut = self.shortened.take(job.body, reply.prompt_tokens, one)
+        if one not in whole and one not in cut:  # until more is known, the next run would ask again
+            later = replace(stored, status=FAILED)
+            await self.writer.end(Ending(number, 200, stored.status, usd, later, self.asker))
+        for known in whole:
+            await self._keep(known)
+        for known in cut:
+            await self._keep(self._cut(known))
+        for held in released:
+            await self.final(held.job, held.attempt, own(held.fault), REJECTED, held.usd)
+
+    async def _keep(self, kept: Kept) -> None:
+        stored = kept.stored
+        await self.writer.end(Ending(kept.attempt, 200, stored.status, stored.usd, stored, self.asker))
+        self._settle(kept.job, stored, kept.reply)
+
+    def _cut(self, kept: Kept) -> Kept:
+        """Return an answer to a prompt that the server had not read whole, as none."""
+        said = sentence(self.server.url, kept.reply.prompt_tokens or 0)
+        if not self.stats.cut:
+            self.say(f"Warning: {said}; these rows are not rated.")
+        self.stats.cut += 1
+        nan = float("nan")
+        return replace(kept, stored=replace(kept.stored, status=CUT, value=nan, mass=nan, reason=said))
 
     async def _fault(self, job: Job, number: int, fault: Fault, usd: float | None, sent: float) -> None:
-        now = self.loop.time()
         self.stats.faults[fault.name] = self.stats.faults.get(fault.name, 0) + 1
+        if fault.then in {"row", "refused"}:
+            self.gate.up(self.loop.time())
+        if await self.mended(job, fault, Ending(number, fault.http, fault.name, usd)):
+            return
+        now = self.loop.time()
         if fault.then == "row":
-            await self._final(job, number, fault, fault.status, usd)
+            await self.final(job, number, fault, fault.status, usd)
             return
-        self.gate.failed(now, sent, strain=fault.strain)
-        ending = Ending(number, fault.http, fault.name, usd)
+        self.writer.note(Ending(number, fault.http, fault.name, usd))
         if fault.then == "stop":
-            self.writer.note(ending)
             self.halt(ServerError(fault.sentence))
-            return
-        wait = self._wait(job, fault, now)
-        if self._hopeless(job, now + wait):
-            await self._final(job, number, fault, FAILED, usd)
+        elif fault.then == "refused":
+            if self.blame.refused(Held(job, fault, number, usd, now)):
+                self.halt(a_setting(self.blame.held, fault))
         else:
+            wait = self.troubled(fault, sent, job)
+            verdict = self._verdict(job, fault, now + wait)
+            if verdict == "broken":
+                await self.final(job, number, at_fault(job, fault), BROKEN, usd)
+            elif verdict == "suspect":
+                self.blame.suspects.append((job, fault))
+            else:
+                self._later(job, now + wait)
+
+    async def mended(self, job: Job, outcome: Got | Fault, ending: Ending) -> bool:
+        """Put a request back in another form, when its outcome contradicts what is known of the model."""
+        try:
+            if not await self.learner.again(job, outcome):
+                return False
+        except DFilterError as error:
+            self.halt(error)
+        except asyncio.CancelledError:
             self.writer.note(ending)
-            heapq.heappush(self.retries, (now + wait, number, job))
-        if self.gate.broken(now):
-            self.halt(ServerError(self._broken_sentence(fault)))
+            raise
+        self.writer.note(ending)
+        self._later(job, self.loop.time())
+        return True
 
-    def _wait(self, job: Job, fault: Fault, now: float) -> float:
-        """Return how long this request waits before its next try; after a 429 all others wait too."""
+    def _later(self, job: Job, when: float) -> None:
+        heapq.heappush(self.retries, (when, next(self._order), job))
+
+    def _verdict(self, job: Job, fault: Fault, then: float) -> str:
         if fault.then == "pause":
-            job.waits += 1
-            wait = self.gate.rejected(now, fault.headers)
-            self.stats.paused_until = time.time() + wait
-            return wait
-        job.tries += 1
-        return self.gate.backoff(job.tries)
-
-    def _hopeless(self, job: Job, then: float) -> bool:
+            return self.blame.told(job, last=not self.pending)
+        if self.gate.down_since is not None:
+            return "again"
         lived = then - job.born - (self.gate.paused_total - job.paused)
-        return job.tries >= self.server.attempts or job.waits >= WAITS or lived > self.server.row_seconds
+        return self.blame.verdict(job, late=lived > self.server.row_seconds)
 
-    def _broken_sentence(self, fault: Fault) -> str:
-        return (
-            f"Nothing has succeeded in the last {self.gate.failures} calls to {self.server.url}; the last "
-            f"one: {fault.sentence}. Every answer so far is kept; the same command goes on when it is well."
-        )
-
-    async def _final(self, job: Job, number: int, fault: Fault, status: str, usd: float | None) -> None:
+    async def final(self, job: Job, number: int, fault: Fault, status: str, usd: float | None) -> None:
+        """Keep a row's end without an answer, and hand it on."""
         nan = float("nan")
         stored = Stored(job.key, status, nan, nan, fault.sentence, "", None, "", None, None, usd, nan)
         self.stats.failed += status == FAILED
@@ -381,8 +377,9 @@ class Engine:
     async def _drain(self) -> None:
         if not self._tasks:
             return
-        _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+        speed = self.clock.speed
+        _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS * speed)
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=1.0)
+            await asyncio.wait(late, timeout=CANCEL_SECONDS * speed)

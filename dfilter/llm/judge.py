@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -23,12 +24,14 @@ from dfilter.identity import ANYHOW, CONTENT, SHORT, settings_identity
 from dfilter.llm.answers import OK, STATUSES, UNPARSED, Answer, Reader, Request
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.server import Server
-from dfilter.llm.templates import Template, load
+from dfilter.llm.templates import SHORT as NUMBER_ALONE
+from dfilter.llm.templates import Template, asked_about, in_user_turn, load
 from dfilter.types import Example, Json, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dfilter.llm.prices import Budget
     from dfilter.llm.session import Asking
 
 RATING = np.dtype(
@@ -42,6 +45,7 @@ RATING = np.dtype(
 )
 SERVER_FIELDS = tuple(f.name for f in fields(Server))
 NOTE_SECONDS = 0.25
+EXPLAINED_TOKENS, SHORT_TOKENS = 256, 16  # as published; and enough for a number alone
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Judge(Server):
         high: the scale's highest rating.
         temperature: 0 as published; models that refuse one are asked without.
         max_tokens: most tokens of an answer in ``text`` mode, as published.
+        explain: whether the judge explains its score, as published; ``no`` asks for the number alone in
+            ``text`` mode, which is another judge. Its answers have 16 tokens unless ``max_tokens`` is set.
         repeat: ratings per row; their mean counts.
         min_mass: least probability on score tokens in ``expected`` mode; with less the model was
             about to say something else, and the row counts as unparsed.
@@ -69,13 +75,14 @@ class Judge(Server):
     low: int = 0
     high: int = 5
     temperature: float = 0.0
-    max_tokens: int = 256
+    max_tokens: int = EXPLAINED_TOKENS
+    explain: Literal["yes", "no"] = "yes"
     repeat: int = 1
     min_mass: float = 0.5
     transport: Annotated[Literal["live", "batch"], ANYHOW] = "live"
 
     def __post_init__(self) -> None:
-        findings = []
+        findings = self.findings()
         if not 0 <= self.low < self.high <= 100:
             findings.append(f"The scale {self.low} to {self.high} is none; expected 0 <= low < high <= 100.")
         if self.mode == "expected" and self.high > 9:
@@ -90,16 +97,17 @@ class Judge(Server):
             findings.append(f"min_mass = {self.min_mass}; expected a share in [0, 1].")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             findings.append(f"temperature = {self.temperature}; expected 0 or more.")
-        if self.model.startswith("local:") and self.mode != "expected":
+        if self.model.startswith("local:") and "," not in self.model and self.mode != "expected":
             findings.append("A local: judge reads probabilities only; set its mode to expected.")
         if findings:
             raise SettingsError(*findings)
 
     def identify(self) -> Mapping[str, Json]:
         """Return what makes its ratings, with the template by its words, and how its answers are read."""
+        settings = settings_identity(self, but=() if self.short else ("explain",))
         if not self.model:
-            return settings_identity(self)  # nobody is named yet
-        own = {n: v for n, v in settings_identity(self).items() if n not in self.spec}
+            return settings  # nobody is named yet
+        own = {n: v for n, v in settings.items() if n not in self.spec}
         words = {"content": json_digest(self.spec["template"], 16)[:SHORT], "named": self.template}
         told = {n: v for n, v in self.spec.items() if n != "kind"}
         return own | told | {"template": words, "reader": self.reader.name}
@@ -115,41 +123,79 @@ class Judge(Server):
 
     @cached_property
     def wording(self) -> Template:
-        """The template; read once."""
-        return load(self.template)
+        """The template; read once.
+
+        Raises:
+            SettingsError: it cannot be used, or does not ask for the number alone where that is wanted.
+        """
+        found = load(self.template)
+        if self.short and NUMBER_ALONE not in dict(found.parts):
+            raise SettingsError(
+                f"explain = no needs a part '--- {NUMBER_ALONE}' in the template {self.template}, which asks "
+                "for the score alone. Write one, or leave explain out."
+            )
+        return found
+
+    @property
+    def short(self) -> bool:
+        """Whether answers in words are asked for without an explanation."""
+        return self.explain == "no" and self.mode == "text"
 
     @property
     def reader(self) -> Reader:
         """Understands this judge's answers."""
         if self.mode == "expected":
             return ExpectedScore(self.low, self.high)
-        return TextScore(self.low, self.high)
+        return TextScore(self.low, self.high, asked_about(dict(self.wording.parts)))
 
     @property
     def params(self) -> dict[str, Json]:
         """The chat-completion parameters."""
         if self.mode == "expected":
-            return {"max_tokens": 1, "temperature": self.temperature, "logprobs": True, "top_logprobs": 20}
-        return {"max_tokens": self.max_tokens, "temperature": self.temperature}
+            asked: dict[str, Json] = {"max_tokens": 1, "temperature": self.temperature}
+            return {**asked, "logprobs": True, "top_logprobs": 20, **self.extras}
+        published = self.short and self.max_tokens == EXPLAINED_TOKENS
+        most = SHORT_TOKENS if published else self.max_tokens
+        return {"max_tokens": most, "temperature": self.temperature, **self.extras}
 
     @cached_property
     def spec(self) -> dict[str, Json]:
         """Everything that makes an answer this judge's."""
-        return {
+        short: dict[str, Json] = {"explain": "no"} if self.short else {}
+        return short | {
             "kind": "rating",
             "model": self.model,
             "server": self.server.identity,
-            "template": dict(self.wording.parts),
+            "template": dict(self.wording.words(explained=not self.short)),
             "mode": self.mode,
             "low": self.low,
             "high": self.high,
             "params": self.params,
+            **({"system": "user"} if self.system == "user" else {}),
         }
 
     @cached_property
     def hash(self) -> str:
         """Names the judge in keys and ledger."""
         return json_digest(self.spec)
+
+    def settled(self, ledger: Path | None = None, *, budget: Budget | None = None, ask: bool = True) -> Judge:
+        """Return the judge with its ``system`` made out; see :func:`dfilter.llm.roles.settled`."""
+        from dfilter.llm.roles import settled
+        from dfilter.llm.session import ledger_path
+
+        if self.system != "auto" or not self.model or not dict(self.wording.parts).get("system"):
+            return self
+        asked = [{"role": "system", "content": ""}, {"role": "user", "content": ""}]
+        return settled(
+            self,
+            asked,
+            self.params,
+            ledger=ledger or ledger_path(),
+            stored=lambda book: book.answered(self.hash),
+            budget=budget,
+            ask=ask,
+        )
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
@@ -159,7 +205,9 @@ class Judge(Server):
 
     def request(self, row: Example, repeat: int = 0) -> Request:
         """Return the question whose answer rates ``row``."""
-        messages = self.wording.messages(row, self.mode, self.low, self.high)
+        ending = NUMBER_ALONE if self.short else self.mode
+        messages = self.wording.messages(row, ending, self.low, self.high)
+        messages = in_user_turn(messages) if self.system == "user" else messages
         return Request(self.key(row, repeat), messages, self.params)
 
     def requests(self, rows: Iterable[Example], repeats: Sequence[int]) -> Iterator[Request]:
@@ -175,6 +223,7 @@ def rate(
     progress: Progress | None = None,
     repeats: Sequence[int] | None = None,
     label: str = "",
+    said: dict[int, str] | None = None,
 ) -> NDArray[Any]:
     """Rate rows; what the ledger holds costs nothing.
 
@@ -185,6 +234,7 @@ def rate(
         progress: shows done, failed, rows/s, spent and expected cost.
         repeats: which repeats to ask for; ``range(judge.repeat)`` unless given.
         label: the stage's name.
+        said: takes what was said about rows that are not rated, by position.
 
     Returns:
         (len(rows),) of ``RATING``. A row counts as rated when more than half of its repeats are
@@ -193,25 +243,26 @@ def rate(
     Raises:
         ServerError, CheckError, Interrupted, StoreError: see ``Session.ask``.
     """
+    judge = judge.settled(getattr(session, "path", None))  # stand-ins for a session may have no ledger
     repeats = range(judge.repeat) if repeats is None else repeats
     tally = Tally(len(rows), len(repeats), judge.min_mass if judge.mode == "expected" else 0.0)
     asked = session.ask(judge.requests(rows, repeats), reader=judge.reader, asker=judge.spec, texts=False)
     if progress is None:
         for answer in asked:
             tally.add(answer)
-        return tally.ratings()
+        return tally.ended(said)
     with progress.stage(
         label or f"rating with {judge.model}", total=len(rows) * len(repeats), unit="ratings"
     ) as bar:
-        said, waiting = time.monotonic(), 0
+        spoke, waiting = time.monotonic(), 0
         for answer in asked:
             tally.add(answer)
             waiting += 1
-            if (now := time.monotonic()) - said >= NOTE_SECONDS:
+            if (now := time.monotonic()) - spoke >= NOTE_SECONDS:
                 bar.advance(waiting, note=tally.note(now))
-                said, waiting = now, 0
+                spoke, waiting = now, 0
         bar.advance(waiting, note=tally.note(time.monotonic()))
-    return tally.ratings()
+    return tally.ended(said)
 
 
 class Tally:
@@ -225,6 +276,7 @@ class Tally:
         self.understood = np.zeros(rows, dtype=np.uint8)
         self.status = np.full(rows, 255, dtype=np.uint8)
         self.first = np.full(rows, 255, dtype=np.uint8)
+        self.said: dict[int, str] = {}  # why a row is not rated, in the words of its first such answer
         self.done = self.failed = self.paid = 0
         self.usd = 0.0
         self.started = time.monotonic()
@@ -240,6 +292,7 @@ class Tally:
             self.mass[row] += answer.mass
         elif repeat < self.first[row]:
             self.first[row], self.status[row] = repeat, STATUSES.index(status)
+            self.said[row] = answer.reason
         self.done += 1
         self.failed += answer.status == "failed"
         if not answer.stored:
@@ -255,6 +308,13 @@ class Tally:
             left = len(self.total) * self.repeats - self.done
             parts.append(f"${self.usd:.2f} of about ${self.usd + self.usd / self.paid * left:.2f}")
         return ", ".join(parts)
+
+    def ended(self, said: dict[int, str] | None) -> NDArray[Any]:
+        """Return the rows' ratings, and put into ``said`` why the others have none."""
+        out = self.ratings()
+        if said is not None:
+            said |= {row: self.said.get(row, "") for row in np.flatnonzero(out["status"] != 0).tolist()}
+        return out
 
     def ratings(self) -> NDArray[Any]:
         """Return the rows' ratings."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dfilter.errors import StoreError
-from dfilter.llm.answers import FAILED, Reader, Reading, read_body
+from dfilter.llm.answers import CUT, FAILED, Reader, Reading, read_body
 from dfilter.llm.tables import TABLES
 from dfilter.types import Json
 
@@ -188,6 +188,18 @@ class Ledger:
                     found[row[0]] = _stored(row)
         return found
 
+    def failed(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Return those of ``keys`` that failed in an earlier run and have no answer yet."""
+        wanted = list(keys)
+        found: set[bytes] = set()
+        with _sentences(self.path):
+            for start in range(0, len(wanted), LOOKUP):
+                part = wanted[start : start + LOOKUP]
+                marks = ",".join("?" * len(part))
+                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND status = '{FAILED}'"  # noqa: S608
+                found |= {row[0] for row in self.db.execute(text, part)}
+        return found
+
     def open_attempts(self) -> int:
         """Return how many attempts were in flight when their process died (or are now)."""
         return int(self.db.execute("SELECT count(*) FROM attempt WHERE ended IS NULL").fetchone()[0])
@@ -210,6 +222,13 @@ class Ledger:
             row = self.db.execute("SELECT id FROM asker WHERE hash = ?", (name,)).fetchone()
         return int(row[0])
 
+    def answered(self, name: str) -> bool:
+        """Return whether an asker has an answer."""
+        found = self.db.execute(
+            "SELECT 1 FROM asker JOIN answer ON answer.asker = asker.id WHERE asker.hash = ? LIMIT 1", (name,)
+        )
+        return found.fetchone() is not None
+
     def askers(self) -> list[tuple[int, str, dict[str, Any], int]]:
         """Return (number, hash, spec, answers) of everybody who ever asked."""
         rows = self.db.execute(
@@ -231,8 +250,8 @@ class Ledger:
         with _sentences(self.path):
             rows = self.db.execute(
                 "SELECT id, key, status, value, mass, reason, raw FROM answer"
-                " WHERE asker = ? AND raw IS NOT NULL",
-                (asker,),
+                " WHERE asker = ? AND raw IS NOT NULL AND status NOT IN (?, ?)",
+                (asker, FAILED, CUT),
             )
             for row in rows:
                 before = Reading(row[2], _float(row[3]), _float(row[4]), row[5])

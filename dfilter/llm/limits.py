@@ -1,4 +1,4 @@
-"""How fast to send: rate windows, the number in flight, pauses, back-off, and when to give up.
+"""How fast to send: rate windows, the number in flight, pauses, back-off, and whether the server is there.
 
 Nothing here sleeps or sends; the session asks how long to wait and reports what happened. Times are
 seconds of one monotonic clock, handed in.
@@ -9,11 +9,8 @@ from __future__ import annotations
 import heapq
 import math
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 MINUTE = 60.0
 ARRIVAL = 5.0  # a request that is on its way for longer is taken to have arrived
@@ -22,8 +19,6 @@ FIRST_IN_FLIGHT = 32
 BACKOFF_CAP = 30.0
 SHRINK = 0.7
 PROBE_AFTER = 5.0  # after a longer pause, one request goes first
-BREAKER_FAILURES = 20
-NEVER_SUCCEEDED = 0.25  # share of the patience, while nothing has succeeded at all
 
 
 class Window:
@@ -125,120 +120,114 @@ class Gate:
     """How many requests may be in flight, and whether everything waits.
 
     The number grows by one with every success until the server first shows strain, then it shrinks
-    by ``SHRINK`` at every sign of strain and grows by about four a round trip.
+    by ``SHRINK`` at every sign of strain and grows by about four a round trip. Before the first
+    answer, after a long pause, and while the server is down, one request goes at a time.
+
+    Attributes:
+        most: most in flight.
+        longest_pause: a longer pause than so many seconds is looked into after that time.
+        first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
+        limit: how many may be in flight now.
+        paused_until: nothing is sent before.
+        paused_total: seconds of pauses and outages so far, which count against no request.
+        alone: whether one request goes at a time.
+        down_since: when the server went away, or none.
+        silent_since: when the first attempt failed for which nothing has made up since, or none; moved on
+            by pauses that the server asked for.
+        asked: whether the pause is one that the server named the length of.
     """
 
     most: int
     longest_pause: float
-    patience: float
     first_wait: float
-    started: float
     limit: float = 0.0
     running: int = 0
     paused_until: float = 0.0
     paused_total: float = 0.0
-    probing: bool = False
+    alone: bool = True
     strained: bool = False
-    rejections: int = 0  # 429s since the last success
-    failures: int = 0  # failed attempts since the last success
-    last_success: float | None = None
+    rejections: int = 0  # bursts of 429s since the last success
+    probes: int = 0  # failed ones since the server went down
+    down_since: float | None = None
+    silent_since: float | None = None
+    asked: bool = False
     shrunk_at: float = -math.inf
+    rejected_at: float = -math.inf
     draw: random.Random = field(default_factory=random.Random)
 
     def __post_init__(self) -> None:
         self.limit = float(min(self.most, max(FIRST_IN_FLIGHT, self.most // 4)))
 
+    def begin(self) -> None:
+        """Start a round of questions: what an earlier one waited for is forgotten."""
+        self.down_since = self.silent_since = None
+        self.paused_until = self.paused_until if self.asked else 0.0
+
     def delay(self, now: float) -> float:
         """Return how long to wait before one more may be sent: 0, seconds, or infinity (a free place)."""
         if now < self.paused_until:
             return self.paused_until - now
-        if self.running >= (1 if self.probing else int(self.limit)):
+        if self.running >= (1 if self.alone else int(self.limit)):
             return math.inf
         return 0.0
 
     def succeeded(self, now: float) -> None:
         """Note an answer."""
-        saturated = self.running + 1 >= int(self.limit)
-        if saturated and not self.probing:
+        if not self.alone and self.running + 1 >= int(self.limit):
             self.limit = min(float(self.most), self.limit + (4 / self.limit if self.strained else 1))
-        self.last_success, self.failures, self.rejections, self.probing = now, 0, 0, False
+        self.rejections, self.alone, self.silent_since = 0, False, None
+        self.up(now)
+
+    def up(self, now: float) -> None:
+        """Note that the server is there, whatever it says."""
+        if self.down_since is not None:
+            self.paused_total += now - self.down_since
+            self.down_since, self.paused_until, self.probes = None, now, 0
 
     def failed(self, now: float, sent: float, *, strain: bool) -> None:
         """Note a failed attempt that was sent at ``sent``."""
-        self.failures += 1
+        if self.silent_since is None:
+            self.silent_since = now
         if strain and sent > self.shrunk_at:  # one decrease for all that were in flight together
             self.limit, self.strained, self.shrunk_at = max(1.0, self.limit * SHRINK), True, now
 
-    def rejected(self, now: float, headers: Mapping[str, str]) -> float:
-        """Note a 429: everything waits. Returns for how long, in seconds."""
-        self.rejections += 1
-        asked = retry_after(headers)
+    def fall(self, now: float) -> None:
+        """Hold the server for down, or note that it still is: one request after a growing wait."""
+        if self.down_since is None:
+            self.down_since, self.probes, self.alone = now, 0, True
+        self.probes += 1
+        self.asked = False
+        self.paused_until = now + self.backoff(self.probes)
+
+    def rejected(self, now: float, asked: float | None, sent: float = math.inf) -> float:
+        """Note that the server wants a pause: everything waits. Returns for how long, in seconds.
+
+        Args:
+            now: the time.
+            asked: the seconds that it named, if it named any.
+            sent: when the rejected request was sent; those of one burst are one rejection.
+        """
+        if sent > self.rejected_at:
+            self.rejections, self.rejected_at = self.rejections + 1, now
+        named = asked is not None
         if asked is None:
-            asked = self.draw.uniform(0, min(BACKOFF_CAP, self.first_wait * 2 ** min(self.rejections, 16)))
+            asked = self.backoff(self.rejections)
         wait = min(asked, self.longest_pause)
         until = max(self.paused_until, now + wait)
-        self.paused_total += until - max(self.paused_until, now)
-        self.paused_until = until
-        self.probing = self.probing or wait >= PROBE_AFTER or asked > self.longest_pause
+        longer = until - max(self.paused_until, now)
+        self.paused_total += longer
+        self.paused_until, self.asked = until, named
+        if self.silent_since is None:
+            self.silent_since = now
+        if named:
+            self.silent_since += longer
+        self.alone = self.alone or wait >= PROBE_AFTER or asked > self.longest_pause
         return wait
 
     def backoff(self, tries: int) -> float:
         """Return a full-jitter wait after the ``tries``-th failed try of a request."""
         return self.draw.uniform(0, min(BACKOFF_CAP, self.first_wait * 2 ** min(tries, 16)))
 
-    def broken(self, now: float) -> bool:
-        """Return whether nothing has succeeded for so long that going on makes no sense."""
-        if self.failures < BREAKER_FAILURES:
-            return False
-        if self.last_success is None:
-            return now - self.started > self.patience * NEVER_SUCCEEDED
-        return now - self.last_success > self.patience
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds that the server asks to wait, or None when it says nothing sensible.
-
-    Reads ``retry-after-ms``, ``retry-after`` (seconds or a date), and, when these are absent, the
-    reset headers of an exhausted limit. Negative, infinite and unreadable values say nothing.
-    """
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        text = headers.get(name)
-        if text is None:
-            continue
-        seconds = _seconds(text, now)
-        if seconds is not None:
-            return seconds * scale
-    resets = [
-        reset
-        for kind in ("requests", "tokens")
-        if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"
-        and (reset := duration(headers.get(f"x-ratelimit-reset-{kind}", ""))) is not None
-    ]
-    return max(resets) if resets else None
-
-
-def _seconds(text: str, now: datetime | None) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
-        return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
-    return seconds if 0 <= seconds < math.inf else None
-
-
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNIT = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def duration(text: str) -> float | None:
-    """Read ``6m0s``, ``17ms`` or ``1.5`` (seconds); None for anything else."""
-    text = text.strip()
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
-        return float(text)
-    if not text or len(text) > 40 or _PART.sub("", text):
-        return None
-    return sum(float(number) * _UNIT[unit] for number, unit in _PART.findall(text))
+    def silent(self, now: float) -> float:
+        """Return for how many seconds nothing has succeeded, without the pauses that were asked for."""
+        return 0.0 if self.silent_since is None else max(0.0, now - self.silent_since)

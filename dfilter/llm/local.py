@@ -21,7 +21,7 @@ from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.reported import Reported
 from dfilter.types import Json
-from dfilter.window import window
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window
 
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
@@ -64,6 +64,11 @@ class LocalSession:
         """Close the ledger and let the model go."""
         self.ledger.close()
         self._model = None
+
+    @property
+    def path(self) -> Path:
+        """The ledger's file."""
+        return self.ledger.path
 
     def facts(self) -> dict[str, Json]:
         """Return what this session answered, for a summary."""
@@ -149,16 +154,16 @@ class LocalSession:
         ids: list[list[int]] = [[] for _ in requests]
         bodies = [""] * len(ids)
         longest = min(LONGEST, window(model.config, tokenizer))
+        size = vocabulary(model.config)
         for at, request in enumerate(requests):
             try:
-                ids[at] = _prompt_ids(tokenizer, request, longest)
+                ids[at] = _prompt_ids(tokenizer, request, longest, size)
             except InputError as error:
                 bodies[at] = _refusal(self.server.model, str(error))
         order = sorted((at for at in range(len(ids)) if ids[at]), key=lambda i: (len(ids[i]), i))
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         for group in _groups(order, ids):
             width = max(len(ids[i]) for i in group)
-            tokens = torch.full((len(group), width), pad, dtype=torch.long)
+            tokens = torch.zeros((len(group), width), dtype=torch.long)  # padding is masked
             mask = torch.zeros((len(group), width), dtype=torch.long)
             for line, i in enumerate(group):  # padded on the right: the last real token is what counts
                 tokens[line, : len(ids[i])] = torch.tensor(ids[i])
@@ -177,7 +182,7 @@ class LocalSession:
         return bodies
 
 
-def _prompt_ids(tokenizer: Any, request: Request, longest: int) -> list[int]:
+def _prompt_ids(tokenizer: Any, request: Request, longest: int, size: int) -> list[int]:
     if tokenizer.chat_template:
         text = template_text(request.messages, tokenizer, opening=True)
         ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"][:-1]
@@ -186,6 +191,8 @@ def _prompt_ids(tokenizer: Any, request: Request, longest: int) -> list[int]:
         ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"][:-1]
     if len(ids) > longest:
         ids = [*ids[: longest // 2], *ids[len(ids) - longest // 2 :]]
+    if beyond(ids, size):
+        raise InputError(NOT_EMBEDDED)
     return list(ids)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from dfilter.llm.wire import GuardedLoop
+from dfilter.llm.clock import Clock, GuardedLoop
 
 T = TypeVar("T")
 
@@ -15,8 +16,8 @@ T = TypeVar("T")
 class LoopThread:
     """Runs coroutines for synchronous callers until it is closed."""
 
-    def __init__(self) -> None:
-        self.loop = GuardedLoop()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.loop = GuardedLoop(clock)
         self._thread = threading.Thread(target=self.loop.run_forever, name="dfilter-llm", daemon=True)
         self._thread.start()
 
@@ -29,12 +30,24 @@ class LoopThread:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Stop the loop and wait for its thread."""
-        self.call(_settle())
+    def finish(self, work: Coroutine[Any, Any, None], seconds: float | None) -> None:
+        """Run a coroutine there for no longer than given."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        if seconds is None:
+            future.result()
+            return
+        end = time.monotonic() + seconds
+        while not future.done() and time.monotonic() < end:
+            time.sleep(0.005)  # a signal in a lock's wait would leave the lock in disorder
+        future.cancel()
+
+    def close(self, seconds: float | None = None) -> None:
+        """Stop the loop and wait for its thread, for no longer than given; then it dies with the process."""
+        self.finish(_settle(), seconds)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
+        self._thread.join(seconds)
+        if not self._thread.is_alive():
+            self.loop.close()
 
 
 async def _settle() -> None:

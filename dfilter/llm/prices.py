@@ -7,6 +7,7 @@ counted, and no limit in dollars can be kept for it.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -39,16 +40,25 @@ class Price:
     batch: float = 0.5
     date: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("input", "output", "cached", "batch"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise SettingsError(f"A price of {value:g} ({name}) is none; expected 0 or more US dollars.")
+
     def cost(
         self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, *, batch: bool = False
     ) -> float:
         """Return the cost in US dollars."""
-        fresh = max(0, input_tokens - cached_tokens)
+        cached_tokens = min(cached_tokens, input_tokens)
+        fresh = input_tokens - cached_tokens
         usd = (fresh * self.input + cached_tokens * self.cached + output_tokens * self.output) / MILLION
         return usd * (self.batch if batch else 1.0)
 
     def of(self, reply: Reply, *, batch: bool = False) -> float | None:
-        """Return what a reply cost, or None when the server gave no usage."""
+        """Return what a reply cost, by the server's own word or by its tokens; None when it gave neither."""
+        if reply.usd:
+            return reply.usd
         if reply.input_tokens is None or reply.output_tokens is None:
             return None
         return self.cost(reply.input_tokens, reply.output_tokens, reply.cached_tokens or 0, batch=batch)
@@ -84,7 +94,7 @@ def _read(path: Path) -> dict[str, Price]:
             )
             for name, entry in loaded.get("models", {}).items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
         raise SettingsError(
             f"The price table {path} cannot be read: {error}. Expected a [models] table whose entries hold "
             "input and output, in US dollars per million tokens."
@@ -100,8 +110,8 @@ class Budget:
     """
 
     def __init__(self, max_usd: float | None = None) -> None:
-        if max_usd is not None and not max_usd > 0:
-            raise SettingsError(f"--max-usd {max_usd} is not an amount above 0.")
+        if max_usd is not None and not 0 <= max_usd < math.inf:
+            raise SettingsError(f"--max-usd {max_usd} is no amount of 0 or more.")
         self.max_usd = max_usd
         self.spent = 0.0  # known
         self.uncertain = 0.0  # perhaps billed: the worst case of attempts without an answer

@@ -147,7 +147,8 @@ class _Tally:
         calls = self.calls + self.extra
         mean = self.tokens / calls if calls else 0.0
         spread, basis, latency = 0.15, "estimated from the text's length", SECONDS
-        out = (SCORE_TOKENS, min(REMARK_TOKENS, judge.max_tokens), judge.max_tokens)
+        most = int(str(judge.params["max_tokens"]))
+        out = (SCORE_TOKENS, SCORE_TOKENS if judge.short else min(REMARK_TOKENS, most), most)
         if judge.mode == "expected":
             out = (1, 1, 1)
         if exact:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dfilter.llm.answers import FAILED, Answer
+from dfilter.llm.answers import BROKEN, FAILED, REJECTED, Answer
 from dfilter.progress import Silent
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Reported:
     """Counts a session's answers by the model that the server reported, and says once when there are two.
 
     Attributes:
-        counts: answers of the last question round by reported model, stored ones too, failed ones not.
+        counts: answers of the last question round by reported model, stored ones too; not those without a
+            reply.
     """
 
     def __init__(self, server: Server, progress: Progress | None) -> None:
@@ -41,7 +42,7 @@ class Reported:
 
     def noted(self, answer: Answer) -> Answer:
         """Count an answer and return it."""
-        if answer.status == FAILED:
+        if answer.status in {FAILED, BROKEN, REJECTED}:
             return answer
         name = answer.model or NOT_REPORTED
         self.counts[name] = self.counts.get(name, 0) + 1

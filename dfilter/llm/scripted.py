@@ -123,7 +123,13 @@ class ScriptedServer:
     # -- deciding ---------------------------------------------------------------------------------
 
     def decide(
-        self, body: Mapping[str, Any], authorization: str, *, batch: bool = False
+        self,
+        body: Mapping[str, Any],
+        authorization: str,
+        *,
+        batch: bool = False,
+        path: str = "chat",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[Say, bytes]:
         """Return what to say to a request and the body to send, and put it on log and bill."""
         now = time.monotonic()
@@ -140,9 +146,9 @@ class ScriptedServer:
             self._recent.append((now, tokens_in + tokens_out))
             self._recent_tokens += tokens_in + tokens_out
         if self.keep_log:
-            status = 0 if say.then else say.status
+            status = 0 if say.then or say.raw is not None else say.status
             tokens = tokens_in + tokens_out
-            self.log.append(Logged(now, "chat", body, status, usd, tokens, batch, authorization))
+            self.log.append(Logged(now, path, body, status, usd, tokens, batch, authorization, headers or {}))
         return say, _payload(say, body, tokens_in, tokens_out)
 
     def _refusal(self, now: float, body: Mapping[str, Any], authorization: str, *, batch: bool) -> Say | None:
@@ -247,7 +253,7 @@ class _Connection(asyncio.Protocol):
         found = re.search(rb"\r\nauthorization: *([^\r]*)", head, re.IGNORECASE)
         authorization = found.group(1).decode("latin-1") if found else ""
         server = self.server
-        if not path.endswith("/chat/completions"):
+        if not path.partition("?")[0].endswith("/chat/completions"):
             status, payload = server.batches.handle(method, path, head, body, authorization)
             self._send(Say(status=status), payload)
             return
@@ -256,9 +262,11 @@ class _Connection(asyncio.Protocol):
         except ValueError:
             self._send(Say(status=400), b'{"error": {"message": "the body is not JSON"}}')
             return
-        say, payload = server.decide(asked, authorization)
+        lines = (line.partition(": ") for line in head.decode("latin-1").split("\r\n")[1:])
+        headers = {name.lower(): value for name, _, value in lines}
+        say, payload = server.decide(asked, authorization, path=path, headers=headers)
         latency = server.latency if say.latency is None else say.latency
-        if say.then:
+        if say.then or say.raw is not None:
             self.task = asyncio.create_task(self._misbehave(say, payload, latency))
         elif latency:
             asyncio.get_running_loop().call_later(latency, self._send, say, payload)
@@ -287,7 +295,10 @@ class _Connection(asyncio.Protocol):
     async def _misbehave(self, say: Say, payload: bytes, latency: float) -> None:
         try:
             await asyncio.sleep(latency)
-            if say.then == "reset":
+            if say.raw is not None:
+                self.transport.write(say.raw)
+                self.transport.close()
+            elif say.then == "reset":
                 self.transport.abort()
             elif say.then == "cut":
                 self.transport.write(

@@ -23,6 +23,7 @@ class Say:
         code: the error's code in the body.
         headers: further response headers.
         body: sent instead of everything above.
+        raw: sent instead of a response, byte for byte, before the connection is closed.
         latency: seconds before the answer, instead of the server's own.
         then: ``hang`` never answers, ``reset`` breaks the connection without an answer, ``cut``
             breaks it in the middle of the body, ``drip`` sends a byte now and then without end.
@@ -39,6 +40,7 @@ class Say:
     code: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
+    raw: bytes | None = None
     latency: float | None = None
     then: str = ""
     paid: bool = True
@@ -60,6 +62,7 @@ class Logged:
         tokens: prompt and answer tokens as the server counts them.
         batch: whether it came in a batch.
         authorization: the header.
+        headers: all of them, their names in lower case.
     """
 
     at: float
@@ -70,6 +73,7 @@ class Logged:
     tokens: int
     batch: bool = False
     authorization: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 FAULTS: Mapping[str, Say] = {

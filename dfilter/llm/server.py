@@ -10,17 +10,27 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote, urlsplit
 
 from dfilter.errors import ServerError, SettingsError
 from dfilter.identity import ANYHOW, PLACE, settings_identity, shown
 from dfilter.types import Json
 
-SECONDS = ("attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds")
+DEPLOYMENTS = "/openai/deployments/"
+# Fields of a request that have a setting of their own, or that nothing here could deal with.
+OWN = frozenset(
+    {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens"}
+    | {"temperature", "logprobs", "top_logprobs", "reasoning_effort"}
+)
+SECONDS = (
+    "attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds",
+    "wait_for_server",
+)  # fmt: skip
 OPENAI = "https://api.openai.com/v1"
+USUAL_KEY, NO_KEY = "OPENAI_API_KEY", "none"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 # Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
 METADATA_ADDRESSES = frozenset(
@@ -37,9 +47,19 @@ class Server:
     Attributes:
         model: the model's name on the server; ``local:NAME`` runs it in this process.
         base_url: up to and with ``/v1``; empty takes ``OPENAI_BASE_URL``, else OpenAI's.
-        key_env: the environment variable that holds the API key.
+        key_env: the environment variable that holds the API key; empty takes ``OPENAI_API_KEY``, which
+            goes to no other address than ``OPENAI_BASE_URL`` where that is set.
         name: names the server in the ledger instead of its address, so that a server of yours keeps
             its answers when it moves to another port.
+        api_version: Azure's, for its classic address (``https://NAME.openai.azure.com``, where the model
+            is the deployment's name); its address that ends in ``/openai/v1`` needs none.
+        system: ``turn`` gives the instructions in the system's turn, ``user`` at the beginning of the
+            user's; ``auto`` asks the model once which it takes.
+        reasoning_effort: how much a model thinks, in its own words (minimal, low, ...); empty leaves it.
+        extra_body: further fields of every request, e.g. vLLM's
+            ``{chat_template_kwargs = {enable_thinking = false}}``.
+        thought_tokens: room for thought on top of an answer's tokens, for models that were seen to
+            think within that limit.
         concurrency: most requests in flight; what the server bears is found out below that.
         requests_per_minute: never exceeded in any 60 s; 0 learns it from the server's headers.
         tokens_per_minute: the same, for prompt and answer tokens together.
@@ -49,15 +69,23 @@ class Server:
             do not count.
         longest_pause: a longer Retry-After than this many seconds is answered with one single
             request after that time, and the rest follow when it succeeds.
-        patience: with no success for so many seconds the run stops.
+        patience: when nothing came back for so many seconds, the run says so.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
         poll_seconds: how often a batch is looked at.
+        wait_for_server: how many seconds a server that is down is waited for; then the run stops, and
+            the same command goes on with it.
     """
 
     model: str
     base_url: Annotated[str, PLACE] = ""
-    key_env: Annotated[str, ANYHOW] = "OPENAI_API_KEY"
+    key_env: Annotated[str, ANYHOW] = ""
     name: Annotated[str, ANYHOW] = ""
+    api_version: Annotated[str, ANYHOW] = ""
+    # These three make a judge another one where they are set; see ``told``.
+    system: Annotated[Literal["auto", "turn", "user"], ANYHOW] = "auto"
+    reasoning_effort: Annotated[str, ANYHOW] = ""
+    extra_body: Annotated[Mapping[str, Any], ANYHOW] = field(default_factory=dict)
+    thought_tokens: Annotated[int, ANYHOW] = 8192
     concurrency: Annotated[int, ANYHOW] = 64
     requests_per_minute: Annotated[int, ANYHOW] = 0
     tokens_per_minute: Annotated[int, ANYHOW] = 0
@@ -68,11 +96,14 @@ class Server:
     patience: Annotated[float, ANYHOW] = 60.0
     first_wait: Annotated[float, ANYHOW] = 0.5
     poll_seconds: Annotated[float, ANYHOW] = 30.0
+    wait_for_server: Annotated[float, ANYHOW] = 3600.0
 
     def __post_init__(self) -> None:
-        findings = []
+        findings = self.findings()
         if not self.model:
             findings.append("A model's name is empty; give one with --judge MODEL.")
+        if "," in self.model:
+            findings.append(f"'{self.model}' names several models; give each an entry of its own.")
         if not 1 <= self.concurrency <= 10_000:
             findings.append(f"concurrency = {self.concurrency}; expected 1 to 10000.")
         findings += [
@@ -90,9 +121,35 @@ class Server:
         if findings:
             raise SettingsError(*findings)
 
+    def findings(self) -> list[str]:
+        """Return what is wrong with the settings that say how a request looks."""
+        found = [
+            f"extra_body holds '{name}', which has a setting of its own."
+            for name in sorted(OWN.intersection(self.extra_body))
+        ]
+        if self.thought_tokens < 0:
+            found.append(f"thought_tokens = {self.thought_tokens}; expected 0 (no room) or more.")
+        if DEPLOYMENTS in self.base_url and not self.api_version:
+            found.append(
+                f"The address {self.base_url} is Azure's classic one and needs an api-version; set "
+                'api_version (for instance "2024-10-21"), or give the address that ends in /openai/v1.'
+            )
+        return found
+
     def identify(self) -> Mapping[str, Json]:
         """Return the model and who answers for it: the server's name, else its address."""
-        return settings_identity(self) | {"server": self.identity}
+        return settings_identity(self) | {"server": self.identity} | self.told
+
+    @property
+    def extras(self) -> dict[str, Json]:
+        """Parameters of every request that are the user's own; never left out."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
+        return {**effort, **self.extra_body}
+
+    @property
+    def told(self) -> dict[str, Json]:
+        """What makes it another judge than one without these settings; nothing at the defaults."""
+        return self.extras | ({"system": "user"} if self.system == "user" else {})
 
     @property
     def local(self) -> str:
@@ -102,7 +159,16 @@ class Server:
     @property
     def url(self) -> str:
         """The address that is used, without a slash at its end."""
-        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
+        given = (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
+        given = given.removesuffix("/chat/completions")  # as Azure's portal shows it
+        if self.api_version and "/openai" not in given:
+            return f"{given}{DEPLOYMENTS}{quote(self.model, safe='')}"
+        return given
+
+    @property
+    def classic(self) -> bool:
+        """Whether it is Azure's address of a deployment, which takes its key in a header of its own."""
+        return DEPLOYMENTS in self.url
 
     @property
     def identity(self) -> str:
@@ -119,6 +185,9 @@ class Server:
             day = shown("")  # its chat template may write a date
             return f"in process, weights {resolve(self.local).sha[:16]}{other}{day}"
         return self.name or self.url
+
+
+S = TypeVar("S", bound=Server)
 
 
 class Secret:
@@ -140,32 +209,74 @@ class Secret:
 
     def redact(self, text: str) -> str:
         """Return ``text`` without the key, and without anything shaped like one."""
-        if len(self._value) >= 4:
+        if self._held:
             text = text.replace(self._value, "[key]")
         return KEY_SHAPE.sub("[key]", text)
 
     def within(self, raw: bytes) -> bool:
         """Return whether the key stands in ``raw``."""
-        return len(self._value) >= 4 and self._value.encode() in raw
+        return self._held and self._value.encode() in raw
+
+    @property
+    def _held(self) -> bool:
+        """Whether it is a key at all; what stands in its place is a word of everyday."""
+        return len(self._value) >= 4 and self._value != NO_KEY
 
 
 def key_of(server: Server) -> Secret:
     """Return the server's API key.
 
+    A variable that is named for the server is read for it; ``OPENAI_API_KEY`` goes where
+    ``OPENAI_BASE_URL`` says, and where that is not set, to the address that was given.
+
     Raises:
-        SettingsError: the server is OpenAI's and there is no key.
+        SettingsError: the variable that is named for it is not set, or the server is OpenAI's and there
+            is no key.
     """
-    key = os.environ.get(server.key_env, "").strip()
+    variable, host = server.key_env or USUAL_KEY, urlsplit(server.url).hostname or ""
+    usual = os.environ.get("OPENAI_BASE_URL", "").strip()
+    elsewhere = not server.key_env and bool(usual) and _origin(usual) != _origin(server.url)
+    key = "" if variable == NO_KEY or elsewhere else os.environ.get(variable, "").strip()
     if key:
         if not key.isascii() or not key.isprintable():
-            raise SettingsError(f"{server.key_env} holds characters that no API key has; set it again.")
+            raise SettingsError(f"{variable} holds characters that no API key has; set it again.")
         return Secret(key)
-    host = urlsplit(server.url).hostname or ""
-    if host.endswith("openai.com"):
+    if elsewhere and os.environ.get(variable) and host.endswith("openai.com"):
         raise SettingsError(
-            f"{server.key_env} is not set, and {host} needs a key. Set it, or name another --base-url."
+            f"{variable} is the key for OPENAI_BASE_URL and is not sent to {host}. Name the variable with "
+            f"the key for {host}: --judge-key VARIABLE (key_env in a file)."
         )
-    return Secret("none")  # servers of one's own ask for no key, but the header must hold something
+    if host.endswith("openai.com") or server.key_env not in {"", USUAL_KEY, NO_KEY}:
+        raise SettingsError(
+            f"{variable} is not set, and {host} needs a key. Set it, or name another --base-url."
+        )
+    return Secret(NO_KEY)  # servers of one's own ask for no key, but the header must hold something
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    """Return what tells one server from another: scheme, host and port."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:  # no address; it is refused when it is used
+        return url, "", None
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def with_own_keys(servers: Sequence[S]) -> tuple[S, ...]:
+    """Return servers that are asked in one run, of which only one address gets ``OPENAI_API_KEY``.
+
+    Of several addresses it belongs to OpenAI's, else to the first one; each other one has the key of the
+    variable that is named for it, or none.
+    """
+    openai = [s for s in servers if (urlsplit(s.url).hostname or "").endswith("openai.com")]
+    owner = next(iter([*openai, *servers]), None)
+    return tuple(
+        s
+        if s.key_env or s.local or owner is None or _origin(s.url) == _origin(owner.url)
+        else replace(s, key_env=NO_KEY)
+        for s in servers
+    )
 
 
 def check_url(url: str) -> None:
@@ -187,7 +298,10 @@ def check_url(url: str) -> None:
             f"The base URL for {host} holds a user name or password; keys belong in the environment."
         )
     if parts.query or parts.fragment:
-        raise SettingsError(f"The base URL for {host} holds a query; expected http(s)://HOST[:PORT]/v1.")
+        azure = " (api-version has a setting of its own, api_version)" * ("api-version" in parts.query)
+        raise SettingsError(
+            f"The base URL for {host} holds a query{azure}; expected http(s)://HOST[:PORT]/v1."
+        )
     if host in METADATA_NAMES:
         raise SettingsError(refusal(host))
     for address in _literal(host):

@@ -1,7 +1,8 @@
 """Judge templates: text files with the prompt's parts, in which a row's texts are fenced.
 
-A template has parts that begin with ``--- system``, ``--- user``, ``--- text`` and ``--- expected``.
-System and user are the messages; ``text`` or ``expected`` ends the user message, as the mode has it.
+A template has parts that begin with ``--- system``, ``--- user``, ``--- text``, ``--- expected`` and
+``--- short``. System and user are the messages; ``text`` or ``expected`` ends the user message, as the mode
+has it, and ``short`` does so instead of ``text`` for a judge that explains nothing.
 A file without such lines is a user message as it stands. In it are replaced
 
     {instruction} {input} {response}     the row's texts, each between the fence's marks
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from dfilter.errors import SettingsError, suggest
@@ -21,7 +24,8 @@ from dfilter.llm.answers import ChatMessage
 from dfilter.types import Example
 
 FOLDER = Path(__file__).with_name("templates")
-PARTS = ("system", "user", "text", "expected")
+SHORT = "short"
+PARTS = ("system", "user", "text", "expected", SHORT)
 FIELD = re.compile(r"\{(instruction|input|response|fence|low|high)(:bare)?\}")
 TEXTS = ("instruction", "input", "response")
 
@@ -59,6 +63,10 @@ class Template:
             f"dfilter's own wording, '{self.name}'" if self.own else f"the wording of {self.name} ({digest})"
         )
 
+    def words(self, *, explained: bool) -> dict[str, str]:
+        """Return the parts by which a judge is known; one that explains never sees the part ``short``."""
+        return {part: text for part, text in self.parts if part != SHORT or not explained}
+
     @property
     def fenced(self) -> bool:
         """Whether every text of the row stands between marks."""
@@ -84,6 +92,27 @@ class Template:
             out.append({"role": "system", "content": FIELD.sub(fill, parts["system"].strip())})
         out.append({"role": "user", "content": FIELD.sub(fill, user.strip("\n"))})
         return out
+
+
+@cache
+def _criteria() -> Mapping[str, str]:
+    return {dict(load(name).parts)["user"]: name.replace("_", " ") for name in names()}
+
+
+def asked_about(parts: Mapping[str, str]) -> str:
+    """Return the criterion that a template asks about, given its parts; nothing for another's wording."""
+    return _criteria().get(parts.get("user", ""), "")
+
+
+def in_user_turn(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """Return the messages for a model without a system's role: what it says begins the user's turn."""
+    said = [m["content"] for m in messages if m["role"] == "system"]
+    out = [m for m in messages if m["role"] != "system"]
+    first = next((at for at, m in enumerate(out) if m["role"] == "user"), None)
+    if not said or first is None:
+        return list(messages)
+    out[first] = {**out[first], "content": "\n\n".join([*said, out[first]["content"]])}
+    return out
 
 
 def instruction(row: Example) -> str:

@@ -8,42 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import socket
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dfilter.llm.answers import FILTERED, TRUNCATED, ChatMessage, GarbledError, Reply, read_body
-from dfilter.llm.server import ForbiddenAddressError, Secret, Server, check_url, forbidden, refusal
+from dfilter.llm.answers import ChatMessage, GarbledError, Reply, read_body
+from dfilter.llm.breaks import broken
+from dfilter.llm.clock import Clock
+from dfilter.llm.faults import SAID, Fault, error_within, fault_of, message
+from dfilter.llm.finishes import ended
+from dfilter.llm.server import Secret, Server, check_url
 from dfilter.types import Json
 
 if TYPE_CHECKING:
     import httpx2
     from openai import AsyncOpenAI
+    from openai._types import RequestOptions
 
 BODY_CAP = 1 << 20  # bytes; a chat completion with 20 log probabilities a token is far below
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 4.0  # below the 5 s after which common servers hang up, which would cost an attempt
-
-QUOTA = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
-)
-FILTER_CODES = frozenset({"content_filter", "content_policy_violation", "responsible_ai_policy_violation"})
-TOO_LONG = re.compile(
-    r"context[ _](length|window)|maximum (context|input|sequence)|max_model_len|prompt is too long",
-    re.IGNORECASE,
-)
-STRAIN = frozenset({503, 504, 529})
-
-ADVICE = {
-    400: "Correct the setting it names.",
-    401: "Check the API key.",
-    402: "Add credit with the provider.",
-    403: "The key may not use this model or server.",
-    404: "Check --base-url (it ends in /v1 for most servers) and the model's name.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +39,6 @@ class Got:
     reply: Reply
     raw: str
     headers: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why there is no reply, and what follows from that.
-
-    Attributes:
-        name: short, for the ledger: ``429``, ``timeout``, ``reset``, ``garbled``, ...
-        then: ``retry``, ``pause`` (all wait, then retry), ``row`` (this request is final, with
-            ``status``), or ``stop`` (no request can succeed).
-        sentence: what happened, for the user; holds no key.
-        http: the status code, or None.
-        headers: of the response, or none.
-        maybe_billed: whether the server may have charged for it.
-        strain: whether it is a sign of an overloaded server.
-        status: the row's status when ``then`` is ``row``.
-    """
-
-    name: str
-    then: str
-    sentence: str
-    http: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    maybe_billed: bool = False
-    strain: bool = False
-    status: str = ""
-
-
-class GuardedLoop(asyncio.SelectorEventLoop):
-    """An event loop that connects to no link-local or metadata address, whatever a name resolves to."""
-
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connect, unless the address is forbidden."""
-        if sock.family in {socket.AF_INET, socket.AF_INET6} and forbidden(str(address[0])):
-            raise ForbiddenAddressError(refusal(str(address[0])))
-        await super().sock_connect(sock, address)
 
 
 def encode(model: str, messages: Sequence[ChatMessage], params: Mapping[str, Json]) -> bytes:
@@ -101,13 +51,19 @@ class Wire:
     """The connection to one server; lives in one event loop."""
 
     def __init__(
-        self, server: Server, key: Secret, *, body_cap: int = BODY_CAP, seconds: float | None = None
+        self,
+        server: Server,
+        key: Secret,
+        *,
+        body_cap: int = BODY_CAP,
+        seconds: float | None = None,
+        clock: Clock | None = None,
     ) -> None:
         import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI, DefaultAioHttpClient, Omit
 
         check_url(server.url)
-        self.server, self.key = server, key
+        self.server, self.key, self.clock = server, key, clock or Clock()
         limits = httpx2.Limits(
             max_connections=server.concurrency,
             max_keepalive_connections=server.concurrency,
@@ -118,7 +74,8 @@ class Wire:
             api_key=key.reveal(),
             base_url=server.url,
             max_retries=0,
-            default_headers={"Accept-Encoding": "identity"},  # a body's size is then what it says
+            default_headers=_headers(server, key),
+            default_query={"api-version": server.api_version} if server.api_version else None,
             timeout=timeout,
             http_client=DefaultAioHttpClient(
                 limits=limits,
@@ -128,6 +85,7 @@ class Wire:
             ),
         )
         self._response: type[httpx2.Response] = httpx2.Response
+        self._options: RequestOptions = {"headers": {"Authorization": Omit()}} if server.classic else {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -139,76 +97,83 @@ class Wire:
 
         try:
             async with asyncio.timeout(self.server.attempt_seconds):
-                response = await self.client.post("/chat/completions", cast_to=self._response, content=body)
+                response = await self.client.post(
+                    "/chat/completions", cast_to=self._response, content=body, options=self._options
+                )
+            return self.understood(response)
         except openai.APIStatusError as error:
-            return self.refused(error.status_code, error.response.headers, error.body)
+            return self.refused(error.status_code, error.response.headers, _content(error.response))
         except TimeoutError:
             seconds = self.server.attempt_seconds
             return Fault(
                 "timeout", "retry", f"no answer within {seconds:g} s", maybe_billed=True, strain=True
             )
-        except (openai.APIConnectionError, GarbledError, ForbiddenAddressError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a server sends is a fault of this attempt
             return self.broken(error)
-        return self.understood(response)
 
     def understood(self, response: httpx2.Response) -> Got | Fault:
         """Return the reply in a response, without the key if that stands in it."""
         content = response.content
         if self.key.within(content):
             content = self.key.redact(content.decode("utf-8", "replace")).encode()
-        headers = response.headers
+        headers, code = response.headers, response.status_code
         try:
-            return Got(read_body(content), content.decode("utf-8", "replace"), headers)
+            reply = read_body(content)
         except GarbledError as error:
-            return Fault("garbled", "retry", str(error), response.status_code, headers, maybe_billed=True)
+            inner = error_within(content)
+            if inner is not None:
+                return replace(self.refused(inner[0], headers, inner[1]), maybe_billed=True)
+            return Fault("garbled", "retry", str(error), code, headers, maybe_billed=True)
+        if not ended(reply.finish):
+            why = clean_words(self.key.redact(message(failure_of(content))))
+            sentence = f"the server broke the answer off: finish reason {reply.finish!r}{why}"
+            return Fault("unfinished", "retry", sentence, code, headers, maybe_billed=True)
+        return Got(reply, content.decode("utf-8", "replace"), headers)
 
     def broken(self, error: BaseException) -> Fault:
         """Return what a connection's error means."""
-        chain = list(_causes(error))
-        for cause in chain:
-            if isinstance(cause, ForbiddenAddressError):
-                return Fault("forbidden", "stop", str(cause))
-            if isinstance(cause, GarbledError):
-                return Fault("garbled", "retry", str(cause), maybe_billed=True)
-        if any(isinstance(cause, ConnectionRefusedError | socket.gaierror) for cause in chain):
-            return Fault("unreachable", "retry", f"nothing answers at {self.server.url}", strain=True)
-        if any(isinstance(cause, TimeoutError) for cause in chain):
-            return Fault("timeout", "retry", "the connection timed out", maybe_billed=True, strain=True)
-        return Fault("reset", "retry", "the connection broke", maybe_billed=True)
+        return broken(list(_causes(error)), self.server.url)
 
-    def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:  # noqa: PLR0911 - one line a meaning
+    def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
         """Return what a status code with an error body means."""
-        said = self.key.redact(_message(body))[:300]
-        kind, url = _code(body), self.server.url
-        sentence = f"{url} answered {code}{': ' if said else ''}{said}".rstrip(".")
-        if code == 402 or kind & QUOTA:
-            return Fault(
-                str(code), "stop", f"{sentence}. The quota is used up; add credit and run again.", code
-            )
-        if code == 429:
-            return Fault("429", "pause", sentence, code, headers, strain=True)
-        if code in {408, 409, 425} or code >= 500:
-            return Fault(str(code), "retry", sentence, code, headers, strain=code in STRAIN)
-        if kind & FILTER_CODES:
-            return Fault(
-                str(code), "row", "the server's content filter refused the prompt", code, status=FILTERED
-            )
-        if code in {400, 413, 422} and (
-            code == 413 or TOO_LONG.search(said) or "context_length_exceeded" in kind
-        ):
-            return Fault(
-                str(code), "row", "the prompt does not fit the judge's context", code, status=TRUNCATED
-            )
-        if 300 <= code < 400:
-            return Fault(
-                str(code),
-                "stop",
-                f"{sentence}: a redirect, which is not followed. Give the final --base-url.",
-                code,
-            )
-        return Fault(
-            str(code), "stop", f"{sentence}. {ADVICE.get(code, 'Nothing can be judged this way.')}", code
-        )
+        now = self.clock.wall()
+        return fault_of(code, headers, body, url=self.server.url, now=now, clean=self.key.redact)
+
+
+def _content(response: httpx2.Response) -> object:
+    try:
+        return response.content
+    except Exception:  # noqa: BLE001 - the body did not come whole; its status tells enough
+        return b""
+
+
+def clean_words(said: str) -> str:
+    """Return what a server said as the end of a sentence."""
+    return f" ({said[:SAID]})" if said else ""
+
+
+def failure_of(content: bytes) -> object:
+    """Return the error that stands beside an answer that was broken off, or nothing."""
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    choice = body["choices"][0]
+    return choice.get("error") or body.get("error")
+
+
+def _headers(server: Server, key: Secret) -> Mapping[str, Any]:
+    """Return the headers of every request: nothing that only stands in the environment, but proxies."""
+    from openai import Omit
+
+    found: dict[str, Any] = {"Accept-Encoding": "identity"}  # a body's size is then what it says
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    found |= {name: Omit() for line in lines if (name := line.partition(":")[0].strip())}
+    found |= {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+    found = {name: value for name, value in found.items() if name.lower() != "authorization"}
+    if server.classic:
+        return found | {"api-key": key.reveal()}
+    return found | {"Authorization": f"Bearer {key.reveal()}"}
 
 
 def _cap(most: int) -> Callable[[httpx2.Response], Awaitable[None]]:
@@ -248,19 +213,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and seen < 20:
         yield error
         error, seen = error.__cause__ or error.__context__, seen + 1
-
-
-def _message(body: object) -> str:
-    if isinstance(body, Mapping):
-        found = body.get("message") or body.get("detail") or body.get("error") or ""
-        return " ".join(str(found).split())
-    return " ".join(body.split()) if isinstance(body, str) and "<html" not in body.lower() else ""
-
-
-def _code(body: object) -> set[str]:
-    """Return every word under which a body may name its error."""
-    if not isinstance(body, Mapping):
-        return set()
-    inner = body.get("innererror")
-    parts = [body, inner if isinstance(inner, Mapping) else {}]
-    return {str(part.get(name)).lower() for part in parts for name in ("code", "type")}

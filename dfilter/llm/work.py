@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from dfilter.llm.answers import Answer, Reader, Reply, read_body
+from dfilter.llm.answers import CUT, Answer, Reader, Reply, Request, read_body
 from dfilter.llm.ledger import Stored
+from dfilter.types import Json
+
+if TYPE_CHECKING:
+    from dfilter.llm.probe import Capabilities
 
 Receipt: TypeAlias = tuple[list[float], list[float], list[float]]
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request on its way."""
+    """One request on its way.
+
+    Attributes:
+        key: names it in the ledger.
+        body: what is sent.
+        worst_tokens: most tokens that it may take.
+        worst_usd: most that it may cost.
+        indexes: the positions in what was asked that it answers; none for a question of our own.
+        tries: failed attempts that count against it.
+        told: pauses that it met.
+        told_first: how many others had been answered when it met the first one.
+        told_last: the same of the last one.
+        falls: how often it was on its way when the server went down.
+        known: whether its failures tell nothing new of the server: it failed before, now or in another run.
+        before: how many others had been answered when it first failed.
+        born: when it was first sent, moved on by pauses.
+        paused: the gate's seconds of pauses at that time.
+        request: what ``body`` was made of; none for a question of our own.
+        found: what the model was known to accept when ``body`` was made.
+        form: the parameters in the form that ``found`` allows.
+        shape: the set of parameters that ``found`` belongs to.
+        mends: how often it was given another form.
+    """
 
     key: bytes
     body: bytes
@@ -21,9 +48,29 @@ class Job:
     worst_usd: float
     indexes: list[int]
     tries: int = 0
-    waits: int = 0
-    born: float = -1.0  # when it was first sent, moved on by pauses
+    told: int = 0
+    told_first: int = -1
+    told_last: int = -1
+    falls: int = 0
+    known: bool = False
+    before: int = -1
+    born: float = -1.0
     paused: float = 0.0
+    request: Request | None = None
+    found: Capabilities | None = None
+    form: Mapping[str, Json] = field(default_factory=dict)
+    shape: str = ""
+    mends: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kept:
+    """An answer that came in, as the ledger is to hold it."""
+
+    job: Job
+    attempt: int
+    stored: Stored
+    reply: Reply
 
 
 @dataclass(eq=False)
@@ -34,11 +81,12 @@ class Stats:
     older: int = 0  # stored answers that another version of the reader understood
     answered: int = 0
     failed: int = 0
+    cut: int = 0  # answers to prompts that the server had not read whole
     attempts: int = 0
+    abandoned: int = 0  # attempts that a stop did not wait for
     input_tokens: int = 0
     output_tokens: int = 0
     faults: dict[str, int] = field(default_factory=dict)
-    paused_until: float = 0.0
 
 
 def answer_of(
@@ -54,7 +102,7 @@ def answer_of(
     value, mass, status, reason = stored.value, stored.mass, stored.status, stored.reason
     if texts and reply is None and stored.raw is not None:
         reply = read_body(stored.raw)
-        if _kind(stored.reader) != _kind(reader.name):
+        if _kind(stored.reader) != _kind(reader.name) and status != CUT:
             reading = reader.read(reply)
             value, mass, status, reason = reading.value, reading.mass, reading.status, reading.reason
     return Answer(

@@ -109,19 +109,22 @@ def test_positions_name_ids_that_do_not_exist(rows):
 def test_repeated_ids_are_renamed_and_never_meet_an_existing_one():
     ids = ["a", "a", "a#2", "a", "b", "a#2", None, "6"]
     rows = Dataset.from_rows([{"id": i, "prompt": "Q", "answer": "A"} for i in ids])
-    assert rows.ids == ["a", "a#3", "a#2", "a#4", "b", "a#2#2", "6", "6#2"]
-    assert rows.source.duplicate_ids == 4
+    assert rows.ids == ["a", "a#3", "a#2", "a#4", "b", "a#2#2", "6#row", "6"]
+    assert rows.source.duplicate_ids == 3
     assert [row.fields["id"] for row in rows] == ids
 
 
 @given(ids=st.lists(st.sampled_from(["a", "b", "a#2", "a#3", "a#2#2", "1", "2", "", None, 1, 2]), min_size=1))
 def test_ids_are_unique_whatever_the_rows_bring(ids):
     rows = Dataset.from_rows([{"id": i, "prompt": "Q", "answer": "A"} for i in ids])
-    given_ids = [str(i) if i or i == 0 else str(n) for n, i in enumerate(ids)]
+    given_ids = [str(i) if i else None for i in ids]
+    brought = [i for i in given_ids if i is not None]
     assert len(set(rows.ids)) == len(ids)
-    assert rows.source.duplicate_ids == len(ids) - len(set(given_ids))
+    assert rows.source.duplicate_ids == len(brought) - len(set(brought))
     for n, name in enumerate(given_ids):
-        if name not in given_ids[:n]:
+        if name is None:
+            assert rows.ids[n] == (f"{n}#row" if str(n) in brought else str(n))
+        elif name not in given_ids[:n]:
             assert rows.ids[n] == name
 
 
@@ -135,12 +138,14 @@ def test_rows_that_cannot_be_used_are_counted_and_the_others_keep_their_numbers(
             {"prompt": "Q", "answer": "\ud800"},
             {"prompt": "Q", "answer": "A", "x": object},
             {"prompt": "Q", "answer": "A"},
-        ]
+        ],
+        on_bad_rows="keep-going",
     )
-    assert rows.ids == ["1", "6"]
+    assert rows.ids == ["1", "3", "6"]
+    assert rows[1].fields["x"] is None  # a missing value, as data frames write it
     assert rows.source.read == 7
-    assert rows.source.rejected == len(rows.rejected) == 5
-    assert [r.line for r in rows.rejected] == [1, 3, 4, 5, 6]
+    assert rows.source.rejected == len(rows.rejected) == 4
+    assert [r.line for r in rows.rejected] == [1, 3, 5, 6]
 
 
 def test_stop_raises_at_the_first_bad_row():
@@ -180,7 +185,7 @@ def test_examples_without_a_response_are_rejected():
     silent = Example("b", (Message("user", "Q"),), {})
     empty = Example("c", (Message("assistant", " "),), {})
     half = Example("d", (Message("assistant", "\ud800"),), {})
-    rows = Dataset.from_rows([silent, good, empty, half])
+    rows = Dataset.from_rows([silent, good, empty, half], on_bad_rows="keep-going")
     assert rows.ids == ["a"]
     assert [r.line for r in rows.rejected] == [1, 3, 4]
     with pytest.raises(InputError, match="No usable row among 1"):
@@ -287,3 +292,20 @@ def test_load_takes_what_users_have(rows, tmp_path):
         load(3)
     with pytest.raises(UnknownNameError, match="Did you mean 'stop'"):
         load(ROWS, on_bad_rows="stopp")
+
+
+def test_a_row_s_place_is_never_another_row_s_id():
+    rows = [{"prompt": "Q", "answer": str(n)} for n in range(6)]
+    rows[1]["id"], rows[2]["id"], rows[3]["id"] = "0", "4", "4"
+    rows[5]["id"] = "4#row"
+    found = Dataset.from_rows(rows)
+    assert len(set(found.ids)) == 6
+    assert [found.ids[n] for n in (0, 1, 2, 4, 5)] == ["0#row", "0", "4", "4#row#row", "4#row"]
+    assert Dataset.from_rows([{"prompt": "Q", "answer": "A", "id": v} for v in (3.0, 2.5, float("inf"))]).ids
+
+
+@pytest.mark.parametrize(
+    ("value", "name"), [(3.0, "3"), (2.5, "2.5"), (7, "7"), ("x", "x"), (True, "0"), (-0.0, "0")]
+)
+def test_whole_floats_are_whole_numbers(value, name):
+    assert Dataset.from_rows([{"prompt": "Q", "answer": "A", "id": value}]).ids == [name]

@@ -150,10 +150,13 @@ def test_csv_rows_are_text_and_line_numbers_are_those_of_the_file(name, tmp_path
     ]
 
 
-def test_tsv_is_csv_with_tabs(tmp_path, cache):
-    (tmp_path / "rows.tsv").write_text('prompt\tanswer\nQ, "1"\t"A\tB"\n', encoding="utf-8")
+def test_tsv_is_csv_with_tabs_and_without_quotes(tmp_path, cache):
+    path = tmp_path / "rows.tsv"
+    path.write_text('prompt\tanswer\nQ, "1"\t"A\tB"\n', encoding="utf-8")
+    with pytest.raises(InputError, match="it has 3 fields, the header has 2"):
+        open_dataset(path, cache=cache)
     # A quote in the middle of a field is text only where no quote began it.
-    assert open_dataset(tmp_path / "rows.tsv", cache=cache)[0].fields == {
+    assert open_dataset(path, csv="quote=double", cache=cache)[0].fields == {
         "prompt": 'Q, "1"',
         "answer": "A\tB",
     }
@@ -302,6 +305,7 @@ def test_a_file_that_expands_like_no_text_does_is_refused(tmp_path, cache, monke
 def test_rejected_rows_come_back_from_the_cache_and_stop_still_stops(tmp_path, cache):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "Q", "answer": "A"}\n\noops \xff\n{"prompt": 1, "answer": "A"}\n')
+    path.write_bytes(path.read_bytes() + b'{"prompt": "Q", "answer": "B"}\n')
     with pytest.raises(InputError, match="Line 3 cannot be used: invalid UTF-8"):
         open_dataset(path, cache=cache, on_bad_rows="stop")
     first = list(open_dataset(path, cache=cache).rejected)
@@ -315,6 +319,125 @@ def test_rejected_rows_come_back_from_the_cache_and_stop_still_stops(tmp_path, c
     assert json.loads((tmp_path / "rejected.jsonl").read_text().splitlines()[0])["raw"] == "oops \\xff"
     with pytest.raises(InputError, match="Line 3 cannot be used: invalid UTF-8"):
         open_dataset(path, cache=cache, on_bad_rows="stop")
+
+
+def cut_files():
+    """Files that end too early, by name, and how many of their rows stand before the end."""
+    rows = SHAPES["alpaca"] * 500
+    lines, array = to_lines(rows), json.dumps(rows).encode()
+    stream = to_arrow(rows, stream=True)
+    return {
+        "rows.jsonl": lines[:-20],
+        "half.jsonl": lines[: len(lines) // 2].rpartition(b"}")[0],
+        "utf8.jsonl": lines + '{"instruction": "é'.encode()[:-1],
+        "inside.json": array[:-30],
+        "between.json": array[:-1],
+        "comma.json": array[: array.rindex(b"{")],
+        "quote.json": array.replace(b'"[3]"', b'"[3]', 1),
+        "rows.jsonl.gz": gzip.compress(lines)[:-40],
+        "rows.json.gz": gzip.compress(array)[:-40],
+        "rows.csv.gz": gzip.compress(to_csv(rows))[:-400],
+        "rows.arrow": stream[: len(stream) * 3 // 4],
+    }
+
+
+@pytest.mark.parametrize("name", list(cut_files()))
+def test_half_an_input_is_no_input_unless_it_is_asked_for(name, tmp_path, cache):
+    path = tmp_path / name
+    path.write_bytes(cut_files()[name])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"damaged or cut off: .* rows? stand before that") as caught:
+            open_dataset(path, cache=cache)
+        assert caught.value.exit_code == 2
+        assert "--on-bad-rows keep-going" in str(caught.value)
+    assert ingested(cache) == []
+    rows = open_dataset(path, cache=cache, on_bad_rows="keep-going")
+    assert [row.fields for row in rows] == (SHAPES["alpaca"] * 500)[: len(rows)]
+    assert len(rows.rejected) == 1
+    assert f"; {len(rows):,} rows stand before that" in str(caught.value)
+    with pytest.raises(InputError, match="stand before that"):  # nor is it one once it is stored
+        open_dataset(path, cache=cache)
+
+
+def test_whole_files_are_not_taken_for_cut_ones(tmp_path, cache):
+    lines = to_lines(SHAPES["alpaca"])
+    whole = {
+        "newline.jsonl": lines,
+        "none.jsonl": lines.rstrip(b"\n"),
+        "blank.jsonl": lines + b"  ",
+        "prose.jsonl": lines + b"oops",
+        "closed.jsonl": lines + b'{"instruction": }',
+        "middle.jsonl": b'{"instruction": "\n' + lines,
+        "rows.json": json.dumps(SHAPES["alpaca"]).encode(),
+        "spaces.json": json.dumps(SHAPES["alpaca"]).encode() + b"\n\n",
+    }
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+        assert len(open_dataset(tmp_path / name, cache=cache)) == 7, name
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"data": SHAPES["alpaca"]},
+        {"version": "1.0", "n": 7, "ok": True, "rows": SHAPES["alpaca"], "about": {"a": {"b": 1}}},
+        {"examples": SHAPES["messages"]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_rows_may_stand_in_an_object(whole, indent, tmp_path, cache):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(whole, indent=indent) + "\n")
+    rows = open_dataset(path, cache=cache)
+    [expected] = [value for value in whole.values() if isinstance(value, list)]
+    assert [row.fields for row in rows] == expected
+    assert not rows.rejected
+    path.write_text(json.dumps(whole)[:-40])
+    with pytest.raises(InputError, match="damaged or cut off"):
+        open_dataset(path, cache=cache)
+
+
+def test_objects_with_a_list_each_are_rows_of_their_own(tmp_path, cache):
+    path = tmp_path / "rows.json"
+    path.write_bytes(to_lines([{"messages": SHAPES["messages"][0]["messages"], "data": [1]}] * 3))
+    assert len(open_dataset(path, cache=cache)) == 3
+
+
+def test_a_file_of_which_more_than_half_is_rejected_is_refused(tmp_path, cache):
+    good, bad = to_lines(SHAPES["alpaca"][:2]), b'oops\n{"instruction": "Q", "output": ""}\n'
+    (tmp_path / "even.jsonl").write_bytes(good + bad)
+    assert len(open_dataset(tmp_path / "even.jsonl", cache=cache)) == 2
+    path = tmp_path / "most.jsonl"
+    path.write_bytes(good + bad + b"oops\n")
+    words = r"3 of 5 rows cannot be used: invalid JSON: expected a value at character 1 \(2\); the response"
+    with pytest.raises(InputError, match=words):
+        open_dataset(path, cache=cache)
+    assert len(open_dataset(path, cache=cache, on_bad_rows="keep-going")) == 2
+    with pytest.raises(InputError, match=words):
+        open_dataset(path, cache=cache)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.jsonl").write_bytes(to_lines(SHAPES["alpaca"]))
+    (folder / "5.jsonl").write_bytes(b"oops\n" * 3)
+    with pytest.raises(InputError, match=r"5\.jsonl: 3 of 3 rows cannot be used"):
+        open_dataset(folder, cache=cache)
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_named(tmp_path, cache, monkeypatch):
+    from dfilter.data import read
+
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(to_lines(SHAPES["alpaca"]))
+    real = read.items_of
+
+    def removed(*how):
+        yield from real(*how)
+        path.unlink(missing_ok=True)
+
+    monkeypatch.setattr(read, "items_of", removed)
+    with pytest.raises(InputError, match=r"rows\.jsonl was removed while it was read"):
+        open_dataset(path, cache=cache)
 
 
 def test_the_cache_follows_content_and_settings(tmp_path, cache):
@@ -501,8 +624,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkey
 
     real = read.items_of
 
-    def grows(file, stream):
-        yield from real(file, stream)
+    def grows(*how):
+        yield from real(*how)
         with path.open("ab") as out:
             out.write(b"more\n")
 
@@ -525,7 +648,7 @@ def test_unknown_settings_are_refused_before_anything_is_kept(tmp_path, cache):
 def test_good_rows_behind_two_thousand_damaged_lines_are_found(tmp_path, cache):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"oops\n" * 2000 + to_lines(SHAPES["alpaca"]))
-    rows = open_dataset(path, cache=cache)
+    rows = open_dataset(path, cache=cache, on_bad_rows="keep-going")
     assert [row.fields for row in rows] == SHAPES["alpaca"]
     assert (rows.ids[0], len(rows.rejected)) == ("2000", 2000)
 
@@ -566,7 +689,7 @@ def test_good_rows_come_in_order_and_bad_ones_with_their_lines(plan, crlf, tmp_p
         with pytest.raises(InputError):
             open_dataset(folder / "rows.jsonl", cache=folder / "cache")
         return
-    rows = open_dataset(folder / "rows.jsonl", cache=folder / "cache")
+    rows = open_dataset(folder / "rows.jsonl", cache=folder / "cache", on_bad_rows="keep-going")
     assert [row.fields for row in rows] == list(good.values())
     assert [r.line for r in rows.rejected] == [n + 1 for n, bad in enumerate(plan) if bad]
     numbered = [n for n, bad in enumerate(plan) if bad is None or bad]

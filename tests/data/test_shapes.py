@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfilter.data.shapes import FIELDS, RowError, content_key_of, detect, text_length
+from dfilter.data.dataset import Dataset
+from dfilter.data.rejects import RowError
+from dfilter.data.shapes import FIELDS, content_key_of, detect, is_blank, text_length
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import Example, Message, content_key
 
@@ -216,5 +218,43 @@ def test_every_shape_is_detected_by_its_own_names():
         "messages": {"messages": [{"role": "assistant", "content": "A"}]},
         "conversations": {"conversations": [{"from": "gpt", "value": "A"}]},
         "prompt-response": {"prompt": "Q", "response": "A"},
+        "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
     }
     assert {name: detect([row]).name for name, row in rows.items()} == {name: name for name in FIELDS}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "\u200b",
+        "\u200b\u200c\u200d\ufeff",
+        "\u2060\u00ad",
+        "\u202e\u202c",
+        "\x00\x07",
+        "\u3164",
+        "\u2800",
+        "\ufe0f",
+        "\u115f\u1160",
+        "\U000e0020",
+        "\u061c \u180e",
+        "\u3000\u00a0",
+    ],
+)
+def test_what_shows_nothing_is_empty(text):
+    assert is_blank(text)
+    for row in ({"instruction": "Q", "output": text}, {"prompt": "Q", "answer": text}):
+        with pytest.raises(InputError, match="is empty"):
+            Dataset.from_rows([row], on_bad_rows="stop")
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": text}]
+    with pytest.raises(InputError, match="is empty"):
+        Dataset.from_rows([{"messages": turns}], on_bad_rows="stop")
+    assert Dataset.from_rows([{"instruction": "Q", "input": text, "output": "A"}])[0].prompt == "Q"
+
+
+@pytest.mark.parametrize(
+    "text", ["0", ".", "\u200bx", "é", "e\u0301", "👍", "👍\ufe0f", "\ue000", "\u0378", "।"]
+)
+def test_what_shows_something_is_not(text):
+    assert not is_blank(text)

@@ -175,3 +175,9 @@ def test_a_folder_that_is_no_encoders_is_said(tmp_path: Path, file: str, text: s
     (tmp_path / "enc" / file).write_text(text)
     with pytest.raises(ModelError):
         Embedding(model=str(tmp_path / "enc")).compute(rows(1))
+
+
+def test_more_tokens_than_the_encoder_reads_are_refused() -> None:
+    with pytest.raises(SettingsError, match="max_tokens = 257 is more than the 256 tokens"):
+        Embedding(max_tokens=257).compute(rows(1))
+    assert len(Embedding(max_tokens=256).compute(rows(1))) == 1

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dfilter.chat import end_ids, render_prompt
-from dfilter.errors import SettingsError
+from dfilter.errors import InputError, SettingsError
 from dfilter.eval import generation as g
-from dfilter.models import load_causal, resolve
+from dfilter.models import load_causal, load_tokenizer, resolve
 from dfilter.store import home
 from dfilter.types import Message
 
@@ -195,10 +195,51 @@ def test_every_user_turn_is_answered(tiny):
     assert said[0][2].content == alone[0]
 
 
-def test_a_prompt_longer_than_the_model_keeps_its_end(tiny):
-    limit = load_causal(tiny)[0].config.max_position_embeddings
-    (said,) = g.generate(tiny, [(Message("user", "word " * (limit + 50)),)], g.Decoding(max_new_tokens=3))
-    assert isinstance(said, str)
+@pytest.fixture
+def narrow(talker):
+    """That model with a window of 64 tokens, and prompts of the given numbers of tokens."""
+    config = json.loads((talker / "config.json").read_text())
+    (talker / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    tokenizer = load_tokenizer(talker)
+
+    def asked(size):
+        found = ((Message("user", "a" * count),) for count in range(1, 999))
+        return next(turns for turns in found if len(render_prompt(turns, tokenizer)) == size)
+
+    return talker, asked
+
+
+def test_the_window_shortens_answers_and_never_prompts(narrow, monkeypatch):
+    """64 positions: a prompt of 60 has 4 tokens of answer, whoever is asked with it; 64 has none."""
+    model, asked = narrow
+    sizes = [20, 60, 63, 64, 65, 200, 21]
+    shown = []
+    made = torch.nn.Module.__call__
+
+    def seen(self, *args, **given):
+        if given.get("attention_mask") is not None and given.get("input_ids") is not None:
+            shown.append(given["attention_mask"].sum(-1).max().item())
+        return made(self, *args, **given)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", seen)
+    said = g.answer(model, [asked(size) for size in sizes], g.Decoding(max_new_tokens=16))
+    assert [isinstance(found, g.Refusal) for found in said] == [size >= 64 for size in sizes]
+    assert said[3].reason == "the prompt leaves no room for an answer within the model's 64 tokens"
+    assert max(shown) <= 64
+    assert all(found.cut for found in said if isinstance(found, g.Answer))
+    loaded, tokenizer = load_causal(model, dtype="float32")
+    for size, found in zip(sizes, said, strict=True):
+        if size < 64:
+            assert found.text == slow_greedy(loaded, tokenizer, asked(size), min(16, 64 - size))
+    with pytest.raises(InputError, match=r"none of 1 prompts.*no room for an answer"):
+        g.counted(["a"], said[3:4])
+
+
+def test_a_later_turn_that_no_longer_fits_refuses_the_conversation(narrow):
+    model, asked = narrow
+    talks, cut = g.converse(model, [(*asked(40), Message("user", "a" * 30)), asked(40)], SHORT)
+    assert [isinstance(talk, g.Refusal) for talk in talks] == [True, False]
+    assert cut == 1  # of those that came to their end
 
 
 def test_settings_are_checked_together():

@@ -82,7 +82,7 @@ def test_scales(source, tmp_path, scale, said, value):
     assert (
         sum(shows_answer(entry.body) for entry in at.log) == 2
     )  # greedy answers are all the same: one is enough
-    assert ("bounds" in found.facts) == (scale != "likert")
+    assert found.facts["bounds"] == ([1, 6] if scale == "likert" else [0, 1])
 
 
 def test_grades_that_are_not_understood_are_missing_not_zero(source, tmp_path):

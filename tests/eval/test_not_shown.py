@@ -20,6 +20,7 @@ from dfilter.types import Message
 
 ASKED = [(Message("user", text),) for text in ("hello", "add 2 and 3")]
 SHORT = g.Decoding(max_new_tokens=6)
+WARM = g.Decoding(max_new_tokens=6, temperature=0.5)
 
 NO_SYSTEM = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
@@ -60,6 +61,7 @@ def test_evaluations_name_a_prompt_that_cannot_be_shown_and_give_it_no_value(wit
     lines = [
         {"id": "plain", "messages": asked, "answer": "x"},
         {"id": "system", "messages": [system, *asked], "answer": "x"},
+        {"id": "long", "prompt": "word " * 9_999, "answer": "x"},
     ]
     source = tmp_path / "asked.jsonl"
     source.write_text("\n".join(map(json.dumps, lines)))
@@ -71,13 +73,36 @@ def test_evaluations_name_a_prompt_that_cannot_be_shown_and_give_it_no_value(wit
         judge = Server(model="judge", base_url=at.url, name="judge")
         made = [
             Exact(str(source), decoding=SHORT),
-            Grade(str(source), (judge,), samples=2, template=str(wording), decoding=SHORT),
+            Grade(str(source), (judge,), samples=2, template=str(wording), decoding=WARM),
             Pairwise(str(source), (judge,), against=str(theirs), decoding=SHORT),
         ]
         for evaluator in made:
             found = evaluator.evaluate(without_system)
-            assert list(found.prompts) == ["asked/plain", "asked/system"]
-            assert np.isnan(found.values[1])
+            assert list(found.prompts) == ["asked/plain", "asked/system", "asked/long"]
+            assert np.isnan(found.values[1:]).all()
+            assert set(found.facts["not_shown"]) == {"asked/system", "asked/long"}
             assert "no system here" in found.facts["not_shown"]["asked/system"]
-            assert len(found.facts.get("length_difference", (0, 0))) == 2
+            assert "no room for an answer" in found.facts["not_shown"]["asked/long"]
+            assert found.facts["answers"] == (2 if isinstance(evaluator, Grade) else 1)
+            assert found.facts["cut"] <= found.facts["answers"]
+            assert len(found.facts.get("length_difference", (0, 0, 0))) == 3
         assert not np.isnan(made[0].evaluate(without_system).values[0])
+
+
+def test_a_prompt_that_one_sample_could_show_is_no_refusal(without_system, tmp_path, monkeypatch):
+    """Of sampled conversations one may outgrow the window, and another not."""
+    from dfilter.eval import grade
+
+    source = tmp_path / "asked.jsonl"
+    source.write_text(json.dumps({"id": "one", "prompt": "hello"}))
+    wording = tmp_path / "wording.txt"
+    wording.write_text("{conversation}")
+    talks = iter([[g.Refusal("too long")], [(*ASKED[0], Message("assistant", "hi"))]])
+    monkeypatch.setattr(grade, "converse", lambda *_, **__: (next(talks), 0))
+    with ScriptedServer(lambda _: "5") as at:
+        judge = Server(model="judge", base_url=at.url, name="judge")
+        made = Grade(str(source), (judge,), samples=2, template=str(wording), decoding=WARM)
+        found = made.evaluate(without_system)
+    assert found.values.tolist() == [5]
+    assert "not_shown" not in found.facts
+    assert found.facts["answers"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -14,7 +15,8 @@ from dfilter import human
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval import pairwise
 from dfilter.eval.judging import OneOf, PairScores, Wording, judge_names
-from dfilter.eval.pairwise import Pairwise
+from dfilter.eval.pairwise import Pairwise, read_answers
+from dfilter.eval.prompts import read_prompts
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell
 from dfilter.llm.answers import Reply
@@ -224,6 +226,57 @@ def test_a_file_of_answers_is_an_opponent(source, tmp_path):
         )
 
 
+def opposed(tmp_path, asked, rows):
+    prompts, answers = tmp_path / "asked.json", tmp_path / "answers.json"
+    prompts.write_text(json.dumps(asked))
+    answers.write_text(json.dumps(rows))
+    return read_answers(answers, read_prompts(str(prompts)))
+
+
+@pytest.mark.parametrize("start", [0, 1, 7])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("column", ["prompt", "instruction"])
+def test_the_text_of_a_prompt_finds_its_answer_whatever_the_ids(tmp_path, start, own, column):
+    asked = [{"prompt": f"question {i}"} | ({"id": i} if own else {}) for i in range(4)]
+    rows = [{"id": start + i, column: f"question {i} ", "output": f"answer {i}"} for i in range(4)]
+    assert opposed(tmp_path, asked, rows[::-1]) == [f"answer {i}" for i in range(4)]
+
+
+def test_an_id_counts_only_where_the_prompts_have_ids_of_their_own(tmp_path):
+    rows = [{"id": i, "response": f"answer {i}"} for i in (1, 2, 0)]
+    named = [{"id": i, "prompt": f"question {i}"} for i in range(3)]
+    assert opposed(tmp_path, named, rows) == ["answer 0", "answer 1", "answer 2"]
+    full = [
+        row | {"id": f"asked/{row['id']}", "prompt": f"### Question: question {row['id']}"} for row in rows
+    ]
+    assert opposed(tmp_path, named, full) == ["answer 0", "answer 1", "answer 2"]
+    with pytest.raises(InputError, match=r"lacks answers to 3 prompts.* give every answer its prompt"):
+        opposed(tmp_path, [{"prompt": f"question {i}"} for i in range(3)], rows)
+    partly = [row | {"prompt": f"question {row['id']}"} for row in rows[:2]]
+    partly.append({"id": 0, "prompt": "another question", "response": "of another"})
+    with pytest.raises(InputError, match="lacks answers to 1 prompts, the first is 'asked/0'"):
+        opposed(tmp_path, named, partly)
+
+
+def test_instruction_and_input_are_one_prompt(tmp_path):
+    asked = [{"instruction": "Add.", "input": f"{i} + 1", "output": "?"} for i in range(3)]
+    rows = [row | {"output": f"{i + 1}"} for i, row in enumerate(asked)]
+    assert opposed(tmp_path, asked, rows[::-1]) == ["1", "2", "3"]
+    with pytest.raises(InputError, match="lacks answers to 3"):
+        opposed(tmp_path, asked, [{"instruction": "Add.", "output": "1"}])
+
+
+def test_two_answers_to_one_prompt_are_refused_unless_equal(tmp_path):
+    asked, twice = [{"prompt": "a"}], [{"prompt": "a", "output": "1"}, {"prompt": "a", "output": "2"}]
+    with pytest.raises(InputError, match="2 different answers to prompt 'asked/0'"):
+        opposed(tmp_path, asked, twice)
+    other = {"prompt": "b", "output": "3"}
+    assert opposed(tmp_path, asked, [twice[0], twice[0], other, other | {"output": "4"}]) == ["1"]
+    asked = [{"id": "x", "prompt": "a"}, {"id": "y", "prompt": "a"}]
+    rows = [{"id": "y", "prompt": "a", "output": "2"}, {"id": "x", "prompt": "a", "output": "1"}]
+    assert opposed(tmp_path, asked, rows) == ["1", "2"]
+
+
 def test_what_is_missing_is_said_before_anything_is_asked(source, tmp_path):
     with pytest.raises(SettingsError, match="needs a judge"):
         Pairwise(source)
@@ -252,6 +305,59 @@ def fill(path, choose):
         writer = csv.DictWriter(file, human.COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
+
+
+def saved(rows, separator=",", start=""):
+    """Write records as a spreadsheet does."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator).writerows(rows)
+    return start + text.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("header", "tail", "first", "tie"),
+    [
+        (human.COLUMNS, [], "1", "tie"),
+        ([name.upper() for name in human.COLUMNS], [["", "", "", "", ""]] * 3, "1.0", "Draw"),
+        ([f" {name.title()} " for name in human.COLUMNS], [[], ["", " "]], "1,00", "0.0"),
+        ([*human.COLUMNS, ""], [[""] * 6] * 20, "Answer 1", "\uff1d"),
+    ],
+)
+def test_a_sheet_is_read_as_spreadsheets_save_it(tmp_path, encoding, separator, header, tail, first, tie):
+    path, made = tmp_path / "sheet.csv", pairs(6)
+    made[0] = human.Pair("q/0", "Größe, größer; größte", 'a "good" answer', "line\nline")
+    human.write_sheet(path, made)
+    _, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+    tie = "tie" if encoding == "cp1252" else tie
+    rows = [[*row[:-1], first if at % 2 else tie] for at, row in enumerate(rows)]
+    text = saved([header, *rows, *tail], separator, "sep=;\r\n" * (separator == ";"))
+    path.write_bytes(text.encode(encoding))
+    found = human.read_sheet(path, made)
+    assert sorted(np.abs(found).tolist()) == [0, 0, 0, 1, 1, 1]
+    human.write_sheet(tmp_path / "plain.csv", made)
+    plain = {row[0]: row[-1] for row in rows}
+    fill(tmp_path / "plain.csv", lambda row: "1" if plain[row["item"]] == first else "tie")
+    assert found.tolist() == human.read_sheet(tmp_path / "plain.csv", made).tolist()
+
+
+@pytest.mark.parametrize("said", ["11", "1.5", "3", "first", "1 or 2", "10"])
+def test_what_is_no_verdict_is_named_with_its_line(tmp_path, said):
+    path, made = tmp_path / "sheet.csv", pairs(2)
+    human.write_sheet(path, made)
+    fill(path, lambda row: said)
+    with pytest.raises(InputError, match=f"line 2: better is '{said}'; expected 1, 2 or tie"):
+        human.read_sheet(path, made)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n", b"item,better\n", b"PK\x03\x04\x00\xff", b"item,best\nx,1\n"]
+)
+def test_what_is_no_sheet_is_said(tmp_path, content):
+    (tmp_path / "sheet.csv").write_bytes(content)
+    with pytest.raises(InputError, match="has no lines under the columns item and better; save"):
+        human.read_sheet(tmp_path / "sheet.csv", pairs(2))
 
 
 def test_a_sheet_is_blind_and_comes_back(tmp_path):

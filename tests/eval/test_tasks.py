@@ -11,6 +11,7 @@ import torch
 
 from dfilter.comparison import Comparison, parse_evaluations
 from dfilter.data.targets import load_target
+from dfilter.data.tasks import Choice, choices
 from dfilter.errors import DFilterError, InputError, SettingsError
 from dfilter.eval import bbh
 from dfilter.eval.bbh import BBH
@@ -107,6 +108,21 @@ def test_what_does_not_fit_has_fewer_examples_or_no_value(folder) -> None:
     found = MMLU(str(folder), shots=2, max_tokens=150).evaluate(resolve("tiny").path)
     assert np.isnan(found.values).tolist() == [False] * 3 + [True, False]
     assert found.facts["fewer_shots"] > 0
+    reason = "the question does not fit into 150 tokens, even without examples"
+    assert found.facts["not_shown"] == {"law/0": reason}
+    with pytest.raises(InputError, match=r"none of 5 prompts.*does not fit into 9 tokens"):
+        MMLU(str(folder), shots=2, max_tokens=9).evaluate(resolve("tiny").path)
+
+
+def test_bbh_gives_no_value_to_a_question_that_leaves_no_room(tmp_path) -> None:
+    asked = [{"input": text, "target": "yes"} for text in ("a", "b", "word " * 9_999)]
+    (tmp_path / "bbh").mkdir()
+    (tmp_path / "bbh" / "navigate.json").write_text(json.dumps({"examples": asked}))
+    made = BBH(str(tmp_path / "bbh"), shots=1, decoding=Decoding(max_new_tokens=4))
+    found = made.evaluate(resolve("tiny").path)
+    assert np.isnan(found.values).tolist() == [False, True]
+    assert "no room for an answer" in found.facts["not_shown"]["navigate/2"]
+    assert found.facts["answers"] == 1
 
 
 def test_equally_likely_letters_share_the_point(folder, monkeypatch) -> None:
@@ -131,6 +147,76 @@ def test_a_record_that_is_none_is_named_before_training(folder, record, said) ->
     with pytest.raises(DFilterError, match=said) as caught:
         check_inputs(parse_evaluations(evaluations, Comparison(folder)))
     assert "absent holds no examples of BBH" in str(caught.value)
+
+
+ASKED = ["what?", "w", "x, and w", "y", "z"]
+LISTED = "['w' 'x, and w'\n 'y' \"z\"]"  # as numpy prints it
+
+
+@pytest.mark.parametrize("answer", ["1", "1.0", "B", "b", " b ", "(B)", "b.", "x, and w"])
+@pytest.mark.parametrize(
+    ("header", "record"),
+    [
+        (None, [*ASKED, "!"]),
+        (HEADER, [*ASKED, "!"]),
+        (["Question", "A", "B", "C", "D", "Answer"], [*ASKED, "!"]),
+        (["question", "choice_1", "choice_2", "choice_3", "choice_4", "answer"], [*ASKED, "!"]),
+        (["input", "A", "B", "C", "D", "target"], [*ASKED, "!"]),
+        (["answer", "question", "D", "C", "B", "A"], ["!", "what?", "z", "y", "x, and w", "w"]),
+        (["", *HEADER], ["7", *ASKED, "!"]),
+        (["Unnamed: 0", *HEADER], ["7", *ASKED, "!"]),
+        (["0", "1", "2", "3", "4", "5"], [*ASKED, "!"]),
+        (["", "0", "1", "2", "3", "4", "5"], ["0", *ASKED, "!"]),
+        (None, ["0", *ASKED, "!"]),
+        (["question", "subject", "choices", "answer"], ["what?", "fine art", LISTED, "!"]),
+        (["id", "question", "choices", "answer"], ["7", "what?", json.dumps(ASKED[1:]), "!"]),
+        (["question", "options", "answer", "why"], ["what?", str(ASKED[1:]), "!", "because"]),
+    ],
+)
+def test_a_header_says_where_things_stand(tmp_path, header, record, answer) -> None:
+    lines = [[answer if cell == "!" else cell for cell in record]]
+    write(tmp_path / "law_test.csv", *([header] if header else []), *lines)
+    subject = "fine_art" if header and "subject" in header else "law"
+    assert choices(tmp_path / "law_test.csv") == [Choice(subject, ASKED[0], tuple(ASKED[1:]), "B")]
+
+
+@pytest.mark.parametrize("answer", ["AB", "BCD", "ABCD", "", "E", "e", "4", "-1", "1.5", "w, x", "W"])
+def test_what_names_no_choice_is_no_answer(tmp_path, answer) -> None:
+    write(tmp_path / "law_test.csv", HEADER, [*ASKED, answer])
+    with pytest.raises(InputError, match="record 2: the answer"):
+        choices(tmp_path / "law_test.csv")
+
+
+def test_numbers_are_texts_where_one_of_them_is_no_index(tmp_path) -> None:
+    write(tmp_path / "law_test.csv", HEADER, ["a", "0", "4", "2", "6", "2"], ["b", "0", "4", "2", "1", "4"])
+    assert [one.answer for one in choices(tmp_path / "law_test.csv")] == ["C", "B"]
+    write(tmp_path / "law_test.csv", HEADER, ["a", "0", "4", "2", "6", "2"], ["b", "0", "4", "2", "1", "3"])
+    assert [one.answer for one in choices(tmp_path / "law_test.csv")] == ["C", "D"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["question", "first", "second", "third", "fourth", "answer"],
+        ["question", "A", "B", "C", "D", "solution"],
+        ["query", "A", "B", "C", "D", "answer"],
+        ["question", "A", "B", "D", "E", "answer"],
+    ],
+)
+def test_columns_that_are_not_known_are_named(tmp_path, header) -> None:
+    write(tmp_path / "law_test.csv", header, [*ASKED, "B"])
+    with pytest.raises(InputError, match=f"has the columns .*'{header[1].lower()}', .*; wanted: question"):
+        choices(tmp_path / "law_test.csv")
+
+
+def test_an_empty_file_has_no_questions(tmp_path) -> None:
+    (tmp_path / "law_test.csv").write_text("\n")
+    assert choices(tmp_path / "law_test.csv") == []
+
+
+def test_a_first_question_with_a_headers_words_is_a_question(tmp_path) -> None:
+    write(tmp_path / "law_test.csv", ["Which is done?", "subject", "answer", "input", "label", "B"])
+    assert choices(tmp_path / "law_test.csv")[0].choices == ("subject", "answer", "input", "label")
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ class Known:
     def __init__(self, prompted: list[float], alone: list[float]) -> None:
         self.losses = np.zeros(len(prompted), dtype=LOSSES)
         self.losses["prompted"], self.losses["alone"] = prompted, alone
-        asked = ["word " * 600 if np.isnan(loss) else "word" for loss in prompted]
-        self.rows = Dataset.from_rows([example(at, text, "answer") for at, text in enumerate(asked)])
+        self.rows = Dataset.from_rows([example(at, "word", "answer") for at in range(len(prompted))])
 
     def signal(self, _: object) -> Any:
         return self.losses
@@ -47,7 +46,7 @@ def test_cherry_divides_losses_and_drops_where_the_prompt_does_not_help() -> Non
         "ratio 0.800",
         "ratio 1.000",
         "the prompt does not help: ratio 1.167",
-        "longer than 512 tokens, prompt and response together",
+        "the model gives no finite loss",
     ]
     assert scores.facts["prompt_does_not_help"] == 1
     assert scores.facts["not_measured"] == 1
@@ -186,8 +185,9 @@ def test_the_scripts_windows_are_512_and_1024_tokens(tokenizers: ModuleType, tmp
     ("kind", "definition", "odd", "why"),
     [
         ("byte level", "superfilter", record("Say it.", "", "no"), "is one token, which nothing predicts"),
-        ("llama", "superfilter", record("Say it. " * 900, "", "no"), "prompt fills the 1,024 tokens"),
+        ("llama", "superfilter", record("Say it. " * 900, "", "no"), "no response within 1,024 tokens"),
         ("llama", "cherry", record("Say it.", "", "-"), "joins what stands before it in one token"),
+        ("llama", "cherry", record("Say it. " * 900, "", "no"), "no response within 512 tokens"),
         ("llama", "cherry", record("Say it.", "", "-" * 600), "longer than 512 tokens, prompt and response"),
     ],
 )
@@ -203,12 +203,12 @@ def test_a_row_without_a_ratio_says_why(
         IFD(name, definition=definition).score(Pool(Dataset.from_rows([odd])))
 
 
-def test_a_loss_that_has_no_ratio_is_not_called_a_long_row() -> None:
-    pool: Any = Known([1.0, 1.0, np.inf], [0.0, 1.0, 1.0])
-    reasons = IFD("tiny").score(pool).reasons
-    assert reasons is not None
-    assert "costs the model nothing alone" in reasons[0]
-    assert "no finite number" in reasons[2]
+def test_a_loss_of_nothing_is_not_called_a_long_row() -> None:
+    scores = IFD("tiny").score(Known([1.0, 1.0], [0.0, 1.0]))  # type: ignore[arg-type]
+    assert scores.reasons == [
+        "its response costs the model nothing alone, so there is no ratio",
+        "ratio 1.000",
+    ]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -31,13 +32,14 @@ def judged(values, strategies=1, seeds=3):
     return leaderboard(made, replicates=0).rows[0]
 
 
-def paired(random, mine, seeds=3, margin=None):
+def paired(random, mine, seeds=3, margin=None, **facts):
     made = []
     for name, values in (("random", random), ("mine", mine)):
         table = np.broadcast_to(np.asarray(values, float), (seeds, np.shape(values)[-1]))
         ids = tuple(map(str, range(table.shape[1])))
         made += [
-            Cell(name, "10", k, results={"m": EvalResult(ids, table[k], "m", True, {})}) for k in range(seeds)
+            Cell(name, "10", k, results={"m": EvalResult(ids, table[k], "m", True, facts)})
+            for k in range(seeds)
         ]
     board = leaderboard(made, margin=margin, replicates=0)
     return next(r for r in board.rows if r.strategy == "mine")
@@ -85,7 +87,7 @@ def test_one_of_eight_decided_prompts_lost_is_no_verdict():
 @pytest.mark.parametrize("rate", [0.0, 1.0, 0.5])
 def test_strategies_that_answer_alike_are_not_surely_alike(rate):
     values = [rate] * 40 if rate != 0.5 else [0, 1] * 20
-    row = paired(values, values, margin=0.01)
+    row = paired(values, values, margin=0.01, bounds=[0, 1])
     sane(row)
     assert row.random.low < -0.05
     assert row.random.high > 0.05
@@ -106,7 +108,7 @@ def test_a_constant_gap_has_an_interval_and_no_gap_at_all_has_none():
 
 
 def test_one_prompt_has_the_interval_of_a_share_and_no_verdict():
-    row = paired([0.0], [1.0])
+    row = paired([0.0], [1.0], bounds=[0, 1])
     assert row.verdict == ""
     assert row.p == 1
     assert row.random.low < 0 < row.random.high == 1
@@ -167,3 +169,63 @@ def test_identical_prompts_of_one_cluster_are_one_prompt():
     assert (
         "12 prompts in 3 clusters allow intervals but no verdicts (six clusters are needed)" in board.finding
     )
+
+
+def dusty(constant, others, size=30):
+    """Rows of a strategy whose values are the reference's but for rounding, beside others."""
+    ids, made = tuple(map(str, range(size))), []
+    near = np.nextafter(constant, np.where(np.arange(size) % 2, np.inf, -np.inf))
+    for name, values in {"random": np.full(size, constant), "same": near, **others}.items():
+        made += [
+            Cell(name, "10", k, results={"m": EvalResult(ids, np.asarray(values, float), "m", True, {})})
+            for k in range(3)
+        ]
+    return {row.strategy: row for row in leaderboard(made, replicates=50).rows}
+
+
+@pytest.mark.parametrize("constant", [0.1, 2.0, 1e6 + 0.1, 1e-9])
+def test_rounding_is_no_power_whatever_stands_beside_it(constant):
+    alone = dusty(constant, {})["same"]
+    for gap in (-0.05, 0.1):
+        beside = dusty(constant, {"other": np.full(30, constant * (1 + gap))})
+        for row in (alone, beside["same"]):
+            assert row.random.value == 0
+            assert math.isnan(row.random.low)
+            assert math.isnan(row.random.detectable)
+            assert row.p == 1
+            assert row.verdict == "inconclusive"
+        assert beside["same"].ranks == beside["random"].ranks
+        other = beside["other"]
+        sane(other)
+        assert other.random.se == 0  # a constant gap varies by nothing
+        assert other.verdict == ("better" if gap > 0 else "worse")
+
+
+def test_what_is_small_beside_the_values_is_still_a_difference():
+    rng = np.random.default_rng(0)
+    row = dusty(1.0, {"other": 1 + 1e-9 * (1 + 0.1 * rng.normal(size=30))})["other"]
+    sane(row)
+    assert row.verdict == "better"
+    assert 0.9e-9 < row.random.low < row.random.high < 1.1e-9
+
+
+@pytest.mark.parametrize("facts", [{}, {"bounds": [0, 1]}])
+@pytest.mark.parametrize("gap", [1e-9, -1e-6, 2e-4])
+def test_an_interval_that_leaves_zero_out_does_not_look_like_zero(gap, facts):
+    rng = np.random.default_rng(0)
+    ids, made = tuple(map(str, range(300))), []
+    for name, shift in (("random", 0.0), ("mine", gap), ("other", 0.0)):
+        noise = abs(gap) * rng.normal(size=(3, 300)) * (name == "other")
+        made += [
+            Cell(name, "10", k, results={"m": EvalResult(ids, 0.4 + shift + noise[k], "m", True, facts)})
+            for k in range(3)
+        ]
+    board = leaderboard(made, replicates=0)
+    row = next(r for r in board.rows if r.strategy == "mine")
+    assert row.verdict == ("better" if gap > 0 else "worse")
+    said = re.search(r"mine \((\S+)(?: points)?, 95% interval (\S+) to ([^ )]+)\)", board.finding).groups()
+    line = next(x for x in board.render(width=300).splitlines() if x.startswith("mine"))
+    shown = re.search(r"([+-]\S+) \[(\S+), (\S+)\] +\S+ +(\S+)", line).groups()
+    assert all(float(number) != 0 for number in said + shown)
+    unseen = re.search(r"differences under (\S+)", board.finding)
+    assert float(unseen.group(1)) != 0

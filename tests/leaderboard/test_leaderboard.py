@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -299,7 +300,7 @@ def test_a_bad_margin_and_a_prompt_named_twice_are_refused():
 
 def test_rates_at_the_edge_have_intervals_and_no_verdict_without_evidence():
     made = [
-        Cell(name, "10", k, results={"exact": result([0.0] * 30, "exact match", True)})
+        Cell(name, "10", k, results={"exact": result([0.0] * 30, "exact match", True, bounds=[0, 1])})
         for name in ("random", "mine")
         for k in range(3)
     ]
@@ -510,6 +511,32 @@ def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
     return made
 
 
+def test_what_was_judged_is_not_left_out_without_a_word():
+    board = leaderboard(judged(judges=("ann", "ben", "cleo")), replicates=50)
+    titles = ["at equal length", "score (W/T/L)", "ann", "ben", "cleo"]
+    for width in (60, 90, 120, 200, 400):
+        text = board.render(width=width)
+        head = next(line for line in text.splitlines() if line.startswith("strategy"))
+        told = re.search(r"pairwise: ([^:.]*) (?:is|are) left out for want of room", " ".join(text.split()))
+        left_out = [title for title in titles if title not in head]
+        assert (told.group(1).split(", ") if told else []) == left_out
+    assert "want of room" not in board.render("md")
+
+
+def test_csv_has_every_judge_the_counts_and_the_rate_at_equal_length():
+    board = leaderboard(judged(judges=("ann", "ben")), replicates=50)
+    for line, made in zip(csv.DictReader(io.StringIO(board.render("csv"))), board.rows, strict=True):
+        tally = made.tallies["all"]
+        assert [int(line[name]) for name in ("win", "tie", "lose")] == [tally.win, tally.tie, tally.lose]
+        equal = [float(line[f"equal_length{end}"]) for end in ("", "_low", "_high")]
+        assert equal == list(made.length_controlled)
+        for name, found in made.judges.items():
+            held = [float(line[f"judge_{name}{end}"]) for end in ("", "_low", "_high")]
+            assert held == [found.value, found.low, found.high]
+    alone = next(csv.DictReader(io.StringIO(leaderboard(cells({"random": 0, "mine": 1})).render("csv"))))
+    assert alone["win"] == alone["equal_length"] == ""
+
+
 def test_a_reason_to_fail_is_said_once():
     cells = [replace(cell, failed="no memory (exit 1)") if cell.seed else cell for cell in judged()]
     assert leaderboard(cells, replicates=0).failed == ("mine at 10, seed 1 and 3 more: no memory (exit 1)",)
@@ -707,3 +734,46 @@ def test_questions_that_were_not_looked_for_are_in_the_notes():
     for facts, said in (({"harness": "0.4"}, True), ({}, False)):
         made = [Cell(s, "10", 0, results={"mmlu": result([0, 1], **facts)}) for s in ("random", "mine")]
         assert any("not looked for" in note for note in leaderboard(made).notes) == said
+
+
+@pytest.mark.parametrize("bounds", [None, [1, 6], [0, 10]])
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_values_that_happen_to_be_zeros_and_ones_are_no_rate(bounds, constant):
+    facts = {"bounds": bounds} if bounds else {}
+    rng = np.random.default_rng(0)
+    made = [
+        Cell(name, "10", k, results={"m": result(values, "grade", up=True, **facts)})
+        for name in ("random", "dull", "good")
+        for k in range(3)
+        for values in [rng.integers(1, 7, 12) if name == "good" else np.full(12, constant)]
+    ]
+    board = leaderboard(made)
+    assert not board.metrics[0].rate
+    dull = row(board, "dull")
+    assert math.isnan(dull.value.low)  # a grade that never varies has no interval of a share
+    assert "%" not in board.render().splitlines()[3]
+    assert math.isfinite(row(board, "good").random.low)
+
+
+def test_all_strategies_of_a_metric_are_treated_alike():
+    def board(stated):
+        return leaderboard([
+            Cell(name, "10", k, results={"m": result([0, 1] * 4, "m", up=True, **stated.get(name, {}))})
+            for name in ("random", "mine") for k in range(3)
+        ])  # fmt: skip
+
+    rate = {"bounds": [0, 1]}
+    assert board({"random": rate, "mine": rate}).metrics[0].rate
+    for stated in ({"random": rate}, {"mine": rate}, {"random": rate, "mine": {"bounds": [1, 6]}}):
+        found = board(stated)
+        assert not found.metrics[0].rate
+        assert {r.value.method for r in found.rows} == {"two-way"}
+
+
+def test_a_strategy_without_any_value_does_not_unmake_a_rate():
+    made = [
+        Cell(name, "10", k, results={"m": result(v, "m", up=True, **facts)})
+        for name, v, facts in (("random", [0, 1], {"bounds": [0, 1]}), ("gone", [math.nan] * 2, {}))
+        for k in range(3)
+    ]
+    assert leaderboard(made).metrics[0].rate

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.cli import main
-from dfilter.errors import FolderError, InputError
+from dfilter.commands import with_budgets
+from dfilter.comparison import only
+from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.leaderboard import agreement as a
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, write_cell
@@ -198,8 +200,11 @@ REFUSED = [
         [GOOD, GOOD | {"value": 0.7}],
         r"line 2 \(prompt 'q1'\): a second value of 'value' for ifd at own, seed 0",
     ),
-    ([GOOD | {"seed": 1}, GOOD | {"seed": "1"}], "second value .* seed 1"),
-    ([DUEL | {"order": "first", "judge": "j"}] * 2, "from judge 'j' in order 'first'"),
+    ([GOOD | {"seed": 1}, GOOD | {"seed": "1", "value": 0.9}], "second value .* seed 1"),
+    (
+        [DUEL | {"order": "first", "judge": "j", "value": said} for said in ("win", "tie")],
+        "from judge 'j' in order 'first'",
+    ),
     ([DUEL, DUEL | {"order": "second"}], "with and without an order"),
     ([GOOD | {"value": "good"}], "value is 'good'; expected a number"),
     ([GOOD | {"value": "nan"}], "value is 'nan'"),
@@ -294,3 +299,77 @@ def test_the_command_prints_the_table_and_its_help_the_form(tmp_path, monkeypatc
     shown_example = CliRunner().invoke(main, ["leaderboard", "losses.csv", "judged.jsonl"])
     assert shown_example.exit_code == 0, shown_example.output
     assert "win rate against random" in shown_example.output
+
+
+def read_rows_of(tmp_path, rows, name="log.jsonl"):
+    return read_logs([as_jsonl(tmp_path / name, rows)])
+
+
+def test_a_row_that_says_the_same_again_counts_once(tmp_path):
+    rows = [{"strategy": s, "prompt": f"q{n}", "value": n} for s in ("a", "random") for n in range(3)]
+    once, twice = read_rows_of(tmp_path, rows), read_rows_of(tmp_path, rows + rows, "twice.jsonl")
+    assert [cell.results["value"].values.tolist() for cell in twice] == [
+        cell.results["value"].values.tolist() for cell in once
+    ]
+    with pytest.raises(InputError, match="a second value"):
+        read_rows_of(tmp_path, [*rows, rows[0] | {"value": 9}])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"set": "koala", "judge": "j2"}, "the prompt is in the set 'koala' and in 'vicuna'"),
+        (
+            {"length_difference": -500, "judge": "j2"},
+            "length_difference is -500 and 100 of the same two answers",
+        ),
+        ({"value": 0.7, "order": "first", "judge": "j2"}, "a verdict in one order is win, tie or lose"),
+        ({"value": "perhaps", "judge": "j2"}, "expected win, tie or lose, or a share from 0 to 1"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_refused(change, reason, tmp_path):
+    row = {"strategy": "a", "opponent": "random", "prompt": "q", "value": "win"}
+    row |= {"set": "vicuna", "length_difference": 100, "judge": "j1"}
+    assert read_rows_of(tmp_path, [row, row | {"judge": "j3"}])
+    with pytest.raises(InputError, match=reason):
+        read_rows_of(tmp_path, [row, row | change])
+
+
+@pytest.mark.parametrize(
+    ("said", "share"), [("won", 1), ("draw", 0.5), ("1.0", 1), (0, 0), ("Loss", 0), (0.7, 0.7)]
+)
+def test_verdicts_as_others_write_them(said, share, tmp_path):
+    row = {"strategy": "a", "opponent": "random", "prompt": "q", "value": said}
+    [cell] = read_rows_of(tmp_path, [row])
+    assert cell.results["win rate against random"].values.tolist() == [share]
+
+
+def test_one_budget_however_it_is_written_and_seeds_of_data_frames(tmp_path):
+    rows = [
+        {"strategy": "a", "prompt": "q", "value": 1, "budget": budget, "seed": seed}
+        for budget, seed in (("1k", "0.0"), ("1000", "1.0"), ("1.0k", 2), ("5%", 3), ("best", 4))
+    ]
+    cells = read_rows_of(tmp_path, rows)
+    assert [(cell.budget, cell.seed) for cell in cells] == [
+        ("1k", 0),
+        ("1k", 1),
+        ("1k", 2),
+        ("5%", 3),
+        ("best", 4),
+    ]
+    (tmp_path / "log.tsv").write_text("strategy\tprompt\tvalue\na\tq, r\t1\n")
+    assert read_logs([tmp_path / "log.tsv"])[0].results["value"].prompts == ("q, r",)
+    with pytest.raises(InputError, match="min is 1 and max is 0"):
+        read_rows_of(tmp_path, [{"strategy": "a", "prompt": "q", "value": 0.5, "min": 1, "max": 0}])
+
+
+def test_a_strategy_that_the_table_lacks_is_named(tmp_path):
+    cells = read_rows_of(tmp_path, [{"strategy": "ifd", "prompt": "q", "value": 1}])
+    assert only(cells, ["ifd"], [])
+    with pytest.raises(SettingsError, match=r"'ifdd'.*Did you mean 'ifd'"):
+        only(cells, ["ifdd"], [])
+
+
+def test_a_command_with_other_budgets_can_be_typed():
+    words = ["-s", "ifd", "--keep", "5%", "--force", "--keep=3", "--", "-p.json"]
+    assert with_budgets(words, ["1ktok"]) == "dfilter compare -s ifd --keep 1ktok -- -p.json"

@@ -11,7 +11,7 @@ from dfilter.llm.server import Server
 from dfilter.testing import Say
 
 # Attempts are given up late, so that a busy machine asks nothing twice; tests of hanging servers say less.
-QUICK = {"attempt_seconds": 20.0, "first_wait": 0.01, "longest_pause": 0.05, "patience": 20.0}
+QUICK = {"attempt_seconds": 20.0, "first_wait": 0.01, "longest_pause": 0.05, "wait_for_server": 20.0}
 
 
 @pytest.fixture

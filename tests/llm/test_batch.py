@@ -138,3 +138,25 @@ def test_files_carry_what_the_api_asks_for(requests: Callable, quick: Callable) 
     assert line["custom_id"] == (0).to_bytes(16, "big").hex()
     assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
     assert line["body"]["model"] == "m"
+
+
+def test_a_row_that_a_batch_refuses_is_its_own_where_others_were_answered(
+    requests: Callable, quick: Callable
+) -> None:
+    taken = True
+
+    def script(body: dict) -> Say:
+        refused = not taken or body["messages"][-1]["content"].startswith("row 3 ")
+        return Say("a wording that nobody knows", status=400) if refused else Say("4.5")
+
+    with ScriptedServer(script) as server:
+        settings = quick(server.url, poll_seconds=0.01)
+        answers = collect(settings, requests(10))
+        assert [a.index for a in answers if a.status != "ok"] == [3]
+        assert answers[3].status == "rejected"
+        assert "a wording that nobody knows" in answers[3].reason
+        calls = server.calls
+        assert collect(settings, requests(10))[3].stored
+        assert server.calls == calls
+        taken = False  # where none was answered, nobody knows whose fault it is
+        assert {a.status for a in collect(settings, requests(5, start=100))} == {"failed"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -11,11 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.errors import InputError, SettingsError
-from dfilter.llm.answers import Reading, Reply
+from dfilter.eval.judging import Wording, ask_judge
+from dfilter.llm.answers import Reading, Reply, Request
 from dfilter.llm.cli import judge as group
 from dfilter.llm.commands import askers, reparse
 from dfilter.llm.judge import Judge, rate
+from dfilter.llm.pairs import PairScores
 from dfilter.llm.prices import Budget, Price, price_of
+from dfilter.llm.scores import TextScore
+from dfilter.llm.server import Server
 from dfilter.llm.session import open_session
 from dfilter.llm.tokens import about, at_most
 from dfilter.store import home
@@ -27,11 +30,22 @@ from dfilter.types import Example, Message
 class Better:
     """A parser that has learnt to read stars."""
 
-    name: str = "score/2"
+    name: str = "score/999"
 
     def read(self, reply: Reply) -> Reading:
         stars = reply.text.count("*")
         return Reading("ok", float(stars)) if stars else Reading("unparsed")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A reader that always understands the same."""
+
+    reading: Reading
+    name: str
+
+    def read(self, reply: Reply) -> Reading:
+        return self.reading
 
 
 def rows(n: int) -> list[Example]:
@@ -59,6 +73,43 @@ def test_a_better_parser_reads_stored_answers_for_free() -> None:
     result = CliRunner().invoke(group, ["reparse", "--dry-run"])
     assert "would change: 6 ok -> unparsed" in result.output
     assert "6 answers" in CliRunner().invoke(group, ["list"]).output
+
+
+def test_verdicts_of_evaluations_are_read_again_too() -> None:
+    questions = [[{"role": "user", "content": f"Compare {n}"}] for n in range(3)]
+    with ScriptedServer("8/10\n6/10") as server:
+        at = Server("m", base_url=server.url, name="scripted")
+        with open_session(at) as session:  # as an older version kept it
+            asker = {"kind": "evaluation", "model": "m", "template": "pairwise"}
+            requests = [Request(bytes([n]) * 16, q, {}) for n, q in enumerate(questions)]
+            wrong = Fixed(Reading("ok", -2.0), "pair/1")
+            assert [a.value for a in session.ask(requests, reader=wrong, asker=asker)] == [-2.0] * 3
+    (would,) = reparse(write=False)
+    assert would.changed == {"value": 3}
+    reparse()
+    (did,) = reparse()
+    assert did.changed == {}
+
+
+def test_a_stored_verdict_of_an_older_reader_is_read_again_when_it_is_asked_for() -> None:
+    questions = [[{"role": "user", "content": "Compare"}]]
+    with ScriptedServer("8/10\n6/10") as server:
+        at = Server("m", base_url=server.url, name="scripted")
+        before, _ = ask_judge(at, questions, Fixed(Reading("ok", -2.0), "pair/1"), Wording("pairwise", ""))
+        calls = server.calls
+        after, _ = ask_judge(at, questions, PairScores(), Wording("pairwise", ""))
+        assert server.calls == calls
+    assert (before.tolist(), after.tolist()) == ([-2.0], [2.0])
+
+
+def test_ratings_are_read_again_by_the_criterion_of_their_template() -> None:
+    with ScriptedServer("Helpfulness: 5\nAccuracy: 2") as server:
+        judge = Judge(model="m", base_url=server.url, name="scripted")
+        assert judge.reader == TextScore(0, 5, "accuracy")
+        with open_session(judge.server) as session:
+            ratings = rate(rows(2), judge, session=session)
+        assert ratings["value"].tolist() == [2.0, 2.0]
+        assert [asked.changed for asked in reparse(write=False)] == [{}]
 
 
 def test_without_a_ledger_there_is_a_sentence() -> None:
@@ -107,6 +158,7 @@ def test_no_tokenizer_exceeds_the_worst_case(text: str) -> None:
     assert at_most(messages) >= about(messages)
 
 
-def test_a_limit_of_nothing_is_refused(requests: Callable) -> None:
-    with pytest.raises(SettingsError, match="above 0"):
-        Budget(0.0)
+@pytest.mark.parametrize("usd", [-0.01, float("nan"), float("inf")])
+def test_a_limit_that_is_no_amount_is_refused(usd: float) -> None:
+    with pytest.raises(SettingsError, match="no amount of 0 or more"):
+        Budget(usd)

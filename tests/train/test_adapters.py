@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dfilter import chat, models
+from dfilter.errors import SettingsError
 from dfilter.train.adapters import adapt, adapted, missed
 from dfilter.train.recipes import recipe
 from dfilter.train.trainer import FineTune
@@ -91,6 +92,35 @@ def test_a_template_without_an_end_token_is_told(rows: list[Example], tmp_path: 
     assert warnings["closed"] == warnings["tiny"] == []
     [said] = warnings["open"]
     assert f"'chat' of '{open_ended}' writes no end token behind a reply" in said
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_advised_where_no_end_is_learnt_works(
+    method: str, known: bool, rows: list[Example], tmp_path: Path
+) -> None:
+    """An adapter learns no new token, so without an end-of-turn token its recipe cannot close turns."""
+    model = shutil.copytree(models.resolve("tiny").path, tmp_path / "open")
+    (model / "chat_template.jinja").write_text(GLM)
+    for file in [] if known else model.glob("*.json"):
+        file.write_text(file.read_text().replace("<|im_end|>", "<|over|>"))
+    shape = {"batch": 4, "lora_rank": 2, "method": method}
+
+    def warned(name: str, template: chat.Template = "auto", **overrides: Any) -> list[str]:
+        settings = {"dtype": "float32", "steps": 1, "overrides": {**shape, **overrides}, "template": template}
+        out = FineTune(model=str(model), **settings).train(rows[:4], tmp_path / name, seed=0)
+        found: list[str] = json.loads((out / "training.json").read_text())["warnings"]
+        return found
+
+    [said] = warned("plain")
+    new = method == "lora" and not known
+    first = "overrides.method = 'full' with overrides.eot = true" if new else "overrides.eot = true"
+    assert said.endswith(f" Set {first} or template = 'alpaca'.")
+    assert warned("closed", eot=True, **({"method": "full"} if new else {})) == []
+    assert warned("other", template="alpaca") == []
+    if new:
+        with pytest.raises(SettingsError, match="an adapter cannot learn a new one"):
+            warned("refused", eot=True)
 
 
 @pytest.mark.parametrize("template", ["alpaca", "tulu", "turns", "chat"])

@@ -272,6 +272,8 @@ def test_lima_chooses_the_epoch_that_the_development_set_prefers(rows: list[Exam
     )
     out = job.train(rows, tmp_path / "a", seed=0)
     assert (facts(out)["chosen"], facts(out)["development"], facts(out)["epochs"]) == ("epoch-03", opinion, 5)
+    told = facts(out)  # the chosen model never saw the last two epochs
+    assert told["trained_tokens"] == 3 * told["labelled_tokens"] < sum(told["step_tokens"])
 
     def holds() -> list[str]:
         found = load_file(out / "model.safetensors")
@@ -304,6 +306,39 @@ def test_epochs_are_kept_for_a_choice_or_a_wish_and_not_for_nobody(
         out = other.train(rows[:4], tmp_path / name, seed=0)
         assert facts(out)["kept"] == ["epoch-05"]
         assert facts(out)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "advised"),
+    [
+        ({"recipe": "quick"}, "'quick' keeps none", {"overrides": {"keep_epochs": [1, 2]}, "epochs": 2}),
+        ({"recipe": "alpaca"}, "'alpaca' keeps none", {"overrides": {"keep_epochs": [1, 3]}}),
+        ({"recipe": "less", "epochs": 1.5}, "'less' keeps none", {"overrides": {"keep_epochs": [1, 2]}}),
+        ({"recipe": "less", "steps": 9}, "'less' keeps none", {"overrides": {"keep_epochs": [1, 4]}}),
+        ({"recipe": "lima", "epochs": 3}, "ends in epoch 3", {"overrides": {"keep_epochs": [1, 3]}}),
+    ],
+)
+def test_a_choice_of_no_epoch_is_refused_with_what_makes_it_work(
+    settings: dict[str, Any], said: str, advised: dict[str, Any]
+) -> None:
+    opinion = Development({})
+    with pytest.raises(SettingsError, match=said) as error:
+        FineTune(model="tiny", choose=opinion, **settings)
+    for name, value in {**advised.pop("overrides"), **advised}.items():
+        assert f"{name} = {value}" in str(error.value)
+        settings |= {"overrides": {name: value}} if name == "keep_epochs" else {name: value}
+    assert FineTune(model="tiny", choose=opinion, **settings).choose is opinion
+
+
+def test_a_budget_of_steps_that_reaches_no_epoch_to_choose_is_refused_before_training(
+    rows: list[Example], tmp_path: Path
+) -> None:
+    job = FineTune(model="tiny", recipe="lima", steps=4, choose=Development({"epoch-04": 1.0}))
+    with pytest.raises(SettingsError, match=r"ends in epoch 4.*keep_epochs = \[1, 4\]"):
+        job.train(rows, tmp_path / "a", seed=0)
+    assert not (tmp_path / "a").exists()
+    kept = replace(job, overrides={"keep_epochs": [4, 4]}, dtype="float32")
+    assert facts(kept.train(rows, tmp_path / "a", seed=0))["chosen"] == "epoch-04"
 
 
 def test_two_visible_gpus_train_as_one(
@@ -349,7 +384,9 @@ def test_the_chooser_may_be_named_in_a_settings_file(rows: list[Example], tmp_pa
     assert found["chosen"] == "epoch-02"  # the rows were trained on, so their loss fell
     assert found["development"]["epoch-02"] < found["development"]["epoch-01"]
     with pytest.raises(SettingsError, match="held-out"):
-        full(choose=Choice("held-out")).train(rows, tmp_path / "b", seed=0)
+        full(choose=Choice("held-out"), overrides={**FULL, "keep_epochs": [1, 2]}).train(
+            rows, tmp_path / "b", seed=0
+        )
     assert not (tmp_path / "b").exists()
 
 

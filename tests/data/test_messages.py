@@ -1,0 +1,133 @@
+"""Turns in the forms of public files, and what is read of data that holds more than answers."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dfilter.data import open_dataset
+from dfilter.data.dataset import Dataset
+from dfilter.data.messages import ROLES
+from dfilter.errors import InputError
+
+QA = [("user", "Q"), ("assistant", "A")]
+TURNS = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+MORE = [("user", "Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")]
+
+
+def turns(row, **how):
+    [read] = Dataset.from_rows([row], on_bad_rows="stop", **how)
+    return [(m.role, m.content) for m in read.messages]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        TURNS,
+        json.dumps(TURNS),
+        str(TURNS),
+        " " + json.dumps(TURNS, indent=1),
+        ["Q", "A"],
+        [{"human": "Q", "assistant": "A"}],
+        [{"user": "Q", "gpt": "A", "extra": None}],
+        {"role": ["user", "assistant"], "content": ["Q", "A"]},
+        {"from": ["human", "gpt"], "value": ["Q", "A"]},
+        [{"role": "User ", "content": [{"type": "text", "text": "Q"}]}, {"role": "ChatGPT", "content": "A"}],
+        [{"from": "prompter", "value": "Q"}, {"from": "bing", "value": [{"type": "text", "value": "A"}]}],
+        [
+            {"role": "user", "content": ["Q"]},
+            {"role": "assistant", "content": [{"type": "text", "content": "A"}]},
+        ],
+        [{"role": "user", "content": [{"type": None, "text": "Q"}]}, {"role": "assistant", "content": "A"}],
+    ],
+)
+def test_lists_of_turns(value):
+    assert turns({"messages": value}) == QA
+    assert turns({"conversations": value}) == QA
+
+
+@pytest.mark.parametrize(
+    "role", ["human", "Human", "prompter", "system prompt", "Function-Response", " gpt "]
+)
+def test_roles_are_known_however_they_are_written(role):
+    said = [{"role": role, "content": "x"}, {"role": "assistant", "content": "A"}]
+    assert turns({"messages": said})[0][0] == ROLES[role.strip().lower().replace(" ", "_").replace("-", "_")]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": [TURNS[0]], "completion": [TURNS[1]]}, QA),
+        ({"prompt": [TURNS[0]], "completion": "A"}, QA),
+        ({"prompt": "Q", "completion": [TURNS[1]]}, QA),
+        ({"prompt": "Q", "chosen": "A", "rejected": "no"}, QA),
+        ({"prompt": "Q", "chosen": [TURNS[1]], "rejected": [TURNS[1]]}, QA),
+        ({"prompt": "Q", "chosen": TURNS, "rejected": TURNS}, QA),
+        ({"chosen": TURNS, "rejected": TURNS}, QA),
+        ({"question": "Q", "chosen": {"from": "gpt", "value": "A"}, "rejected": {}}, QA),
+        ({"prompt": [TURNS[0]], "chosen": [TURNS[1]], "rejected": []}, QA),
+        ({"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: Q\n\nAssistant: no"}, QA),
+        ({"chosen": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B"}, MORE),
+        ({"prompt": "Q", "messages": TURNS, "chosen": TURNS, "rejected": TURNS}, QA),
+        ({"instruction": "R", "output": "B", "history": [["Q", "A"]]}, MORE),
+        ({"instruction": "R", "output": "B", "history": '[["Q", "A"]]'}, MORE),
+        ({"instruction": "Q", "output": "A", "history": []}, QA),
+        ({"messages": TURNS, "label": True}, QA),
+        ({"instruction": "Q", "output": "A", "label": False}, QA),
+        ({"messages": [TURNS[0] | {"weight": 0}, TURNS[1] | {"weight": 1}]}, QA),
+        ({"messages": [TURNS[0] | {"train": False}, TURNS[1] | {"train": None}]}, QA),
+    ],
+)
+def test_forms_of_public_files(row, expected):
+    assert turns(row) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": TURNS, "label": False}, "its answer is marked as a bad one ('label' is false)"),
+        ({"prompt": "Q", "completion": "A", "label": False}, "('label' is false)"),
+        ({"instruction": "Q", "output": "A", "kto_tag": False}, "('kto_tag' is false)"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, "not to be learnt ('weight' is 0)"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.0}]}, "('weight' is 0.0)"),
+        ({"messages": [TURNS[0], TURNS[1] | {"train": False}]}, "('train' is False)"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": "", "reasoning_content": "hm"}]}, "is empty"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking", "text": "hm"}]}]},
+         "a part of turn 2 is of type 'thinking'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, "'image_url'"),
+        ({"messages": "[1, 2"}, "'messages' is text, expected a list of turns"),
+        ({"messages": {"role": ["user"], "content": ["Q", "A"]}}, "an object, expected a list of turns"),
+        ({"chosen": "A", "rejected": "B"}, "there is no prompt beside 'chosen'"),
+        ({"prompt": "Q", "chosen": "\u200b"}, "the response ('chosen') is empty"),
+        ({"instruction": "Q", "output": "A", "history": ["Q", "A"]}, "'history' is no list of pairs"),
+    ],
+)  # fmt: skip
+def test_what_is_not_to_be_learnt_or_not_understood_is_refused_with_its_reason(row, reason):
+    name = next(n for n in ("messages", "chosen", "instruction", "prompt") if n in row)
+    shape = {"messages": "messages", "chosen": "preference", "instruction": "alpaca"}.get(
+        name, "prompt-response"
+    )
+    with pytest.raises(InputError) as caught:
+        turns(row, format=shape)
+    assert reason in str(caught.value)
+
+
+def test_columns_that_change_what_a_row_means_and_are_not_read_are_named(tmp_path):
+    rows = [{"messages": TURNS, "tools": [], "source": "x"}, {"messages": TURNS, "images": ["a.png"]}]
+    notes = [
+        "the column 'tools' (definitions of tools) is not read",
+        "the column 'images' (pictures, films or sound) is not read",
+    ]
+    assert Dataset.from_rows(rows).source.notes == notes
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        assert list(open_dataset(path, cache=tmp_path / "cache").source.notes) == notes
+    plain = [{"prompt": "Q", "answer": "A", "rejected": "B"}]
+    pq.write_table(pa.Table.from_pylist(plain), tmp_path / "rows.parquet")
+    [note] = open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes
+    assert note == "the column 'rejected' (answers that were refused) is not read"
+    assert not Dataset.from_rows([{"prompt": "Q", "tools": "A"}], mapping={"response": "tools"}).source.notes
