@@ -2,7 +2,8 @@
 
 A conversation is rendered to text by a template, cut where the assistant begins and ends to speak,
 and each piece is tokenized on its own. So the ids before a response are exactly the ids that a model
-is given when it shall write that response, and the mask is exact: no token lies on both sides.
+is given when it shall write that response, and the mask is exact: no token lies on both sides. A template
+of ours begins with whatever the tokenizer puts in front of a text; a chat template writes that itself.
 
 Templates:
 
@@ -22,12 +23,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dfilter.cutting import chat_pieces
 from dfilter.errors import InputError, ModelError
-from dfilter.turns import STAND_IN, Piece, alpaca_pieces, line_pieces, template_date, tulu_pieces, turn_pieces
+from dfilter.token_ids import front_ids, piece_ids
+from dfilter.turns import (
+    STAND_IN,
+    Piece,
+    alpaca_pieces,
+    line_pieces,
+    shown_input,
+    template_date,
+    tulu_pieces,
+    turn_pieces,
+)
 from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
@@ -42,7 +52,6 @@ __all__ = [
     "closes_replies",
     "end_ids",
     "eot_id",
-    "opening_ids",
     "remember_style",
     "render",
     "render_many",
@@ -96,7 +105,9 @@ class Encoded:
         """
         if self.trained:
             return ""
-        return self.refused or f"no response within {max_tokens:,} tokens"
+        if self.refused or len(self.input_ids) < max_tokens:
+            return self.refused or "its response has no token that can be predicted"
+        return f"no response within {max_tokens:,} tokens"
 
 
 def render(
@@ -129,7 +140,8 @@ def render(
             tokens of it the assistant speaks.
         ModelError: there is no chat template, or no end token.
     """
-    (found,) = _encode([_pieces(messages, tokenizer, template, eot, context)], tokenizer, max_tokens, turns)
+    pieces = _pieces(messages, tokenizer, template, eot, context)
+    (found,) = _encode([pieces], tokenizer, template, max_tokens, turns)
     if found.refused:
         raise InputError(found.refused)
     return found
@@ -155,10 +167,10 @@ def render_many(
     tails: dict[tuple[str, ...], str] = {}
     for row in rows:
         try:
-            pieces.append(_pieces(row.messages, tokenizer, template, eot, row.context, tails))
+            pieces.append(_pieces(row.messages, tokenizer, template, eot, shown_input(row), tails))
         except InputError as error:
             pieces.append(str(error))
-    return _encode(pieces, tokenizer, max_tokens, turns)
+    return _encode(pieces, tokenizer, template, max_tokens, turns)
 
 
 def last_reply(row: Example, tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[str, str]:
@@ -168,7 +180,7 @@ def last_reply(row: Example, tokenizer: PreTrainedTokenizerBase, template: Templ
         InputError: the template cannot show the conversation.
         ModelError: as in :func:`render`.
     """
-    pieces = _pieces(row.messages, tokenizer, template, False, row.context)
+    pieces = _pieces(row.messages, tokenizer, template, False, shown_input(row))
     last = max(at for at, piece in enumerate(pieces) if piece.spoken)
     end = str(tokenizer.decode([special_ids(tokenizer).end]))
     return "".join(piece.text for piece in pieces[:last]), pieces[last].text.removesuffix(end)
@@ -206,7 +218,7 @@ def render_prompt(
         raise InputError("there is no turn that an assistant could answer")
     pieces = _pieces([*asked, Message("assistant", STAND_IN)], tokenizer, template, eot, context)
     last = max(at for at, piece in enumerate(pieces) if piece.spoken)
-    (found,) = _encode([pieces[:last]], tokenizer, None, "all")
+    (found,) = _encode([pieces[:last]], tokenizer, template, None, "all")
     if found.refused:
         raise InputError(found.refused)
     return found.input_ids if max_tokens is None else found.input_ids[-max_tokens:]
@@ -329,40 +341,23 @@ def _pieces(
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
     build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}
     pieces = build[template](messages, end, context)
-    pieces[0] = replace(pieces[0], opens=True)
     if eot:  # headers tell turns apart in the other templates, so only replies need closing there
         return [replace(p, eot=p.spoken or (template == "turns" and p is not pieces[-1])) for p in pieces]
     return pieces
 
 
-def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the ids that the tokenizer puts in front of every text.
-
-    They are put there as ids: behind the same token written as text, SentencePiece vocabularies read the
-    first word as one in the middle of a text.
-    """
-    around = list(tokenizer("").input_ids)
-    if not around:
-        return []
-    ends = tokenizer.eos_token_id  # some put one behind every text as well
-    return around[:-1] if around[-1] == ends and ends != tokenizer.bos_token_id else around
-
-
 def _encode(
     rows: Sequence[Sequence[Piece] | str],
     tokenizer: PreTrainedTokenizerBase,
+    template: Template,
     max_tokens: int | None,
     turns: Literal["all", "last"],
 ) -> list[Encoded]:
     """Tokenize and label rows; those that are the reason of a refusal pass it on."""
-    ids = _ids([[] if isinstance(row, str) else row for row in rows], tokenizer)
+    ids = piece_ids([[] if isinstance(row, str) else row for row in rows], tokenizer)
+    front = [] if style(tokenizer, template=template)[0] == "chat" else front_ids(tokenizer)
     closing = (
         _closing(tokenizer) if any(p.eot for row in rows if not isinstance(row, str) for p in row) else []
-    )
-    front = (
-        opening_ids(tokenizer)
-        if any(p.opens for row in rows if not isinstance(row, str) for p in row)
-        else []
     )
     done: list[Encoded] = []
     for row, found in zip(rows, ids, strict=True):
@@ -372,31 +367,16 @@ def _encode(
             continue
         spoken = [at for at, piece in enumerate(row) if piece.spoken]
         wanted = set(spoken if turns == "all" else spoken[-1:])
-        input_ids: list[int] = []
-        labels: list[int] = []
+        input_ids = list(front)
+        labels = [IGNORE] * len(front)
         for at, (piece, own) in enumerate(zip(row, found, strict=True)):
-            part = (front if piece.opens else []) + own + (closing if piece.eot else [])
+            part = own + (closing if piece.eot else [])
             input_ids += part
             labels += part if at in wanted else [IGNORE] * len(part)
         lost = [] if max_tokens is None else labels[max_tokens:]
         cut = any(label != IGNORE for label in lost)
         done.append(Encoded(input_ids[:max_tokens], labels[:max_tokens], cut=cut))
     return done
-
-
-def _ids(rows: Sequence[Sequence[Piece]], tokenizer: PreTrainedTokenizerBase) -> list[list[list[int]] | str]:
-    """Return the ids of each row's pieces, or why the tokenizer has none for the row.
-
-    A vocabulary without a token for the unknown raises a bare Exception, and of a whole batch.
-    """
-    texts = [[(piece.text, at > 0) for at, piece in enumerate(row)] for row in rows]
-    try:
-        flat = iter(_tokenize([text for row in texts for text in row], tokenizer))
-    except Exception as error:  # noqa: BLE001 - see above
-        if len(rows) > 1:
-            return [found for row in rows for found in _ids([row], tokenizer)]
-        return [f"the model's tokenizer cannot read it: {error}"]
-    return [list(islice(flat, len(row))) for row in texts]
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -407,20 +387,3 @@ def _closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             "Give it one with chat.add_eot, or render without eot."
         )
     return [found]
-
-
-def _tokenize(texts: list[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Tokenize pieces; those inside a text as inside a text.
-
-    SentencePiece vocabularies put a space before whatever comes first. Behind a special token they
-    do not, so a piece that does not begin its text is read behind one, which is then taken off.
-    """
-    if not texts:
-        return []
-    anchor = next(
-        (t for t in (tokenizer.eos_token, tokenizer.pad_token, *tokenizer.all_special_tokens) if t), ""
-    )
-    marked = [(anchor + text) if inside else text for text, inside in texts]
-    found = tokenizer(marked, add_special_tokens=False, return_attention_mask=False, verbose=False).input_ids
-    skip = 1 if anchor else 0
-    return [ids[skip:] if inside else ids for ids, (_, inside) in zip(found, texts, strict=True)]

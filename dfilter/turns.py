@@ -20,7 +20,7 @@ from string import ascii_letters
 from typing import TYPE_CHECKING
 
 from dfilter.errors import SettingsError
-from dfilter.types import Message
+from dfilter.types import Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,13 +42,37 @@ class Piece:
     text: str
     spoken: bool
     eot: bool = False  # the end-of-turn token follows
-    opens: bool = False  # what the tokenizer puts in front of every text stands before it
+
+
+def shown_input(row: Example) -> str:
+    """Return what published prompts show as the row's input: its context, or white space alone.
+
+    They take an input that is not empty as one. A row whose input is white space is read as one without, so
+    only the row as it came tells.
+    """
+    given = row.fields.get("input")
+    if row.context or not isinstance(given, str) or not given.isspace():
+        return row.context
+    asked = next((message.content for message in row.messages if message.role == "user"), None)
+    said = row.messages[-1].content
+    same = (asked, said) == (row.fields.get("instruction"), row.fields.get("output"))
+    return given if same else ""
+
+
+def _apart(asked: str, context: str) -> tuple[str, str]:
+    """Return instruction and input of a turn, character by character as their columns had them."""
+    if not context or context.isspace():  # white space alone is not in the turn
+        return asked, context
+    joined = asked.removesuffix(f"{BETWEEN}{context}")
+    if joined != asked:
+        return joined, context
+    return (asked[: -len(context)].rstrip(), context) if asked.endswith(context) else (asked, "")
 
 
 def alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
     """Stanford Alpaca's prompt, with the row's context under "Input"; a system turn replaces its head."""
     first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
-    shown = context if context and messages[first].content.endswith(context) else ""
+    instruction, shown = _apart(messages[first].content, context) if messages else ("", "")
     head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if shown else "")
     text, pieces = "", []
     for at, message in enumerate(messages):
@@ -63,7 +87,7 @@ def alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[P
         else:
             asked = message.content
             if at == first and shown:
-                asked = f"{asked[: -len(shown)].removesuffix(BETWEEN)}\n\n### Input:\n{shown}"
+                asked = f"{instruction}\n\n### Input:\n{shown}"
             text += f"{head}\n\n" if not pieces and head else ""
             head = ""
             text += f"### Instruction:\n{asked}\n\n"
@@ -92,8 +116,9 @@ def line_pieces(messages: Sequence[Message], end: str, context: str) -> list[Pie
             text = "\n"
             continue
         asked = message.content
-        if context and asked.endswith(context):
-            asked, context = f"{asked[: -len(context)].removesuffix(BETWEEN)}\n{context}", ""
+        if message.role == "user":
+            asked, shown = _apart(asked, context)
+            asked, context = (f"{asked}\n{shown}", "") if shown else (asked, context)
         text += f"{asked}\n"
     return pieces if pieces and text == "\n" else [*pieces, Piece(text, spoken=False)]
 

@@ -50,7 +50,8 @@ class Directions:
     members: str = ""
 
     kind: ClassVar[str] = "directions"
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""

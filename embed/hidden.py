@@ -55,7 +55,8 @@ class HiddenState:
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "hidden_state"
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:

@@ -60,7 +60,8 @@ class Affinity:
     eps_mode: EpsMode = "released"
 
     kind: ClassVar[str] = "affinity"
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:
@@ -112,7 +113,8 @@ class GradientSketch:
     seed: int = 0
 
     kind: ClassVar[str] = "gradient_sketch"
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:
@@ -163,7 +165,8 @@ class ProjectedGradient:
     seed: int = 0
 
     kind: ClassVar[str] = "projected_gradient"
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:

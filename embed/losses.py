@@ -9,27 +9,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from dfilter.chat import (
-    IGNORE,
-    Encoded,
-    Template,
-    end_ids,
-    last_reply,
-    opening_ids,
-    render,
-    render_many,
-    style,
-)
+from dfilter.chat import IGNORE, Encoded, Template, end_ids, last_reply, render, render_many, style
 from dfilter.embed.batches import token_batches
 from dfilter.embed.causal import Causal, load, token_losses
 from dfilter.embed.device import Placement, place
 from dfilter.embed.prefix import read_prefix, without
+from dfilter.embed.shown import none_shown
 from dfilter.errors import InputError
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
-from dfilter.models import load_tokenizer
+from dfilter.models import configuration, load_tokenizer
+from dfilter.token_ids import front_ids, text_ids
 from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
-from dfilter.window import window_of
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,6 +35,9 @@ LOSSES = np.dtype([("prompted", np.float32), ("alone", np.float32), ("tokens", n
 # response tokens: at most 0.20 / sqrt(tokens) in bf16, few tokens or many (0.5 is allowed); 1.3e-5 in
 # float32 (1.2e-4; 20 rows). bf16 weights computed with in float32 are 0.14 / sqrt(tokens) away.
 TOKEN_ROUNDING = 128.0
+NOTHING_LEFT = "the model's template or tokenizer leaves nothing of its response"
+JOINED = "its response joins what stands before it in one token"
+NOTHING_PREDICTS = "its response is one token, which nothing predicts when it stands alone"
 LONE = Example("", (Message("assistant", "b"),), {})
 
 
@@ -52,9 +47,8 @@ class ResponseLoss:
 
     A value has the fields ``prompted`` and ``alone``, nats a token, and ``tokens``, their number.
     Both losses are taken over the same tokens, from one load of the model: the response's own, without
-    what ends the turn, as in Cherry's and Superfiltering's scripts. Of a row that is longer than
-    ``max_tokens`` or than the model's window, 0 tokens are measured and its losses are NaN; without
-    ``opening`` it is cut there, and the lone response with it, as Superfiltering's script does.
+    what ends the turn, as in Cherry's and Superfiltering's scripts. A row of which one of them cannot be
+    taken has 0 tokens and NaN for losses; :func:`unmeasured` says why.
 
     Attributes:
         model: smollm2, a hub id, or a folder.
@@ -62,7 +56,10 @@ class ResponseLoss:
         opening: whether what opens the assistant's turn stays in front of the lone response, as Cherry
             keeps "### Response:" (arXiv 2308.12032). Without it nothing predicts the first token, which
             then counts in ``prompted`` only, as in Superfiltering (arXiv 2402.00530).
-        max_tokens: of prompt and response together; see above for longer ones.
+        max_tokens: how many tokens of prompt and response together are read; never more than the model's
+            window.
+        cut: whether longer rows lose their end, and the lone response as much of it, as Superfiltering's
+            script has it, or have no value.
         dtype: number format; "auto" is bf16 where the hardware computes in it, and the spec names
             which it is.
         device: where to run.
@@ -72,13 +69,14 @@ class ResponseLoss:
     template: Annotated[Template, SHOWN] = "auto"
     opening: bool = True
     max_tokens: int = 512
+    cut: bool = False
     dtype: Annotated[str, DTYPE] = "auto"
     device: Annotated[str, ANYHOW] = "auto"
 
     kind: ClassVar[str] = "response_loss"
     # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote the token that begins a
-    # text as text, and cut none for Superfiltering.
-    version: ClassVar[int] = 3
+    # text as text, and cut none for Superfiltering; 3 took inputs of white space for none.
+    version: ClassVar[int] = 4
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -103,7 +101,7 @@ class ResponseLoss:
         """Return (len(rows),) of the fields above."""
         causal = load(self.model, self.placement())
         limit = min(self.max_tokens, causal.window)
-        shown = both(rows, causal.tokenizer, self.template, limit, opened=self.opening)
+        shown = both(rows, causal.tokenizer, self.template, limit, opened=self.opening, cut=self.cut)
         prompted, lone = ([pair[at] for pair in shown] for at in range(2))
         out = np.empty(len(rows), dtype=LOSSES)
         out["prompted"], out["tokens"] = mean_losses(causal, prompted)
@@ -133,8 +131,9 @@ def both(
     limit: int,
     *,
     opened: bool,
+    cut: bool = False,
 ) -> list[tuple[Encoded, Encoded]]:
-    """Return each row's response behind its prompt, and alone; nothing where an opened one is too long.
+    """Return each row's response behind its prompt, and alone; where a loss cannot be taken, twice why.
 
     Args:
         rows: (n,) conversations.
@@ -142,70 +141,117 @@ def both(
         template: how they are shown.
         limit: tokens of prompt and response together.
         opened: whether what opens the assistant's turn stays in front of the lone response.
+        cut: whether longer rows lose their end, or are refused.
     """
     if style(tokenizer, template=template)[0] != "chat":
-        return [_joined(row, tokenizer, template, limit, opened=opened) for row in rows]
+        front = front_ids(tokenizer)
+        leads = last_reply(LONE, tokenizer, template)[0] if opened else None
+        return [_joined(row, tokenizer, template, limit, front, leads, cut=cut) for row in rows]
     ends = set(end_ids(tokenizer, template=template))
     lead = opening(tokenizer, template) if opened else []
-    shown = [_said(row, ends, limit) for row in render_many(rows, tokenizer, template=template, turns="last")]
-    return [(row, _alone(row, lead)) for row in shown]
+    shown = render_many(rows, tokenizer, template=template, turns="last")
+    said = [_said(row, ends, limit, cut=cut) for row in shown]
+    return [_measurable(row, _alone(row, lead), row.refused) for row in said]
 
 
-def unmeasured(rows: Dataset, places: Sequence[int], signal: ResponseLoss) -> dict[int, str]:
-    """Return why rows have no losses, by place, of rows that the model's template and tokenizer can show."""
+def unmeasured(rows: Dataset, places: NDArray[np.int64], signal: ResponseLoss) -> dict[int, str]:
+    """Return why the rows at ``places`` have no losses, by place; those that can be read are left out.
+
+    The few rows are tokenized once more, which spares every value in the store a reason.
+
+    Args:
+        rows: all rows.
+        places: (m,) those without a value.
+        signal: the losses; of its model no weight is read.
+
+    Raises:
+        InputError: no row at all can be read.
+    """
     if not len(places):
         return {}
     tokenizer = load_tokenizer(signal.model)
     limit = min(signal.max_tokens, window_of(signal.model, tokenizer))
-    found = {}
-    for at in places:
-        ((behind, lone),) = both([rows[at]], tokenizer, signal.template, limit, opened=signal.opening)
-        if not behind.input_ids:
-            found[at] = f"longer than {limit:,} tokens, prompt and response together"
-        elif not behind.trained and len(behind.input_ids) >= limit:
-            found[at] = f"the prompt alone fills {limit:,} tokens"
-        elif not behind.trained:
-            found[at] = "the response is part of the token that ends the prompt"
-        elif not lone.trained:
-            found[at] = "the response is one token, which nothing predicts where it stands alone"
-        else:
-            found[at] = "the model gives no finite loss"
+    some = list(rows.take(places))
+    shown = both(some, tokenizer, signal.template, limit, opened=signal.opening, cut=signal.cut)
+    size = vocabulary(configuration(signal.model))
+    reasons = [
+        NOT_EMBEDDED if any(beyond(row.input_ids, size) for row in pair) else pair[0].refused
+        for pair in shown
+    ]
+    found = {at: reason for at, reason in zip(places.tolist(), reasons, strict=True) if reason}
+    if len(found) == len(rows):
+        raise none_shown(signal.model, list(found.values()))
     return found
 
 
 def _joined(
-    row: Example, tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, *, opened: bool
+    row: Example,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    limit: int,
+    front: list[int],
+    lead: str | None,
+    *,
+    cut: bool,
 ) -> tuple[Encoded, Encoded]:
     """Tokenize prompt and response as one text, as both papers' scripts do.
 
     The response begins behind as many tokens as the prompt has by itself, so a token that lies across the
     seam (Alpaca's ``:-`` or ``:"``) counts as the prompt's. 1,394 of Alpaca's 52,002 rows have one under its
-    prompt and SmolLM2's tokenizer.
+    prompt and SmolLM2's tokenizer. Where rows are cut, a bare response is left one token more than the row
+    has room for. ``front`` is what the tokenizer puts in front of every text; ``lead`` stands before the lone
+    response, and where there is none all tokens but the first count.
     """
     try:
         before, reply = last_reply(row, tokenizer, template)
-    except InputError:
-        return Encoded([], []), Encoded([], [])
-    lead = last_reply(LONE, tokenizer, template)[0] if opened else ""
-    texts = [before, before + reply, lead, lead + reply]
-    front = opening_ids(tokenizer)
-    prompt, whole, opens, lone = (
-        [*front, *ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
-    )
-    if len(whole) > limit:
-        if opened:
-            return Encoded([], []), Encoded([], [])
-        whole, lone = whole[:limit], lone[: max(0, limit - min(len(prompt), limit) + 1)]
-    pairs = ((whole, len(prompt)), (lone, len(opens)))
-    first, second = (Encoded(ids, [*[IGNORE] * start, *ids[start:]][: len(ids)]) for ids, start in pairs)
-    return first, second
+    except InputError as error:
+        return _refused(str(error))
+    found = text_ids([before, before + reply, lead or "", (lead or "") + reply], tokenizer)
+    if isinstance(found, str):
+        return _refused(found)
+    prompt, whole, opens, lone = ([*front, *ids] for ids in found)
+    if len(whole) > limit and (not cut or len(prompt) >= limit):
+        return _refused(_too_long(len(prompt), limit))
+    start = 0 if lead is None else len(opens)
+    room = max(limit - len(prompt) + max(start, 1), 0)
+    first, second = _labelled(whole[:limit], len(prompt)), _labelled(lone[:room] if cut else lone, start)
+    if first.trained and (second.trained or lead is None):
+        return _measurable(first, second, "")
+    return _refused(NOTHING_LEFT if whole == prompt else JOINED)
 
 
-def _said(row: Encoded, ends: Collection[int], limit: int) -> Encoded:
-    """Return a row up to its response's end, without what ends the turn; nothing where it is too long."""
+def _labelled(ids: list[int], start: int) -> Encoded:
+    """Return ids with labels from ``start`` on."""
+    return Encoded(ids, [*[IGNORE] * start, *ids[start:]][: len(ids)])
+
+
+def _measurable(first: Encoded, second: Encoded, why: str) -> tuple[Encoded, Encoded]:
+    """Return both where a loss can be taken of both, else why not, twice."""
+    if first.trained and second.trained:
+        return first, second
+    return _refused(why or (NOTHING_PREDICTS if first.trained else NOTHING_LEFT))
+
+
+def _refused(why: str) -> tuple[Encoded, Encoded]:
+    return Encoded([], [], why), Encoded([], [], why)
+
+
+def _too_long(before: int, limit: int) -> str:
+    """Return what to say of a row beyond the limit, with so many tokens before its response."""
+    if before >= limit:
+        return f"no response within {limit:,} tokens"
+    return f"longer than {limit:,} tokens, prompt and response together"
+
+
+def _said(row: Encoded, ends: Collection[int], limit: int, *, cut: bool) -> Encoded:
+    """Return a row up to its response's end, without what ends the turn; why not where it is too long."""
+    if row.refused:
+        return row
     last = max((at for at, label in enumerate(row.labels) if label != IGNORE), default=-1)
     stop = last if last >= 0 and row.labels[last] in ends else last + 1
-    return Encoded(row.input_ids[:stop], row.labels[:stop]) if stop <= limit else Encoded([], [])
+    if stop > limit and (not cut or row.start >= limit):
+        return Encoded([], [], _too_long(row.start, limit))
+    return Encoded(row.input_ids[:stop][:limit], row.labels[:stop][:limit])
 
 
 def opening(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:

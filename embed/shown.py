@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from dfilter.data.dataset import Dataset
 
+NOTHING_TO_READ = "the model's template or tokenizer leaves nothing of it"
+
 
 def why_not(
     rows: Dataset,
@@ -25,6 +27,7 @@ def why_not(
     template: Template,
     max_tokens: int,
     base: Template = "alpaca",
+    labelled: bool = True,
 ) -> dict[int, str]:
     """Return why the rows at ``places`` have no value, by place; those that can be shown are left out.
 
@@ -37,6 +40,7 @@ def why_not(
         template: as the rows were shown.
         max_tokens: as the rows were cut.
         base: what a model without a template of its own takes.
+        labelled: whether a row needs a token of its response, or any token.
 
     Raises:
         InputError: no row at all can be shown.
@@ -48,7 +52,10 @@ def why_not(
     shown, eot = style(tokenizer, template=template, base=base)
     rendered = render_many(rows.take(places), tokenizer, template=shown, eot=eot, max_tokens=limit)
     found = readable(rendered, vocabulary(configuration(model)))
-    reasons = {at: row.lacks(limit) for at, row in zip(places.tolist(), found, strict=True)}
+    reasons = {
+        at: row.lacks(limit) if labelled else row.refused or ("" if row.input_ids else NOTHING_TO_READ)
+        for at, row in zip(places.tolist(), found, strict=True)
+    }
     if len(places) == len(rows) and all(reasons.values()):
         raise none_shown(model, list(reasons.values()))
     return {at: reason for at, reason in reasons.items() if reason}

@@ -54,7 +54,8 @@ class Heldout:
     batch_tokens: Annotated[int, ANYHOW] = 0
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
-    version: ClassVar[int] = 3  # 1 read beyond the model's window; 2 wrote a text's beginning as text
+    # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
+    version: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dfilter.data.dataset import Dataset
     from dfilter.pool import Pool
 
 CHUNK_ROWS = 16_384
+NO_NUMBER = "the model gives no finite hidden state"
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,10 @@ def _vectors(
     shown = ~np.isnan(theirs[:, 0])
     lacking = [part for group, part in enumerate(names) if not shown[subtask == group].any()]
     if lacking:
-        why = why_not(
-            pool.target.rows,
-            np.flatnonzero(~shown),
-            signal.model,
-            template=signal.template,
-            max_tokens=signal.max_tokens,
-        )
+        why = _why_not(pool.target.rows, np.flatnonzero(~shown), signal)
         raise InputError(
             f"'{signal.model}' can be shown no row of the target's subtask {', '.join(lacking)}: "
-            f"{next(iter(why.values()), 'they are empty')}."
+            f"{next(iter(why.values()), NO_NUMBER)}."
         )
     return ours.astype(np.float64), theirs[shown].astype(np.float64), names, subtask[shown]
 
@@ -164,8 +160,20 @@ def _vectors(
 def _lacking(pool: Pool, signal: HiddenState, ours: NDArray[np.float64]) -> dict[int, str]:
     """Return why rows have no vector, by place."""
     places = np.flatnonzero(np.isnan(ours[:, 0]))
-    found = why_not(pool.rows, places, signal.model, template=signal.template, max_tokens=signal.max_tokens)
-    return {at: found.get(at, "there is nothing in it to read") for at in places.tolist()}
+    found = why_not(
+        pool.rows,
+        places,
+        signal.model,
+        template=signal.template,
+        max_tokens=signal.max_tokens,
+        labelled=False,
+    )
+    return {at: found.get(at, NO_NUMBER) for at in places.tolist()}
+
+
+def _why_not(rows: Dataset, places: NDArray[np.int64], signal: HiddenState) -> dict[int, str]:
+    shown, most = signal.template, signal.max_tokens
+    return why_not(rows, places, signal.model, template=shown, max_tokens=most, labelled=False)
 
 
 def _facts(signal: HiddenState, names: Sequence[str], why: Mapping[int, str]) -> dict[str, str | int]:

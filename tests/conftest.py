@@ -238,11 +238,22 @@ class Dying:
 @pytest.fixture(scope="session")
 def damages() -> ModuleType:
     """What may become of a file between two commands."""
-    spec = importlib.util.spec_from_file_location("damages", Path(__file__).with_name("damages.py"))
+    return beside("damages")
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> ModuleType:
+    """Small tokenizers of every kind, and models with them."""
+    return beside("tokenizer_kinds")
+
+
+def beside(name: str) -> ModuleType:
+    """Load a module that lies beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["damages"] = module  # dataclasses look their module up there
+    sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
 

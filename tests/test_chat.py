@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from dfilter import chat, models
+from dfilter.data.dataset import Dataset
 from dfilter.errors import InputError, ModelError
 from dfilter.types import Example, Message
 
@@ -245,6 +246,43 @@ def test_alpaca_shows_the_input_apart(tokenizer: PreTrainedTokenizerBase) -> Non
     assert "describes a task. Write" in plain
 
 
+PAIRED = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("make ", "two"),
+        (" make\n\n", "\n two\n"),
+        ("make", "make"),
+        ("make", " \n"),
+        ("\t", "\t"),
+        ("", "two"),
+    ],
+)
+def test_published_prompts_take_the_columns_as_they_are(
+    asked: str, given: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    (row,) = Dataset.from_rows([{"instruction": asked, "input": given, "output": " end "}])
+    texts = {
+        "alpaca": f"{PAIRED}{asked}\n\n### Input:\n{given}\n\n### Response: end <|im_end|>",
+        "lines": f"{asked}\n{given}\n end <|im_end|>",
+    }
+    for template, text in texts.items():
+        (shown,) = chat.render_many([row], tokenizer, template=template)  # type: ignore[arg-type]
+        assert tokenizer.decode(shown.input_ids).removesuffix("\n") == text
+
+
+def test_a_column_that_is_no_input_of_the_row_is_not_shown(tokenizer: PreTrainedTokenizerBase) -> None:
+    for fields in ({"input": " "}, {"input": " ", "instruction": "other", "output": "end"}, {"input": 3}):
+        row = Example("a", (Message("user", "make"), Message("assistant", "end")), fields)
+        (shown,) = chat.render_many([row], tokenizer, template="alpaca")
+        assert "### Input" not in tokenizer.decode(shown.input_ids)
+
+
 def test_alpaca_takes_a_system_turn_as_its_head(tokenizer: PreTrainedTokenizerBase) -> None:
     turns = (Message("system", "Be kind."), *TURNS)
     text = tokenizer.decode(chat.render(turns, tokenizer, template="alpaca").input_ids)
@@ -331,6 +369,7 @@ def test_a_row_that_cannot_be_shown_is_refused_alone_and_says_why(tokenizer: Pre
             show((SYSTEM, *TURNS), tokenizer)
     (cut,) = chat.render_many(rows[:1], tokenizer, max_tokens=5)
     assert cut.lacks(5) == "no response within 5 tokens"
+    assert cut.lacks(6) == "its response has no token that can be predicted"  # nothing was cut
 
 
 def test_a_row_that_the_tokenizer_cannot_read_is_refused_alone(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -36,7 +36,9 @@ class TrainedTokens:
     max_tokens: int
 
     kind: ClassVar[str] = "trained_tokens"
-    version: ClassVar[int] = 2  # 1 counted rows with a token that the model has no embedding for
+    # 1 counted rows with a token that the model has no embedding for; 2 put a space before replies for
+    # LLaMA's older tokenizers
+    version: ClassVar[int] = 3
     shard_rows: ClassVar[int] = 4_096
 
     def spec(self) -> Mapping[str, Json]:

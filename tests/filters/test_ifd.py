@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from dfilter.data.dataset import Dataset
 from dfilter.embed.losses import LOSSES
-from dfilter.errors import SettingsError
+from dfilter.errors import InputError, SettingsError
 from dfilter.filters.ifd import IFD
 from dfilter.models import load_causal
 from dfilter.pool import Pool
@@ -90,35 +91,47 @@ def test_a_pool_is_scored_end_to_end_and_rows_may_be_permuted() -> None:
     assert np.isfinite(forward[:-1]).all()
 
 
+def prompt_of(record: dict[str, str], definition: str) -> str:
+    """A row's prompt as the papers' scripts fill it in, from the columns as they are."""
+    asked, given = record["instruction"], record["input"]
+    if definition == "superfilter":
+        return f"{asked}\n{given}\n" if given != "" else f"{asked}\n"
+    head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if given != "" else "")
+    return f"{head}\n\n### Instruction:\n{asked}\n\n" + (
+        f"### Input:\n{given}\n\n### Response:" if given != "" else "### Response:"
+    )
+
+
+def losses_of(text: str, begin: int, most: int, model: Any, tokenizer: Any) -> list[float]:
+    """The losses of a text's tokens from behind its first ``begin`` characters, cut as the scripts cut it."""
+    import torch
+
+    ids = tokenizer.encode(text, return_tensors="pt", truncation=True, max_length=most)
+    start = len(tokenizer.encode(text[:begin])) if begin else 0
+    with torch.no_grad():
+        logits = torch.log_softmax(model(ids).logits[0], -1)
+    return [-logits[at - 1, ids[0, at]].item() for at in range(max(start, 1), ids.shape[1])]
+
+
 def published(record: dict[str, str], definition: str, model: Any, tokenizer: Any) -> float:
     """The ratio as the papers' scripts compute it: whole texts, the response found in them, one by one.
 
-    Too long a row is out in Cherry's (as its script means it), and cut in Superfiltering's, the lone response
-    to what its prompt leaves of the window.
+    Cherry's rows beyond its window are left out, as the paper says, which its script means to do.
     """
-    import torch
-
-    said, given = record["output"], record["input"]
+    prompt, said = prompt_of(record, definition), record["output"]
+    limit = min(512 if definition == "cherry" else 1_024, model.config.max_position_embeddings)
+    prompted = losses_of(prompt + said, len(prompt), limit, model, tokenizer)
     if definition == "cherry":
-        head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if given else "")
-        given = f"### Input:\n{given}\n\n" if given else ""
-        prompt = f"{head}\n\n### Instruction:\n{record['instruction']}\n\n{given}### Response:"
-        texts, limits = (prompt + said, "### Response:" + said), (512, 512)
-    else:
-        prompt = f"{record['instruction']}\n" + (f"{given}\n" if given else "")
-        asked = len(tokenizer(prompt, truncation=True, max_length=1024).input_ids)
-        texts, limits = (prompt + said, said), (1024, 1024 - asked + 1)
-    losses = []
-    for text, limit in zip(texts, limits, strict=True):
-        ids = tokenizer(text, return_tensors="pt").input_ids
-        ids = ids[:, :limit] if definition == "superfilter" else ids
-        labels = ids.clone()
-        labels[:, : len(tokenizer(text[: text.rfind(said)]).input_ids)] = -100
-        if ids.shape[1] > limit or not (labels[0, 1:] != -100).any():
+        opening = "### Response:"
+        alone = losses_of(opening + said, len(opening), limit, model, tokenizer)
+        if len(tokenizer.encode(prompt + said)) > limit or not alone or not prompted:
             return float("nan")
-        with torch.no_grad():
-            losses.append(model(input_ids=ids, labels=labels).loss.item())
-    return losses[0] / losses[1] if definition == "cherry" else float(np.exp(losses[0] - losses[1]))
+        return float(np.mean(prompted) / np.mean(alone))
+    room = limit - len(tokenizer.encode(prompt, truncation=True, max_length=limit)) + 1
+    alone = losses_of(said, 0, room, model, tokenizer)
+    if not prompted or not alone:
+        return float("nan")
+    return float(np.exp(np.mean(prompted)) / np.exp(np.mean(alone)))
 
 
 def compared(records: list[dict[str, str]], definition: str, name: str) -> tuple[Any, Any]:
@@ -129,83 +142,73 @@ def compared(records: list[dict[str, str]], definition: str, name: str) -> tuple
     return ours, np.array([published(record, definition, model, tokenizer) for record in records])
 
 
-@pytest.mark.parametrize("definition", ["cherry", "superfilter"])
-def test_the_ratio_is_the_published_scripts(definition: str) -> None:
-    records = [
-        {"instruction": "Write the sum.", "input": "two and three", "output": "five"},
-        {"instruction": "Write the list.", "input": "", "output": "one two\nthree"},
-        {"instruction": "Write.", "input": "", "output": "..."},
-        {"instruction": "Write this one. \n", "input": "with a blank\n", "output": "two and three"},
-        {"instruction": "Write.", "input": "", "output": "one two three. " * 300},
-        {"instruction": "Write. " * 900, "input": "", "output": "too long"},
-    ]
-    ours, theirs = compared(records, definition, "tiny")
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert np.isnan(ours).tolist() == [False] * 4 + [definition == "cherry", True]
+def record(asked: str, given: str, said: str) -> dict[str, str]:
+    return {"instruction": asked, "input": given, "output": said}
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random LLaMA with the tokenizer of its family: a blank before the first word, BOS in front."""
-    import string
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
-
-    folder = tmp_path_factory.mktemp("llama")
-    letters = list(string.ascii_letters + string.digits + string.punctuation)
-    merges = [
-        *(("▁", letter) for letter in letters),
-        ("Y", "e"),
-        ("Ye", "s"),
-        ("o", "n"),
-        ("t", "h"),
-        ("th", "e"),
-    ]
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{code:02X}>" for code in range(256))]
-    words = dict.fromkeys([*special, "▁", *letters, *(one + two for one, two in merges)])
-    vocab = {word: at for at, word in enumerate(words)}
-    LlamaTokenizer(vocab=vocab, merges=merges, add_bos_token=True).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(
-        vocab_size=len(vocab), bos_token_id=1, eos_token_id=2, initializer_range=0.2, **shape
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
+RECORDS = [
+    record("Write the sum.", "two and three", "five of them"),
+    record("Write the list.", "", "one two\nthree"),
+    record("Write.  \n", "  two\n", " five of them "),  # white space is part of a column
+    record("Write. ", " \n", "with an input of white space"),
+    record("Write.", "", "..."),
+    record("Write the name of it.", "", "no"),
+]
+CUT, FILLED = record("Write it. " * 9, "", "the end of it " * 80), record("Write it. " * 60, "", "too long")
+WIDE, WIDER = (record("Write it. " * 90, "", "the end of it " * times) for times in (30, 200))
 
 
-@pytest.mark.parametrize("definition", ["cherry", "superfilter"])
-def test_the_ratio_is_the_published_scripts_with_a_llama(definition: str, llama: str) -> None:
-    records = [
-        {"instruction": "Say it.", "input": given, "output": said}
-        for given, said in (("", "Yes"), ("in French", "No."), ("", " the sun"), ("", "Paris is the one\n"))
-    ]
-    ours, theirs = compared(records, definition, llama)
-    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+KINDS = (
+    "llama", "llama, legacy", "byte level", "byte level, one in front", "byte level, two in front", "opt",
+)  # fmt: skip
 
 
-LONG = "Write. " * 900
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ratio_is_the_published_scripts(kind: str, tokenizers: ModuleType, tmp_path: Path) -> None:
+    name = tokenizers.save_model(tmp_path / "model", tokenizers.KINDS[kind](), positions=256)
+    for definition in ("cherry", "superfilter"):
+        ours, theirs = compared([*RECORDS, CUT, FILLED], definition, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        assert np.isfinite(ours[:5]).all()
+        assert np.isnan(ours[6:]).tolist() == [definition == "cherry", True]
+
+
+def test_the_scripts_windows_are_512_and_1024_tokens(tokenizers: ModuleType, tmp_path: Path) -> None:
+    name = tokenizers.save_model(tmp_path / "model", tokenizers.byte_level("<|im_start|>"))
+    for definition in ("cherry", "superfilter"):
+        ours, theirs = compared([RECORDS[0], WIDE, WIDER], definition, name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        assert np.isnan(ours).tolist() == [False, *[definition == "cherry"] * 2]
 
 
 @pytest.mark.parametrize(
-    ("definition", "asked", "said", "reason"),
+    ("kind", "definition", "odd", "why"),
     [
-        ("superfilter", "Sign.", "one", "the response is one token, which nothing"),
-        ("superfilter", LONG, "one two", "no response within 1,024"),
-        ("cherry", LONG, "one two", "no response within 512 tokens"),
-        ("cherry", "Write.", "one two three. " * 300, "longer than 512 tokens, prompt and"),
+        ("byte level", "superfilter", record("Say it.", "", "no"), "is one token, which nothing predicts"),
+        ("llama", "superfilter", record("Say it. " * 900, "", "no"), "no response within 1,024 tokens"),
+        ("llama", "cherry", record("Say it.", "", "-"), "joins what stands before it in one token"),
+        ("llama", "cherry", record("Say it. " * 900, "", "no"), "no response within 512 tokens"),
+        ("llama", "cherry", record("Say it.", "", "-" * 600), "longer than 512 tokens, prompt and response"),
     ],
 )
-def test_a_row_without_a_ratio_has_its_own_reason(
-    definition: Any, asked: str, said: str, reason: str
+def test_a_row_without_a_ratio_says_why(
+    kind: str, definition: Any, odd: dict[str, str], why: str, tokenizers: ModuleType, tmp_path: Path
 ) -> None:
-    records = [{"instruction": "Write.", "output": "one two three"}, {"instruction": asked, "output": said}]
-    made = IFD(model="tiny", definition=definition, cut=0.0, dtype="float32")
-    found = made.score(Pool(Dataset.from_rows(records)))
-    assert found.reasons is not None
-    assert found.reasons[1].startswith(reason)
-    assert found.reasons[0].startswith("ratio")
+    name = tokenizers.save_model(tmp_path / "model", tokenizers.KINDS[kind]())
+    scores = IFD(name, definition=definition, cut=0.0).score(Pool(Dataset.from_rows([RECORDS[0], odd])))
+    assert np.isnan(scores.values).tolist() == [False, True]
+    assert scores.reasons is not None
+    assert why in scores.reasons[1]
+    with pytest.raises(InputError, match=f"none of 1 rows; of 1: .*{why}"):
+        IFD(name, definition=definition).score(Pool(Dataset.from_rows([odd])))
+
+
+def test_a_loss_of_nothing_is_not_called_a_long_row() -> None:
+    scores = IFD("tiny").score(Known([1.0, 1.0], [0.0, 1.0]))  # type: ignore[arg-type]
+    assert scores.reasons == [
+        "its response costs the model nothing alone, so there is no ratio",
+        "ratio 1.000",
+    ]
 
 
 @pytest.mark.slow
