@@ -11,10 +11,10 @@ import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.judging import Explain, OneOf, Wording, ask_judge, judge_names, local_judges
+from dfilter.eval.judging import Explain, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
-from dfilter.llm.grades import SCALES, Scale
+from dfilter.llm.grades import SCALES, OneOf, Scale
 from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 

@@ -16,8 +16,6 @@ from dfilter.digests import json_digest
 from dfilter.errors import CheckError, SettingsError
 from dfilter.identity import SHORT
 from dfilter.llm.answers import OK, Reader, Request
-from dfilter.llm.grades import OneOf
-from dfilter.llm.pairs import PairScores
 from dfilter.llm.roles import settled
 from dfilter.llm.session import ledger_path, open_session
 from dfilter.llm.templates import in_user_turn
@@ -202,6 +200,3 @@ def judge_names(servers: Sequence[Server]) -> list[str]:
     """Return a name per judge: its model's, with the address where two judges share one."""
     models = [server.model for server in servers]
     return [s.model if models.count(s.model) == 1 else f"{s.model} at {s.identity}" for s in servers]
-
-
-__all__ = ["Explain", "OneOf", "PairScores", "Wording", "ask_judge", "judge_names", "local_judges"]

@@ -14,11 +14,12 @@ import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
-from dfilter.eval.judging import Explain, PairScores, Wording, ask_judge, judge_names, local_judges
+from dfilter.eval.judging import Explain, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_objects, read_prompts, row_id, row_text, shared_facts
 from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
+from dfilter.llm.pairs import PairScores
 from dfilter.llm.server import Server, with_own_keys
 from dfilter.types import EvalResult, Json
 

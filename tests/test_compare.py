@@ -23,7 +23,7 @@ from dfilter.leaderboard.cells import Cell, read_cells
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
 from dfilter.store import home
-from dfilter.testing import ScriptedServer
+from dfilter.testing import Heard, ScriptedServer
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 TRAINER, NEAR, SPREAD = f"{PARTS}:Mean", f"{PARTS}:Near", f"{PARTS}:Spread"
@@ -148,22 +148,14 @@ def test_a_budget_selects_the_same_rows_alone_and_behind_a_smaller_one(plan, tmp
 
 
 def test_cells_that_were_judged_by_two_models_under_one_name_are_said(plan, monkeypatch) -> None:
-    class Told(Silent):
-        def __init__(self) -> None:
-            super().__init__()
-            self.warnings: list[str] = []
-
-        def say(self, line: str) -> None:
-            self.warnings += [line] if line.startswith("Warning") else []
-
     lima = {"strategies": ("lima",), "settings": ("lima.min_characters=10",), "seeds": 1}
     plan = replace(plan, evals=(f"{PARTS}:Judged",), references=(), **lima)
     monkeypatch.setenv("LOADED", "a.gguf")
-    before = Told()
+    before = Heard()
     compare(plan, before)
     assert before.warnings == []
     monkeypatch.setenv("LOADED", "b.gguf")  # the server is started again with another model
-    after = Told()
+    after = Heard()
     compare(replace(plan, references=("random",)), after)
     (warning,) = after.warnings
     assert "judge answered as" in warning

@@ -21,23 +21,13 @@ from dfilter.errors import InputError
 from dfilter.pool import Pool
 from dfilter.progress import Silent
 from dfilter.run_folder import read_manifest
+from dfilter.testing import Heard
 from dfilter.train.screen import TrainedTokens
 from dfilter.train.trainer import FineTune
 from dfilter.types import Example, Message
 
 FILLS = 18304  # the row of Alpaca whose prompt fills a window of 512 in SmolLM2's tokens too
 SHORT = {"max_tokens": 40}
-
-
-class Heard(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def rows(count: int = 12) -> list[Example]:

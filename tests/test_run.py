@@ -24,7 +24,6 @@ from dfilter import registry
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
-from dfilter.progress import Silent
 from dfilter.record import write
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
@@ -32,6 +31,7 @@ from dfilter.selection import select
 from dfilter.selector import ranking
 from dfilter.store.disk import claim
 from dfilter.summary import explain, shown_rows, summary
+from dfilter.testing import Heard
 
 FILTERS = Path(__file__).with_name("local_filters.py")
 COLUMN = f"{FILTERS}:Column"
@@ -707,14 +707,6 @@ def test_explain_tells_everything_about_one_row(data: Path, tmp_path: Path) -> N
         explain(folder, "77")
 
 
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
 def test_what_moved_is_shown_from_where_it_is_now(data: Path, tmp_path: Path) -> None:
     folder = run(Request(str(data), "longest", "10", out=tmp_path / "run"))
     moved = data.rename(data.with_name("moved.jsonl"))
@@ -722,8 +714,8 @@ def test_what_moved_is_shown_from_where_it_is_now(data: Path, tmp_path: Path) ->
     told = explain(folder, "39", progress=heard)
     assert "prompt" not in told
     assert told["rank"] == 1
-    assert "There is no file" in heard.said[0]
-    assert "--data" in heard.said[0]
+    assert "There is no file" in heard.lines[0]
+    assert "--data" in heard.lines[0]
     assert explain(folder, "39", data=str(moved))["prompt"] == "Say 39."
     assert next(shown_rows(folder, "kept", 1, data=str(moved)))["prompt"] == "Say 39."
     data.write_text(lines([row(39)]))

@@ -10,7 +10,7 @@ from dfilter import registry
 from dfilter.compare import compare
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
-from dfilter.progress import Silent
+from dfilter.testing import Heard
 
 WARNS = """
 import json
@@ -31,18 +31,6 @@ class Warns:
 """
 
 
-class Heard(Silent):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def warnings(self) -> list[str]:
-        return [line for line in self.lines if line.startswith("Warning")]
-
-
 def test_what_a_trainer_warns_of_is_said_once_and_stands_under_the_table(
     cheap: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -52,9 +40,9 @@ def test_what_a_trainer_warns_of_is_said_once_and_stands_under_the_table(
     for _ in range(2):  # finished or not
         heard = Heard()
         cells = compare(plan, heard)
-        assert len(heard.warnings()) == 2
-        assert heard.warnings()[0] == "Warning: A fused layer is missed."
-        assert heard.warnings()[1].startswith("Warning: Rounding lost ")
+        assert len(heard.warnings) == 2
+        assert heard.warnings[0] == "Warning: A fused layer is missed."
+        assert heard.warnings[1].startswith("Warning: Rounding lost ")
     for made in (cells, read_cells(plan.out)):
         notes = leaderboard(made).notes
         assert notes.count("Training: A fused layer is missed.") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 
@@ -37,6 +38,14 @@ def told(rows):
     return list(rows.ids), turns, rows.keys.tobytes(), [(r.line, r.reason) for r in rows.rejected]
 
 
+def write(table, path):
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+        return
+    with pa.ipc.new_file(path, table.schema) as out:
+        out.write_table(table)
+
+
 def through(door, rows, folder):
     if door == "dicts":
         return rows
@@ -46,17 +55,12 @@ def through(door, rows, folder):
     if door == "table":
         return table
     path = folder / f"rows.{door}"
-    if door == "parquet":
-        pq.write_table(table, path)
-    elif door == "arrow":
-        with pa.ipc.new_file(path, table.schema) as out:
-            out.write_table(table)
+    if door in {"parquet", "arrow"}:
+        write(table, path)
     elif door == "json":
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=1))
     elif door == "csv":
         texts = [{**row, "messages": json.dumps(row["messages"])} for row in rows]
-        import csv
-
         with path.open("w", newline="") as out:
             writer = csv.DictWriter(out, ["id", "messages"], extrasaction="ignore")
             writer.writeheader()
@@ -115,11 +119,8 @@ def test_encoded_columns_are_read_however_deep(kind, door, tmp_path):
         plain = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
         table = nested(CHAT, plain).cast(pa.schema([("conversations", kind)]))
     path = tmp_path / f"rows.{door}"
-    if door == "parquet":
-        pq.write_table(table, path)
-    elif door == "arrow":
-        with pa.ipc.new_file(path, table.schema) as out:
-            out.write_table(table)
+    if door != "table":
+        write(table, path)
     [row] = load(table if door == "table" else path, cache=tmp_path / "cache")
     assert [(m.role, m.content) for m in row.messages] == [("user", "Name a fish."), ("assistant", "Pike")]
 

@@ -14,12 +14,14 @@ import pytest
 from dfilter import human
 from dfilter.errors import CheckError, InputError, SettingsError
 from dfilter.eval import pairwise
-from dfilter.eval.judging import OneOf, PairScores, Wording, judge_names
+from dfilter.eval.judging import Wording, judge_names
 from dfilter.eval.pairwise import Pairwise, read_answers
 from dfilter.eval.prompts import read_prompts
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell
 from dfilter.llm.answers import Reply
+from dfilter.llm.grades import OneOf
+from dfilter.llm.pairs import PairScores
 from dfilter.llm.server import Server
 from dfilter.testing import Say, ScriptedServer
 

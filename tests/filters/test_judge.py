@@ -23,11 +23,10 @@ from dfilter.llm.judge import rate
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import load, names, parse, speaks_to_judge
 from dfilter.pool import Pool
-from dfilter.progress import Silent
 from dfilter.run import Request, run
 from dfilter.settings import build
 from dfilter.summary import summary
-from dfilter.testing import Say, ScriptedServer
+from dfilter.testing import Heard, Say, ScriptedServer
 from dfilter.types import Example, Message
 
 SHAPES = (
@@ -41,17 +40,6 @@ SHAPES = (
     "[[{}]]",
 )
 PROBE = "Reply with the digit 3"
-
-
-class Told(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def dataset(n: int = 120) -> Dataset:
@@ -155,7 +143,7 @@ def test_health_is_measured_in_every_run() -> None:
         again.add(i)
         return base
 
-    told = Told()
+    told = Heard()
     with server_of(rating) as server:
         scores = Judge(judge=judged(server)).score(Pool(dataset(200), progress=told))
     (facts,) = scores.facts["judges"]
@@ -180,7 +168,7 @@ def test_a_judge_that_was_swapped_behind_its_address_is_named_and_counted(tmp_pa
         return Say(f"{number(body) % 5}", model=loaded)
 
     with ScriptedServer(script) as server:
-        first = Told()
+        first = Heard()
         facts = Judge(judge=judged(server)).score(Pool(dataset(60), progress=first)).facts["judges"][0]
         assert facts["reported_models"] == {"a.gguf": 60}  # the pilot's answers are counted once
         assert not any("gguf" in line for line in first.lines)
@@ -189,7 +177,7 @@ def test_a_judge_that_was_swapped_behind_its_address_is_named_and_counted(tmp_pa
         rows.write_text("".join(json.dumps(dict(row.fields)) + "\n" for row in dataset(100)))
         settings = [f"judge.judge.{name}={value}" for name, value in
                     {"model": "m", "base_url": server.url, "name": "scripted"}.items()]  # fmt: skip
-        told = Told()
+        told = Heard()
         folder = run(Request(str(rows), "alpagasus", "10", settings=settings, out=tmp_path / "out"), told)
     (warning,) = [line for line in told.lines if "gguf" in line]
     assert "asked for m, scripted answers as" in warning
@@ -245,7 +233,7 @@ def test_several_judges_are_combined_and_compared() -> None:
         i, model = number(body), body["model"]
         return {"a": i % 6, "b": i % 6 // 2 * 2, "c": 5 - i % 6}[model]
 
-    told = Told()
+    told = Heard()
     with server_of(rating) as server:
         judges = {name: judged(server, model=name, concurrency=4) for name in "abc"}
         made = Judge(judge=judges["a"], others=(judges["b"], judges["c"]), combine="majority")
@@ -387,7 +375,7 @@ def test_rows_that_speak_to_the_judge_are_flagged_and_nothing_else_is() -> None:
 def test_a_template_of_ones_own_is_used_as_it_stands_and_named(tmp_path: Path) -> None:
     path = tmp_path / "published.txt"
     path.write_text("--- system\nRate.\n--- user\nI: {instruction:bare}\nR: {response}\nScale {low}-{high}\n")
-    told = Told()
+    told = Heard()
     with server_of(lambda body: len(body["messages"][-1]["content"]) % 5) as server:
         scores = Judge(judge=judged(server, template=str(path)), skip_pilot=True).score(
             Pool(dataset(30), progress=told)

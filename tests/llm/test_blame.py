@@ -14,19 +14,9 @@ from dfilter.llm.answers import FINAL, Answer, Request
 from dfilter.llm.clock import Clock
 from dfilter.llm.server import Server
 from dfilter.llm.session import Session
-from dfilter.progress import Silent
-from dfilter.testing import Say, ScriptedServer
+from dfilter.testing import Heard, Say, ScriptedServer
 
 WELL = Say("4.5", tokens=[{"4": 1.0}])
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def number(body: dict) -> int:
@@ -202,7 +192,7 @@ def test_rows_that_failed_in_an_earlier_run_do_not_make_the_server_down(
     ledger.close()
     with ScriptedServer(bad_rows(set(bad), Say("boom", status=500))) as server:
         asked(quick(server.url), list(requests(30))[20:])
-        told = Told()
+        told = Heard()
         found = asked(quick(server.url, attempts=3), requests(30), speed=20, progress=told)
         assert {i for i, a in found.items() if a.status == "broken"} == set(bad)
         assert not any("is down" in line for line in told.lines)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from dfilter.errors import CheckError
-from dfilter.eval.judging import OneOf, Wording, ask_judge
+from dfilter.eval.judging import Wording, ask_judge
 from dfilter.llm.answers import TextReader
+from dfilter.llm.grades import OneOf
 from dfilter.llm.judge import Judge, rate
 from dfilter.llm.server import Server
 from dfilter.llm.session import ledger_path, open_session

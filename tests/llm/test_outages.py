@@ -15,8 +15,7 @@ from dfilter.errors import ServerError
 from dfilter.llm.clock import Clock
 from dfilter.llm.scores import TextScore
 from dfilter.llm.session import Session
-from dfilter.progress import Silent
-from dfilter.testing import FAULTS, Say, ScriptedServer
+from dfilter.testing import FAULTS, Heard, Say, ScriptedServer
 
 LOST = {
     "503": Say(status=503, paid=False),
@@ -26,28 +25,6 @@ LOST = {
     "429": Say(status=429, paid=False),
     "abort": Say("4", finish="abort", paid=False),
 }
-
-
-class Told(Silent):
-    """Remembers what was said, and the notes of every stage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def stage(self, name: str, total: float | None = None, unit: str = "rows") -> Any:
-        bar, lines = super().stage(name, total, unit), self.lines
-        plain = bar.advance
-
-        def advance(amount: float, note: str = "") -> None:
-            plain(amount, note)
-            lines.append(note)
-
-        bar.advance = advance  # type: ignore[method-assign]
-        return bar
 
 
 def rating(body: dict) -> Say:
@@ -97,7 +74,7 @@ def values(
 def test_an_outage_changes_nothing_and_costs_few_calls(
     kind: str, seconds: float, most: int, requests: Callable, quick: Callable
 ) -> None:
-    speed, told = seconds / 0.8, Told()
+    speed, told = seconds / 0.8, Heard()
     script = Outage(150, seconds / speed, LOST[kind])
     with ScriptedServer(script, latency=0.001) as server:
         settings = quick(
@@ -108,7 +85,7 @@ def test_an_outage_changes_nothing_and_costs_few_calls(
         assert script.lost <= most + 32
     with ScriptedServer(rating) as quiet:
         assert found == values(requests(400), quick(quiet.url))
-    said = " ".join(told.lines)
+    said = " ".join([*told.lines, *told.notes])
     assert ("wants a pause until" if kind == "429" else "is down since") in said
 
 
@@ -121,7 +98,7 @@ def test_a_server_that_is_restarted_is_found_again(requests: Callable, quick: Ca
             first.url, concurrency=16, first_wait=0.5, attempt_seconds=900.0, wait_for_server=900.0
         )
         found: dict = {}
-        told = Told()
+        told = Heard()
         work = threading.Thread(target=lambda: found.update(values(requests(2000), settings, 60.0, told)))
         work.start()
         while first.calls < 300:
@@ -132,7 +109,7 @@ def test_a_server_that_is_restarted_is_found_again(requests: Callable, quick: Ca
         assert second.calls < 2000
     assert {status for status, _ in found.values()} == {"ok"}
     assert len(found) == 2000
-    assert any("nothing answers at" in line and "one request is tried" in line for line in told.lines)
+    assert any("nothing answers at" in line and "one request is tried" in line for line in told.notes)
 
 
 @pytest.mark.serial

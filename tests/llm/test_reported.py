@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dfilter.eval.judging import OneOf, Wording, ask_judge
+from dfilter.eval.judging import Wording, ask_judge
+from dfilter.llm.grades import OneOf
 from dfilter.llm.judge import Judge, rate
 from dfilter.llm.server import Server
 from dfilter.llm.session import open_session
-from dfilter.progress import Silent
-from dfilter.testing import Say, ScriptedServer
+from dfilter.testing import Heard, Say, ScriptedServer
 from dfilter.types import Example, Message
-
-
-class Told(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.warnings: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.warnings += [line] if line.startswith("Warning") else []
 
 
 class Loaded:
@@ -48,7 +37,7 @@ def asked(request: pytest.FixtureRequest) -> Callable[..., tuple[dict[str, Any],
     """Ask in a session of its own; return its facts and the warnings."""
 
     def ask(server: Server, requests: Any) -> tuple[dict[str, Any], list[str]]:
-        told = Told()
+        told = Heard()
         with open_session(server, transport=request.param, progress=told) as session:
             answers = list(session.ask(requests))
         assert all(answer.status == "ok" for answer in answers)
@@ -111,7 +100,7 @@ def test_a_server_that_says_nothing_mixes_nothing(
 
 def test_a_judge_in_this_process_reports_itself() -> None:
     row = Example("0", (Message("user", "Add 1 and 2."), Message("assistant", "word")), {})
-    judge, told = Judge(model="local:tiny", mode="expected"), Told()
+    judge, told = Judge(model="local:tiny", mode="expected"), Heard()
     for _ in range(2):
         with open_session(judge.server, progress=told) as session:
             rate([row], judge, session=session)

@@ -87,6 +87,17 @@ def forgetful() -> Callable[[dict], Say]:
     return script
 
 
+def ended(child: subprocess.Popen[str], sign: signal.Signals, within: float) -> str:
+    """Send a signal that ends a process in time and in words; returns what it said."""
+    child.send_signal(sign)
+    sent = time.monotonic()
+    _, stderr = child.communicate(timeout=30)
+    assert time.monotonic() - sent < within
+    assert child.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    return stderr
+
+
 SCRIPTS = {
     "learning anew hangs": None,
     "the probe hangs": lambda body: HANG if is_probe(body) else WELL,
@@ -112,12 +123,7 @@ def test_one_signal_ends_it_within_ten_seconds(script: str, sign: signal.Signals
         child = start(server.url)
         until(lambda: server.calls > 20 * (script == "learning anew hangs"))
         time.sleep(0.3)
-        child.send_signal(sign)
-        sent = time.monotonic()
-        _, stderr = child.communicate(timeout=30)
-        assert time.monotonic() - sent < 10
-        assert child.returncode == 130, stderr
-        assert "Traceback" not in stderr
+        stderr = ended(child, sign, within=10)
         assert "kept" in stderr
         assert ("may be billed" in stderr) == (script not in {"the server is down", "the server wants a day"})
     ledger = Ledger(ledger_path())
@@ -133,12 +139,7 @@ def test_a_second_signal_ends_it_at_once(script: str) -> None:
         until(lambda: server.calls > (script == "every row hangs"))  # the first question is answered
         child.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        child.send_signal(signal.SIGTERM)
-        sent = time.monotonic()
-        _, stderr = child.communicate(timeout=30)
-        assert time.monotonic() - sent < 3
-        assert child.returncode == 130, stderr
-        assert "Traceback" not in stderr
+        ended(child, signal.SIGTERM, within=3)
 
 
 @pytest.mark.serial
@@ -183,12 +184,7 @@ def test_the_command_itself_ends_when_the_server_never_answers(tmp_path: Path) -
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
         )  # fmt: skip
         until(lambda: server.calls > 0, 60)
-        child.send_signal(signal.SIGTERM)
-        sent = time.monotonic()
-        _, stderr = child.communicate(timeout=60)
-        assert time.monotonic() - sent < 10
-        assert child.returncode == 130, stderr
-        assert "Traceback" not in stderr
+        stderr = ended(child, signal.SIGTERM, within=10)
         assert "1 request was still on the way" in stderr
         assert server.calls == 1
     assert not (tmp_path / "run" / "done").exists()
