@@ -105,3 +105,20 @@ def test_a_row_of_several_sizes_is_refused() -> None:
     leaderboard(cells)
     with pytest.raises(FolderError, match=r"'half' at own .* of several sizes \(13, 16\)"):
         leaderboard([*cells, replace(cells[0], seed=2, against="16")])
+
+
+def test_files_that_no_job_asked_for_are_no_results(
+    tmp_path: Path, cheap: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    plan = cheap(tmp_path, seeds=1)
+    compare(plan)
+    before = leaderboard(read_cells(plan.out)).render("json")
+    for folder in (plan.out / "cells").iterdir():
+        (asked,) = (folder / "results").glob("*.json")
+        (folder / "results" / "other.json").write_bytes(asked.read_bytes())
+        (folder / "results" / "notes.json").write_text("mine, and no JSON")
+    assert leaderboard(read_cells(plan.out)).render("json") == before
+    compare(plan)
+    assert leaderboard(read_cells(plan.out)).render("json") == before
+    assert (folder / "results" / "notes.json").read_text() == "mine, and no JSON"

@@ -34,7 +34,7 @@ from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 CELL = "cell.json"
 RESULTS = "results"
@@ -174,7 +174,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(folder: Path) -> Cell:
-    """Read a cell with all results that its folder holds.
+    """Read a cell with the results that its job asked for; without a job, all that its folder holds.
 
     Raises:
         FolderError: the folder holds no cell, or one of another version.
@@ -185,7 +185,10 @@ def read_cell(folder: Path) -> Cell:
         raise FolderError(
             f"{folder / CELL} is not a comparison's cell, or one of another version of dfilter."
         )
-    found = sorted((folder / RESULTS).glob("*.json"))
+    asked = _asked(folder)
+    found = [
+        path for path in sorted((folder / RESULTS).glob("*.json")) if asked is None or path.stem in asked
+    ]
     results = {path.stem: read_result(path) for path in found}
     lists = {name: tuple(data.get(name, ())) for name in ("selected_by", "warnings")}
     return Cell(**{**data, **lists, "results": results})
@@ -287,6 +290,15 @@ def _rows_named(trained: Mapping[str, Any]) -> str:
 def _job(folder: Path) -> dict[str, Any]:
     """Return what a cell's worker was asked for; nothing where the cell was made by hand."""
     return _read(folder / "job.json") if (folder / "job.json").is_file() else {}
+
+
+def _asked(folder: Path) -> Collection[str] | None:
+    """Return the names of the results that a cell's worker was asked for; none where nobody knows."""
+    try:
+        evaluations = _job(folder).get("evaluations")
+    except FolderError:  # damaged; whoever needs the job says so
+        return None
+    return evaluations.keys() if isinstance(evaluations, dict) else None
 
 
 def stale(folder: Path) -> bool:
