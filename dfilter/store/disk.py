@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -125,7 +126,11 @@ def keep_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Give a name to write under; it takes the path's place when the block ends well."""
+    """Give a name to write under; it takes the path's place when the block ends well.
+
+    What killed processes left under such names is removed.
+    """
+    sweep(path.parent, path.name)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield part
@@ -138,7 +143,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 def sweep(folder: Path, name: str) -> None:
     """Remove what processes that are gone left when they wrote ``folder / name``: ``.NAME.PID``."""
-    for left in folder.glob(f".{name}.*"):
+    for left in folder.glob(f".{glob.escape(name)}.*"):
         pid = left.name.rpartition(".")[2]
         if not pid.isdigit() or _alive(int(pid)):
             continue
