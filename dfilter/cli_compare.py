@@ -41,7 +41,7 @@ key_option = click.option(
     "--judge-key",
     metavar="VARIABLE",
     help="The environment variable with the judge's key; for several judges one, or one each. "
-    "[default: OPENAI_API_KEY]",
+    "[default: OPENAI_API_KEY for OpenAI or OPENAI_BASE_URL, none for any other address]",
 )
 reprobe_option = click.option(
     "--reprobe",

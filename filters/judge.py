@@ -23,7 +23,6 @@ from dfilter.llm.judge import Judge as Model
 from dfilter.llm.judge import counts, rate
 from dfilter.llm.panel import FLAGS, panel, words
 from dfilter.llm.prices import Budget
-from dfilter.llm.server import with_own_keys
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
 from dfilter.types import Json, Scores
@@ -91,8 +90,7 @@ class Judge:
     def settled(self) -> Judge:
         """Return the same with all made out that depends on the judges' servers; it may ask them."""
         budget = Budget(self.max_usd)
-        keyed = zip((self.judge, *self.others), self._keyed(), strict=True)
-        first, *others = (replace(judge, system=k.settled(budget=budget).system) for judge, k in keyed)
+        first, *others = (judge.settled(budget=budget) for judge in (self.judge, *self.others))
         return replace(self, judge=first, others=tuple(others))
 
     def score(self, pool: Pool) -> Scores:
@@ -126,12 +124,8 @@ class Judge:
         judges = [judge.settled(ask=False) for judge in self._judges()]
         return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in judges]
 
-    def _keyed(self) -> tuple[Model, ...]:
-        """Return the judges, of which only those of one address get the key that belongs to one."""
-        return with_own_keys((self.judge, *self.others))
-
     def _judges(self) -> list[Model]:
-        judges = list(self._keyed())
+        judges = [self.judge, *self.others]
         if any(not judge.model for judge in judges):
             raise SettingsError(
                 "No judge is named. Give one with --judge MODEL (or --set judge.judge.model=MODEL)."

@@ -24,10 +24,11 @@ from dfilter.digests import json_digest
 from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
 from dfilter.llm.clock import Clock
+from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
 from dfilter.llm.reported import Reported
-from dfilter.llm.server import Server, check_url, key_of
+from dfilter.llm.server import Server, check_url
 from dfilter.progress import Silent
 from dfilter.store import home
 from dfilter.types import Bar, Json, Progress
