@@ -17,7 +17,7 @@ import click
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command, reading_options, seconds
+from dfilter.commands import Command, reading_options, wait_option
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.llm.panel import local_mode, words
@@ -175,12 +175,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
             ),
-            click.option(
-                "--wait-for-server",
-                callback=seconds,
-                metavar="TIME",
-                help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
-            ),
+            wait_option,
             click.option(
                 "--accept-failed",
                 metavar="SHARE|COUNT",
