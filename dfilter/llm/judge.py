@@ -199,9 +199,7 @@ class Judge(Server):
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
-        return hashlib.blake2b(
-            row.key + bytes.fromhex(self.hash) + repeat.to_bytes(4, "big"), digest_size=16
-        ).digest()
+        return rating_key(row.key, self.hash, repeat)
 
     def request(self, row: Example, repeat: int = 0) -> Request:
         """Return the question whose answer rates ``row``."""
@@ -213,6 +211,13 @@ class Judge(Server):
     def requests(self, rows: Iterable[Example], repeats: Sequence[int]) -> Iterator[Request]:
         """Return the questions for all rows, those of one row together."""
         return (self.request(row, repeat) for row in rows for repeat in repeats)
+
+
+def rating_key(content: bytes, judge: str, repeat: int = 0) -> bytes:
+    """Return the key of a rating, given the keys of the row's content and of the judge (its ``hash``)."""
+    return hashlib.blake2b(
+        content + bytes.fromhex(judge) + repeat.to_bytes(4, "big"), digest_size=16
+    ).digest()
 
 
 def rate(
