@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dfilter import strategy as strategies
@@ -40,6 +41,13 @@ def asked_again(folder: Path, chosen: Strategy) -> int:
         return 0
     repeats = ((judge, repeat) for judge in judges for repeat in range(max(judge.repeat, 2)))
     return sum(key in marked for judge, repeat in repeats for key in rows.of(judge.hash, repeat))
+
+
+def verdicts_asked_again(result: Path, judges: Collection[str]) -> bool:
+    """Return whether verdicts of judges were to be asked again, or forgotten, since a result was made."""
+    if not judges or not result.is_file():
+        return False
+    return bool(asked_again_since(result.stat().st_mtime, models=judges))
 
 
 def _judges(chosen: Strategy) -> list[Judge]:

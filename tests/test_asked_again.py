@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from dfilter.cli import main
+from dfilter.compare import compare
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.session import ledger_path
 from dfilter.run_folder import read_manifest
 from dfilter.testing import Say, ScriptedServer
 
 ROWS = 40
+PARTS = Path(__file__).with_name("compare_parts.py")
 BAD = {1: Say("hm"), 2: Say("Sorry.", refusal="no"), 3: Say("", finish="length"), 4: Say("no", status=400)}
 STATUS = {1: "unparsed", 2: "refused", 3: "truncated", 4: "rejected"}
 
@@ -179,6 +181,29 @@ def test_a_run_is_made_again_for_its_own_rows_alone_and_so_is_every_run_that_has
     assert "asks no judge" in dfilter(
         "judge", "retry", "--status", "cut", "--run", random_run(pool, tmp_path)
     )
+
+
+@pytest.mark.slow
+def test_a_comparison_evaluates_again_where_its_judges_are_to_be_asked_again(
+    cheap: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    with ScriptedServer("2") as server:
+        asking = {"evals": (f"{PARTS}:Asking",), "judges": ("m",), "base_url": server.url}
+        plan = cheap(tmp_path, **asking, references=())
+
+        def grades() -> list[float]:
+            return [cell.results["asking"].values[0] for cell in compare(plan)]
+
+        assert grades() == [2.0]
+        server.script = lambda _: Say("5")
+        assert dfilter("judge", "retry", "--status", "ok", "--judge", "other", "--yes").startswith("0")
+        assert grades() == [2.0]
+        assert dfilter("judge", "retry", "--status", "ok", "--judge", "m", "--yes").startswith("0")
+        assert grades() == [5.0]
+        calls = server.calls
+        assert grades() == [5.0]
+        assert server.calls == calls
 
 
 def random_run(pool: Path, tmp_path: Path) -> Path:
