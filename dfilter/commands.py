@@ -50,6 +50,19 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """Read an option's NAME=COLUMN texts.
+
+    Raises:
+        click.UsageError: one is not of that form.
+    """
+    split = [text.partition("=") for text in given]
+    for name, equals, value in split:
+        if not equals or not name or not value:
+            raise click.UsageError(f"{flag} {name}{equals}{value} is not of the form NAME=COLUMN.")
+    return {name: value for name, _, value in split}
+
+
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
     """Return a compare command with other budgets, ready for a shell."""
     at = words.index("--") if "--" in words else len(words)

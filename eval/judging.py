@@ -187,8 +187,9 @@ def _request(base: str, question: Sequence[ChatMessage], params: Mapping[str, Js
 
 
 def local_judges(servers: Sequence[Server]) -> list[str]:
-    """Return a finding for every judge that cannot answer in words."""
-    return [
+    """Return a finding for every judge that cannot answer in words, or cannot be asked at all."""
+    imported = [s.model for s in servers if s.imported]
+    return [f"{model} is known by its imported ratings alone and cannot be asked." for model in imported] + [
         f"{server.model} runs in this process and answers with probabilities of single tokens only; "
         "comparing and grading answers needs a judge on a server."
         for server in servers

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dfilter.commands import Command
+from dfilter.commands import Command, pairs, reading_options
 from dfilter.errors import CheckError
-from dfilter.plaintext import say, shown, shown_json
+from dfilter.plaintext import say, shown, shown_json, shown_lines
 
 
 @click.group()
@@ -23,6 +25,8 @@ def judge() -> None:
       dfilter judge list
       dfilter judge reparse --dry-run
       dfilter judge retry --status unparsed,truncated
+      dfilter judge export --run runs/pool-alpagasus-1a2b3c4d -o ratings.jsonl
+      dfilter judge import published.jsonl --judge chatgpt --map score=rating
       dfilter judge read replies.txt
     """
 
@@ -87,6 +91,11 @@ def _choosing(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_data_option = click.option(
+    "--data", metavar="DATA", help="The rows that are meant, in any form that `run` reads."
+)
+
+
 def _sure(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask before readable answers (ok) are taken."),
@@ -133,6 +142,125 @@ def forget(status: tuple[str, ...], model: str | None, folder: Path | None, dry_
 
     becomes = "would be forgotten" if dry_run else "are forgotten"
     _take(_choice(status, model, folder), remove, becomes, dry_run=dry_run, yes=yes)
+
+
+@judge.command(cls=Command)
+@_choosing
+@_data_option
+@reading_options
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="A file. [default: stdout]"
+)
+def export(
+    status: tuple[str, ...], model: str | None, folder: Path | None, out: Path | None, **reading: Any
+) -> None:
+    """Write stored answers as JSON lines: who rated what, the score, the judge's words, tokens and cost.
+
+    With --run or --data each line has the row's id, and the key of its content as in decisions.parquet.
+
+    \b
+    Examples:
+      dfilter judge export --judge gpt-5-mini --status ok | jq .value
+      dfilter judge export --run runs/pool-alpagasus-1a2b3c4d -o ratings.jsonl
+    """
+    from itertools import islice
+
+    from dfilter.llm.exporting import exported
+    from dfilter.llm.verdicts import Judged, opened
+    from dfilter.store.disk import beside, disk_errors
+
+    choice, data = _choice(status, model, folder, every=True), _loaded(**reading)
+    if data is not None and folder is not None:
+        raise click.UsageError("--run knows its rows; leave --data out.")
+    if data is not None:
+        choice = replace(choice, rows=Judged(data.ids, [key.tobytes() for key in data.keys]))
+    with opened() as book:
+        lines = (json.dumps(line, ensure_ascii=False) for line in exported(book, choice, _progress()))
+        if out is None:
+            while part := list(islice(lines, 500)):
+                say(shown_json("\n".join(part)))
+            return
+        with disk_errors(out), beside(out) as place, place.open("w", encoding="utf-8") as file:
+            written = sum(bool(file.write(line + "\n")) for line in lines)
+    say(shown(f"{out}: {written:,} answers"), err=True)
+
+
+@judge.command(name="import", cls=Command)
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--judge", "name", metavar="NAME", required=True, help="The judge's name: imported:NAME in strategies."
+)
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="ROLE=COLUMN",
+    help="score, reply, id, row, repeat, model, or a text: instruction, output, ...; several with commas.",
+)
+@click.option("--scale", metavar="LOW-HIGH", default="0-5", show_default=True)
+@click.option(
+    "--template", metavar="NAME", help="What replies speak of, where they are read. [default: accuracy]"
+)
+@click.option(
+    "--by",
+    type=click.Choice(["auto", "row", "content", "id"]),
+    default="auto",
+    show_default=True,
+    help="How rows are found: by the key of their content, by their texts, or by their id in --data.",
+)
+@click.option("--format", "format_", default="auto", show_default=True, help="The shape of the rows' texts.")
+@_data_option
+@reading_options
+@click.option("--dry-run", is_flag=True, help="Say what would be taken, and take nothing.")
+def import_(
+    file: Path, name: str, mapping: tuple[str, ...], scale: str, template: str | None, by: Any, format_: str,
+    dry_run: bool, **reading: Any,
+) -> None:  # fmt: skip
+    """Take ratings that were made elsewhere; `--judge imported:NAME` then finds them, and nobody is asked.
+
+    FILE has a rating a row: JSONL, a JSON array, a JSON object of id to score, CSV or TSV. Whose it is say
+    the row's texts (in any shape that `run` reads), its id in --data, or its key as exported. Bad rows are
+    named.
+
+    \b
+    Examples:
+      dfilter judge import published.jsonl --judge chatgpt --map score=rating,instruction=prompt
+      dfilter judge import scores.csv --judge ann --scale 1-10 --data alpaca.json --map id=row_id
+      dfilter judge import log.jsonl --judge old --map reply=answer --dry-run
+      dfilter run alpaca.json -s alpagasus --judge imported:chatgpt
+    """
+    from dfilter.llm.importing import Import, import_ratings
+    from dfilter.llm.read_replies import ends, reader_of
+
+    low, high = ends(scale)
+    asked = Import(
+        file,
+        name,
+        reader_of(template, "rating", scale),
+        low,
+        high,
+        mapping=pairs("--map", [part for text in mapping for part in text.split(",")]),
+        by=by,
+        format=format_,
+        on_bad_rows=reading["on_bad_rows"],
+        data=_loaded(**reading),
+    )
+    taken = import_ratings(asked, write=not dry_run, progress=_progress())
+    say(shown_lines(taken.lines()))
+    if dry_run:
+        say("Nothing was kept: this was a dry run.")
+
+
+def _loaded(data: str | None, **how: Any) -> Any:
+    from dfilter.data import load
+
+    return None if data is None else load(data, **{k: v for k, v in how.items() if v}, progress=_progress())
+
+
+def _progress() -> Any:
+    from dfilter.progress import for_stream
+
+    return for_stream(sys.stderr)
 
 
 def _choice(statuses: tuple[str, ...], model: str | None, folder: Path | None, *, every: bool = False) -> Any:

@@ -84,6 +84,8 @@ def _reader(spec: Mapping[str, Any], readers: Sequence[Reader]) -> Reader | None
 def _own_reader(spec: Mapping[str, Any]) -> Reader | None:
     """Return the reader of an asker's answers; None where its answers are no verdicts."""
     if spec.get("kind") == "rating":
+        if "mode" not in spec:  # imported
+            return None
         if spec["mode"] == "expected":
             return ExpectedScore(spec["low"], spec["high"])
         return TextScore(spec["low"], spec["high"], asked_about(spec["template"]))

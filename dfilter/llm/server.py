@@ -29,6 +29,7 @@ SECONDS = (
     "attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds",
     "wait_for_server",
 )  # fmt: skip
+IMPORTED = "imported:"
 OPENAI = "https://api.openai.com/v1"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 # Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
@@ -43,7 +44,8 @@ class Server:
     """A model on a server, and how to treat it.
 
     Attributes:
-        model: the model's name on the server; ``local:NAME`` runs it in this process.
+        model: the model's name on the server; ``local:NAME`` runs it in this process, ``imported:NAME`` is a
+            judge whose ratings were imported, and is never asked.
         base_url: up to and with ``/v1``; empty takes ``OPENAI_BASE_URL``, else OpenAI's.
         key_env: the environment variable that holds the API key, or ``none``; empty takes
             ``OPENAI_API_KEY`` for OpenAI, or for ``OPENAI_BASE_URL`` where that is set, and no key for any
@@ -156,6 +158,11 @@ class Server:
         return self.model.removeprefix("local:") if self.model.startswith("local:") else ""
 
     @property
+    def imported(self) -> bool:
+        """Whether its ratings were made elsewhere and imported; nobody is asked then."""
+        return self.model.startswith(IMPORTED)
+
+    @property
     def url(self) -> str:
         """The address that is used, without a slash at its end."""
         given = (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
@@ -183,7 +190,7 @@ class Server:
             other = "" if fast_dtype() == "bfloat16" else f", {fast_dtype()}"
             day = shown("")  # its chat template may write a date
             return f"in process, weights {resolve(self.local).sha[:16]}{other}{day}"
-        return self.name or self.url
+        return IMPORTED.rstrip(":") if self.imported else self.name or self.url
 
 
 def check_url(url: str) -> None:

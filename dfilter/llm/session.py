@@ -356,7 +356,7 @@ def open_session(
     transport: str = "live",
     progress: Progress | None = None,
 ) -> Asking:
-    """Return the session for a server: live, a batch, or in this process for ``local:MODEL``.
+    """Return the session for a server: live, a batch, in this process, or of what was imported.
 
     Args:
         server: where to ask.
@@ -369,6 +369,10 @@ def open_session(
         from dfilter.llm.local import LocalSession
 
         return LocalSession(server, ledger=ledger, progress=progress)
+    if server.imported:
+        from dfilter.llm.imported import ImportedSession
+
+        return ImportedSession(server, ledger=ledger, progress=progress)
     if transport == "batch":
         from dfilter.llm.batch import BatchSession
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import InputError, SettingsError, suggest
-from dfilter.llm.answers import FAILED, STATUSES, WORDS
+from dfilter.llm.answers import FAILED, FINAL, STATUSES, WORDS
 from dfilter.llm.judge import rating_key
 from dfilter.llm.ledger import ASKED, Ledger
 from dfilter.llm.session import ledger_path
@@ -24,7 +24,7 @@ from dfilter.llm.session import ledger_path
 if TYPE_CHECKING:
     from sqlite3 import Connection
 
-KNOWN = tuple(status for status in STATUSES if status != FAILED)
+KNOWN = tuple(status for status in STATUSES if status in FINAL)
 _BY_WORDS = {words: status for status, words in WORDS.items()}
 
 
@@ -108,6 +108,8 @@ def who(spec: Mapping[str, Any]) -> str:
     """Return who asked, as a person reads it."""
     kind, model, place = (spec.get(name, "?") for name in ("kind", "model", "server"))
     mode = f", {spec['mode']}" if "mode" in spec else ""
+    if kind == "rating" and not mode:  # imported, where the scale must be known to find it
+        mode = f", {spec.get('low')} to {spec.get('high')}"
     return f"{kind} by {model}{mode} at {place}"
 
 
@@ -160,17 +162,11 @@ def find(book: Ledger, choice: Choice, *, marked: bool = True) -> list[Chosen]:
         choice: which ones.
         marked: whether those count that are to be asked again already.
     """
-    found = []
-    for number, name, spec, _ in book.askers():
-        if choice.meant(name, spec):
-            before = dict(
-                book.db.execute(
-                    "SELECT status, count(*) FROM answer WHERE asker = ? GROUP BY status", (number,)
-                )
-            )
-            found.append(
-                _chosen(book.db, choice, (number, name), Chosen(number, spec, before), marked=marked)
-            )
+    meant = [(number, name, spec) for number, name, spec, _ in book.askers() if choice.meant(name, spec)]
+    if choice.rows is not None:
+        for number, name, _ in meant:
+            _note_wanted(book.db, choice.rows, number, name)
+    found = [_chosen(book.db, choice, number, spec, marked=marked) for number, _, spec in meant]
     return [one for one in found if one.taken]
 
 
@@ -214,14 +210,14 @@ def _changed(book: Ledger, choice: Choice, *, marked: bool, remove: bool = False
     try:
         found = find(book, choice, marked=marked)
         for one in found:
-            where, values = _where(choice, one.asker, marked=marked)
+            condition, values = where(choice, one.asker, marked=marked)
             book.db.execute(
                 "INSERT OR REPLACE INTO asked_again (key, asker, since, open)"  # noqa: S608
-                f" SELECT key, asker, ?, 1 FROM answer WHERE {where}",
+                f" SELECT key, asker, ?, 1 FROM answer WHERE {condition}",
                 (time.time(), *values),
             )
             if remove:
-                book.db.execute(f"DELETE FROM answer WHERE {where}", values)  # noqa: S608
+                book.db.execute(f"DELETE FROM answer WHERE {condition}", values)  # noqa: S608
         book.commit()
     except BaseException:
         book.rollback()
@@ -229,46 +225,47 @@ def _changed(book: Ledger, choice: Choice, *, marked: bool, remove: bool = False
     return found
 
 
-def _chosen(db: Connection, choice: Choice, asker: tuple[int, str], one: Chosen, *, marked: bool) -> Chosen:
-    if choice.rows is not None:
-        _note_wanted(db, choice.rows, *asker)
-    where, values = _where(choice, asker[0], marked=marked)
-    rows = db.execute(
+def _chosen(db: Connection, choice: Choice, asker: int, spec: Mapping[str, Any], *, marked: bool) -> Chosen:
+    before = db.execute("SELECT status, count(*) FROM answer WHERE asker = ? GROUP BY status", (asker,))
+    condition, values = where(choice, asker, marked=marked)
+    taken = db.execute(
         "SELECT status, count(*), total(usd), count(*) - count(usd) FROM answer"  # noqa: S608
-        f" WHERE {where} GROUP BY status",
+        f" WHERE {condition} GROUP BY status",
         values,
     ).fetchall()
     return Chosen(
-        one.asker,
-        one.spec,
-        one.before,
-        {status: number for status, number, _, _ in rows},
-        sum(usd for _, _, usd, _ in rows),
-        sum(unpriced for _, _, _, unpriced in rows),
+        asker,
+        spec,
+        dict(before),
+        {status: number for status, number, _, _ in taken},
+        sum(usd for _, _, usd, _ in taken),
+        sum(unpriced for _, _, _, unpriced in taken),
     )
 
 
-def _where(choice: Choice, asker: int, *, marked: bool) -> tuple[str, tuple[Any, ...]]:
-    """Return the condition of the answers that are meant, and what stands for its question marks."""
+def where(choice: Choice, asker: int, *, marked: bool = True) -> tuple[str, tuple[Any, ...]]:
+    """Return the condition of the answers that :func:`find` found, and the values of its question marks."""
     text = f"asker = ? AND status != '{FAILED}'"
     if choice.statuses:
         text += f" AND status IN ({','.join('?' * len(choice.statuses))})"
     if choice.rows is not None:
-        text += " AND key IN (SELECT key FROM temp.wanted)"
+        text += " AND answer.key IN (SELECT key FROM temp.wanted)"
     if not marked:
         text += f" AND NOT {ASKED}"
     return text, (asker, *choice.statuses)
 
 
 def _note_wanted(db: Connection, rows: Judged, number: int, judge: str) -> None:
-    """Put the keys of a judge's ratings of the rows into a table, all repeats that there are."""
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (key BLOB PRIMARY KEY) WITHOUT ROWID")
+    """Put a judge's ratings of the rows into ``temp.wanted``: key, position of the row, repeat."""
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS wanted (key BLOB, place INTEGER, repeat INTEGER,"
+        " PRIMARY KEY (key, place, repeat)) WITHOUT ROWID"
+    )
     repeat, more = 0, 1
     while more or repeat < 2:  # the second repeat is the judge's second opinion, of some rows only
-        keys = [(key,) for key in rows.of(judge, repeat)]
         before = db.total_changes
         db.executemany(
-            "INSERT OR IGNORE INTO wanted SELECT key FROM answer WHERE key = ? AND asker = ?",
-            [(*key, number) for key in keys],
+            "INSERT OR IGNORE INTO wanted SELECT key, ?, ? FROM answer WHERE key = ? AND asker = ?",
+            [(place, repeat, key, number) for place, key in enumerate(rows.of(judge, repeat))],
         )
         repeat, more = repeat + 1, db.total_changes - before

@@ -138,7 +138,7 @@ def test_each_status_is_final(say: Say, status: str, requests: Callable, quick: 
         calls = server.calls
         (again,) = ask(requests(1), quick(server.url), reader=TextScore())
         assert (again.status, again.stored, server.calls) == (status, True, calls)
-    assert len(STATUSES) == 9
+    assert len(STATUSES) == 10
 
 
 @pytest.mark.parametrize(
