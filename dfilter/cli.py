@@ -147,7 +147,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--judge",
                 metavar="MODEL",
-                help="Who rates, where a judge is asked; local:NAME runs here. Several with commas.",
+                help="Who rates; local:NAME runs here, imported:NAME has its ratings. Several with commas.",
             ),
             click.option(
                 "--base-url",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +16,9 @@ from click.testing import CliRunner
 
 from dfilter.cli import main
 from dfilter.compare import compare
-from dfilter.llm.ledger import Ledger
+from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.session import ledger_path
+from dfilter.llm.verdicts import Choice, ask_again, asked_again_since, forget
 from dfilter.run_folder import read_manifest
 from dfilter.testing import Say, ScriptedServer
 
@@ -120,6 +123,34 @@ def test_an_answer_that_is_asked_again_stays_until_a_new_one_is_in(pool: Path, t
         server.script = well
         assert run(server, pool, tmp_path / "run").startswith("0")
     assert statuses() == {"ok": 92, "truncated": 2, "rejected": 2}
+
+
+def test_only_an_answer_replaces_one_that_is_to_be_asked_again(tmp_path: Path) -> None:
+    book, key = Ledger(tmp_path / "ledger.sqlite"), b"k" * 16
+    who = book.asker("ab" * 8, {"kind": "rating", "model": "m", "server": "mine"})
+
+    def answer(status: str, value: float = math.nan) -> dict[bytes, Stored]:
+        stored = Stored(key, status, value, math.nan, "", "score/2", None, "m", None, None, None, 0.1)
+        book.end([Ending(1, 200, status, None, stored, who)])
+        return book.find([key])
+
+    assert answer("broken")[key].status == "broken"
+    assert answer("ok", 4.0)[key].status == "broken"
+    assert not book.failed([key])
+    ask_again(book, Choice(("broken",)))
+    assert not book.find([key])
+    assert book.failed([key]) == {key}  # that it fails again tells nothing of the server
+    assert not answer("failed")
+    assert book.count() == {"broken": 1}
+    assert answer("unparsed")[key].status == "unparsed"
+    assert answer("ok", 4.0)[key].status == "unparsed"
+    forget(book, Choice(judge="mine"))
+    assert book.count() == {}
+    assert answer("ok", 4.0)[key].value == 4.0
+    assert answer("ok", 5.0)[key].value == 4.0
+    book.close()
+    assert asked_again_since(0.0, ledger=tmp_path / "ledger.sqlite") == {key}
+    assert asked_again_since(time.time(), ledger=tmp_path / "ledger.sqlite") == set()
 
 
 def test_readable_answers_are_taken_only_where_that_is_said(pool: Path, tmp_path: Path) -> None:

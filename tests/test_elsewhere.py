@@ -106,6 +106,38 @@ def test_every_answer_is_exported_with_whose_it_is_and_what_the_judge_said(
     assert "leave --data out" in dfilter("judge", "export", "--run", tmp_path / "run", "--data", pool)
 
 
+def test_a_named_judge_is_one_wherever_it_answers(pool: Path, tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> str:
+        return str(len(body["messages"][-1]["content"]) % 3 + 2)
+
+    with ScriptedServer(script) as first, ScriptedServer(script) as moved:
+        run = (
+            "run",
+            pool,
+            "-s",
+            "alpagasus",
+            "--skip-pilot",
+            "--judge",
+            "m",
+            "--judge-name",
+            "mine",
+            "-o",
+            tmp_path / "run",
+        )
+        assert dfilter(*run, "--base-url", first.url).startswith("0")
+        elsewhere = moved.url.replace("127.0.0.1", "localhost")
+        assert "finished already" in dfilter(*run, "--base-url", elsewhere)
+        assert dfilter(*run[:-1], tmp_path / "other", "--base-url", elsewhere).startswith("0")
+        assert moved.calls == 0
+        assert {line["server"] for line in out_of("--judge", "mine")} == {"mine"}
+        assert dfilter(
+            *run[:-1], tmp_path / "another", "--base-url", elsewhere, "--judge-name", "x"
+        ).startswith("0")
+        assert moved.calls > ROWS
+    for command in ("run", "compare"):
+        assert "--judge-name" in dfilter(command, "--help")
+
+
 @pytest.mark.parametrize("form", ["jsonl", "array", "csv", "tsv", "object", "renamed", "messages"])
 def test_ratings_of_elsewhere_select_and_nobody_is_asked(form: str, pool: Path, tmp_path: Path) -> None:
     scored = [(row(n), RATINGS[n % 5]) for n in range(ROWS)]
@@ -170,6 +202,10 @@ def test_bad_rows_are_named_with_counts_and_more_than_half_of_them_are_refused(
     for words, code in (((), "2"), (("--on-bad-rows", "stop"), "2"), (("--on-bad-rows", "keep-going"), "0")):
         assert dfilter("judge", "import", half, "--judge", "y", *words).startswith(code)
         assert len(out_of("--judge", "imported:y")) == (3 if code == "0" else 0)
+    ends = lines(tmp_path / "ends.jsonl", [row(n) | {"score": n} for n in (0, 1, 10)])
+    said = dfilter("judge", "import", ends, "--judge", "z", "--scale", "1-10")
+    assert "2 new ratings" in said
+    assert "outside 1 to 10 (line 1)" in said
     other = lines(tmp_path / "other.jsonl", [row(n) | {"score": 4 if n else 2} for n in range(10, 20)])
     assert "10 new" in dfilter("judge", "import", other, "--judge", "x", "--dry-run")
     assert len(out_of("--judge", "imported:x")) == 10
@@ -212,6 +248,7 @@ def test_replies_are_read_and_exports_are_taken_elsewhere(
     again = out_of("--data", pool)
     assert [one | {"date": ""} for one in again] == [one | {"date": ""} for one in exported]
     assert "changed" not in dfilter("judge", "reparse")  # they stay as they were imported
+    assert "No stored answers match" in dfilter("judge", "retry", "--status", "ok", "--yes")
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,9 @@ def retry(status: tuple[str, ...], model: str | None, folder: Path | None, dry_r
     """
     from dfilter.llm.verdicts import ask_again
 
+    choice = replace(_choice(status, model, folder), again=True)
     becomes = "would be asked for again" if dry_run else "are asked for again"
-    _take(_choice(status, model, folder), ask_again, becomes, dry_run=dry_run, yes=yes)
+    _take(choice, ask_again, becomes, dry_run=dry_run, yes=yes)
 
 
 @judge.command(cls=Command)
@@ -180,8 +181,10 @@ def export(
             while part := list(islice(lines, 500)):
                 say(shown_json("\n".join(part)))
             return
-        with disk_errors(out), beside(out) as place, place.open("w", encoding="utf-8") as file:
-            written = sum(bool(file.write(line + "\n")) for line in lines)
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with beside(out) as place, place.open("w", encoding="utf-8") as file:
+                written = sum(bool(file.write(line + "\n")) for line in lines)
     say(shown(f"{out}: {written:,} answers"), err=True)
 
 
@@ -247,8 +250,12 @@ def import_(
     )
     taken = import_ratings(asked, write=not dry_run, progress=_progress())
     say(shown_lines(taken.lines()))
-    if dry_run:
-        say("Nothing was kept: this was a dry run.")
+    scale_too = (
+        ""
+        if (low, high) == (Import.low, Import.high)
+        else f" --set judge.judge.low={low} --set judge.judge.high={high}"
+    )
+    say("Nothing was kept." if dry_run else shown(f"Use them with --judge {taken.model}{scale_too}"))
 
 
 def _loaded(data: str | None, **how: Any) -> Any:
@@ -283,7 +290,7 @@ def _take(choice: Any, change: Callable[..., Any], becomes: str, *, dry_run: boo
     with opened() as book:
         found = find(book, choice)
         readable = sum(one.taken.get(OK, 0) for one in found)
-        if readable and not dry_run and not yes and not _agreed(readable, sum(one.usd for one in found)):
+        if readable and not dry_run and not yes and not _agreed(f"{readable:,} answers can be read", found):
             raise CheckError("Nothing was changed; --yes takes readable answers without a question.")
         changed = found if dry_run else change(book, choice)
     for one in changed:
@@ -292,9 +299,11 @@ def _take(choice: Any, change: Callable[..., Any], becomes: str, *, dry_run: boo
         say("No stored answers match.")
 
 
-def _agreed(readable: int, usd: float) -> bool:
+def _agreed(what: str, found: Any) -> bool:
+    from dfilter.llm.verdicts import paid
+
     try:
-        return click.confirm(f"{readable:,} of these answers can be read (${usd:.4f} were paid). Go on?")
+        return click.confirm(f"{what} ({paid(found)}). Go on?")
     except click.Abort:  # there is nobody to ask
         return False
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from dfilter.errors import InputError, SettingsError, suggest
 from dfilter.llm.answers import FAILED, FINAL, STATUSES, WORDS
 from dfilter.llm.judge import rating_key
 from dfilter.llm.ledger import ASKED, Ledger
+from dfilter.llm.server import IMPORTED
 from dfilter.llm.session import ledger_path
 
 if TYPE_CHECKING:
@@ -55,14 +56,18 @@ class Choice:
         statuses: theirs; any when empty.
         judge: the judge's model, or the name it was given; any when empty.
         rows: ratings of these alone.
+        again: only what can be asked for again, and is not yet.
     """
 
     statuses: tuple[str, ...] = ()
     judge: str = ""
     rows: Judged | None = None
+    again: bool = False
 
     def meant(self, name: str, spec: Mapping[str, Any]) -> bool:
         """Return whether an asker's answers are meant, given its hash and spec."""
+        if self.again and str(spec.get("model")).startswith(IMPORTED):
+            return False
         if self.judge and self.judge not in {spec.get("model"), spec.get("server")}:
             return False
         if self.rows is None:
@@ -97,9 +102,7 @@ class Chosen:
             becomes: what becomes of the answers.
         """
         number, had = sum(self.taken.values()), sum(self.before.values())
-        paid = [f"${self.usd:.4f} paid"] if self.usd or not self.unpriced else []
-        paid += [f"{self.unpriced:,} of unknown cost"] if self.unpriced else []
-        which = f"{_counted(self.taken)}; {', '.join(paid)}"
+        which = f"{_counted(self.taken)}; {paid([self])}"
         left = _counted(Counter(self.before) - Counter(self.taken)) or "none"
         return f"{who(self.spec)}: {number:,} of {had:,} answers {becomes} ({which}); {left} left"
 
@@ -111,6 +114,13 @@ def who(spec: Mapping[str, Any]) -> str:
     if kind == "rating" and not mode:  # imported, where the scale must be known to find it
         mode = f", {spec.get('low')} to {spec.get('high')}"
     return f"{kind} by {model}{mode} at {place}"
+
+
+def paid(chosen: Sequence[Chosen]) -> str:
+    """Return what answers cost, as a person reads it."""
+    usd, unpriced = sum(one.usd for one in chosen), sum(one.unpriced for one in chosen)
+    known = [f"${usd:.4f} paid"] if usd or not unpriced else []
+    return ", ".join([*known, *([f"{unpriced:,} of unknown cost"] if unpriced else [])])
 
 
 def _counted(statuses: Mapping[str, int]) -> str:
@@ -154,30 +164,24 @@ def opened(path: Path | None = None) -> Iterator[Ledger]:
         book.close()
 
 
-def find(book: Ledger, choice: Choice, *, marked: bool = True) -> list[Chosen]:
-    """Return the answers that are meant, by who asked; only who has some.
-
-    Args:
-        book: the ledger.
-        choice: which ones.
-        marked: whether those count that are to be asked again already.
-    """
+def find(book: Ledger, choice: Choice) -> list[Chosen]:
+    """Return the answers that are meant, by who asked; only who has some."""
     meant = [(number, name, spec) for number, name, spec, _ in book.askers() if choice.meant(name, spec)]
     if choice.rows is not None:
         for number, name, _ in meant:
             _note_wanted(book.db, choice.rows, number, name)
-    found = [_chosen(book.db, choice, number, spec, marked=marked) for number, _, spec in meant]
+    found = [_chosen(book.db, choice, number, spec) for number, _, spec in meant]
     return [one for one in found if one.taken]
 
 
 def ask_again(book: Ledger, choice: Choice) -> list[Chosen]:
-    """Mark answers, so that they are asked for again; those that are marked already stay as they are."""
-    return _changed(book, choice, marked=False)
+    """Mark answers, so that they are asked for again."""
+    return _changed(book, replace(choice, again=True))
 
 
 def forget(book: Ledger, choice: Choice) -> list[Chosen]:
     """Remove answers; what was paid for them stays counted."""
-    return _changed(book, choice, marked=True, remove=True)
+    return _changed(book, choice, remove=True)
 
 
 def asked_again_since(
@@ -205,12 +209,12 @@ def asked_again_since(
         return {key for key, asker in rows if asker in judged}
 
 
-def _changed(book: Ledger, choice: Choice, *, marked: bool, remove: bool = False) -> list[Chosen]:
+def _changed(book: Ledger, choice: Choice, *, remove: bool = False) -> list[Chosen]:
     book.begin_group()
     try:
-        found = find(book, choice, marked=marked)
+        found = find(book, choice)
         for one in found:
-            condition, values = where(choice, one.asker, marked=marked)
+            condition, values = where(choice, one.asker)
             book.db.execute(
                 "INSERT OR REPLACE INTO asked_again (key, asker, since, open)"  # noqa: S608
                 f" SELECT key, asker, ?, 1 FROM answer WHERE {condition}",
@@ -225,9 +229,9 @@ def _changed(book: Ledger, choice: Choice, *, marked: bool, remove: bool = False
     return found
 
 
-def _chosen(db: Connection, choice: Choice, asker: int, spec: Mapping[str, Any], *, marked: bool) -> Chosen:
+def _chosen(db: Connection, choice: Choice, asker: int, spec: Mapping[str, Any]) -> Chosen:
     before = db.execute("SELECT status, count(*) FROM answer WHERE asker = ? GROUP BY status", (asker,))
-    condition, values = where(choice, asker, marked=marked)
+    condition, values = where(choice, asker)
     taken = db.execute(
         "SELECT status, count(*), total(usd), count(*) - count(usd) FROM answer"  # noqa: S608
         f" WHERE {condition} GROUP BY status",
@@ -243,14 +247,14 @@ def _chosen(db: Connection, choice: Choice, asker: int, spec: Mapping[str, Any],
     )
 
 
-def where(choice: Choice, asker: int, *, marked: bool = True) -> tuple[str, tuple[Any, ...]]:
+def where(choice: Choice, asker: int) -> tuple[str, tuple[Any, ...]]:
     """Return the condition of the answers that :func:`find` found, and the values of its question marks."""
     text = f"asker = ? AND status != '{FAILED}'"
     if choice.statuses:
         text += f" AND status IN ({','.join('?' * len(choice.statuses))})"
     if choice.rows is not None:
         text += " AND answer.key IN (SELECT key FROM temp.wanted)"
-    if not marked:
+    if choice.again:
         text += f" AND NOT {ASKED}"
     return text, (asker, *choice.statuses)
 
