@@ -165,7 +165,8 @@ def ask_judge(
         requests = [_request(base, in_user_turn(question), params) for question in questions]
     values = np.full(len(requests), np.nan)
     why = ""
-    asker = {"kind": "evaluation", "model": server.model, "template": wording.name, "reader": kind}
+    asker = {"kind": "evaluation", "model": server.model, "server": server.identity, "reader": kind}
+    asker["template"] = wording.name
     with open_session(server, progress=for_stream(sys.stderr)) as session:
         for answer in session.ask(requests, reader=reader, asker=asker):
             # What an older reader understood of a stored reply is read again.

@@ -12,6 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from dfilter.cli import main
+from dfilter.errors import SettingsError
+from dfilter.eval.grade import Grade
+from dfilter.eval.judging import Wording, ask_judge
+from dfilter.llm.grades import SCALES, OneOf
+from dfilter.llm.server import Server
 from dfilter.run_folder import read_manifest
 from dfilter.testing import Say, ScriptedServer
 
@@ -136,6 +141,18 @@ def test_a_named_judge_is_one_wherever_it_answers(pool: Path, tmp_path: Path) ->
         assert moved.calls > ROWS
     for command in ("run", "compare"):
         assert "--judge-name" in dfilter(command, "--help")
+
+
+def test_verdicts_of_evaluations_are_exported_by_their_judges_name() -> None:
+    with ScriptedServer("Grade: 4") as server:
+        for name in ("mine", "other"):
+            at = Server("m", base_url=server.url, name=name)
+            question = [{"role": "user", "content": "Grade this."}]
+            ask_judge(at, [question], OneOf(SCALES["likert"], "likert"), Wording("likert", ""))
+    (line,) = out_of("--judge", "mine")
+    told = {"kind": "evaluation", "judge": "m", "server": "mine", "template": "likert", "text": "Grade: 4"}
+    assert told.items() <= line.items()
+    assert (line["value"], line["row"], line["mode"], line["low"]) == (4.0, None, None, None)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "array", "csv", "tsv", "object", "renamed", "messages"])
@@ -269,10 +286,6 @@ def test_an_import_that_cannot_be_meant_is_refused(words: tuple[str, ...], said:
 
 
 def test_an_imported_judge_cannot_be_asked_for_evaluations() -> None:
-    from dfilter.errors import SettingsError
-    from dfilter.eval.grade import Grade
-    from dfilter.llm.server import Server
-
     with pytest.raises(SettingsError, match="cannot be asked"):
         Grade("vicuna", judges=(Server("imported:x"),))
 
