@@ -318,7 +318,7 @@ def test_what_a_model_accepts_is_found_out_once(
             return Say(f"Unsupported parameter: '{refuses}'", status=400, paid=False)
         return Say("4.5", tokens=[{"4": 0.5, "5": 0.5}])
 
-    usual = {"refused": (), "top_logprobs": 20, "limit": "max_tokens", "system": True, "room": 0}
+    usual = {"refused": (), "top_logprobs": 20, "limit": "max_tokens", "system": True, "room": 0, "lead": 0}
     with ScriptedServer(script) as server:
         with Session(quick(server.url)) as session:
             assert {a.status for a in session.ask(requests(5))} == {"ok"}
