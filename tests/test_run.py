@@ -344,6 +344,20 @@ def test_force_makes_it_again(data: Path, tmp_path: Path) -> None:
     assert len(selected(folder)) == 4
 
 
+def test_the_users_files_in_a_run_folder_are_no_part_of_it(data: Path, tmp_path: Path) -> None:
+    request = Request(str(data), "longest", "10", out=tmp_path / "run", force=True)
+    before = files_of(run(request))
+    notes = [tmp_path / "run" / name for name in ("notes.txt", "selected-by-hand.jsonl")]
+    for file in notes:
+        file.write_text("mine")
+    folder = run(request)  # made beside them
+    assert all(file.read_text() == "mine" for file in notes)
+    for file in notes:
+        file.unlink()
+    assert read_manifest(folder)["files"].keys() == {"selected.jsonl", "decisions.parquet", "rejected.jsonl"}
+    assert files_of(folder) == before
+
+
 def test_a_folder_of_other_settings_is_refused_naming_the_setting(data: Path, tmp_path: Path) -> None:
     folder = run(Request(str(data), "longest", "10", out=tmp_path / "run"))
     before = files_of(folder)
