@@ -29,6 +29,7 @@ from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
 from dfilter.selection import select
 from dfilter.selector import ranking
+from dfilter.store import home
 from dfilter.store.disk import claim
 from dfilter.summary import explain, shown_rows, summary
 from dfilter.testing import Heard
@@ -719,6 +720,15 @@ def test_explain_tells_everything_about_one_row(data: Path, tmp_path: Path) -> N
     assert "score_Column_rank" not in explain(folder, "11")
     with pytest.raises(FolderError, match="has no row with id '77'"):
         explain(folder, "77")
+
+
+def test_a_damaged_stored_copy_is_said_when_it_is_shown(data: Path, tmp_path: Path) -> None:
+    folder = run(Request(str(data), "longest", "10", out=tmp_path / "run"))
+    stored = next((home() / "data").glob("*/rows.arrow"))
+    stored.write_bytes(b"spoilt" + stored.read_bytes()[6:])
+    heard = Heard()
+    assert next(iter(shown_rows(folder, "kept", 1, progress=heard)))["response"]
+    assert any("The stored copy" in line and "is damaged" in line for line in heard.lines)
 
 
 def test_what_moved_is_shown_from_where_it_is_now(data: Path, tmp_path: Path) -> None:
