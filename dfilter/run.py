@@ -34,7 +34,7 @@ from dfilter.judged import asked_again
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
-from dfilter.record import RESULTS, manifest, write, write_text
+from dfilter.record import RESULTS, WRITTEN, manifest, write, write_text
 from dfilter.selection import Selection, select
 from dfilter.selector import Budget
 from dfilter.settings import plain
@@ -370,7 +370,7 @@ def _write(ready: Prepared, selection: Selection, seconds: float, progress: Prog
     with progress.stage("writing"):
         write(selection, ready.folder, parquet=ready.table["run"].get("output_format") == "parquet")
     taken = round(seconds + time.monotonic() - started, 3)
-    run_folder.finish(ready.folder, manifest(selection, ready.folder, ready.table, taken))
+    run_folder.finish(ready.folder, manifest(selection, ready.folder, ready.table, taken), WRITTEN)
 
 
 def sample_pool(progress: Progress) -> Path:
