@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,17 @@ def test_verdicts_of_evaluations_are_exported_by_their_judges_name() -> None:
     assert (line["value"], line["row"], line["mode"], line["low"]) == (4.0, None, None, None)
 
 
-@pytest.mark.parametrize("form", ["jsonl", "array", "csv", "tsv", "object", "renamed", "messages"])
+@pytest.mark.parametrize(
+    "form", ["jsonl", "array", "csv", "tsv", "semicolons", "gz", "object", "renamed", "messages"]
+)
 def test_ratings_of_elsewhere_select_and_nobody_is_asked(form: str, pool: Path, tmp_path: Path) -> None:
     scored = [(row(n), RATINGS[n % 5]) for n in range(ROWS)]
-    log, more = tmp_path / f"log.{form if form in {'csv', 'tsv'} else 'json'}", ()
-    if form in {"csv", "tsv"}:
+    suffix = {"jsonl": "jsonl", "csv": "csv", "tsv": "tsv", "semicolons": "csv", "gz": "jsonl.gz"}
+    log, more = tmp_path / f"log.{suffix.get(form, 'json')}", ()
+    marks = {"csv": ",", "tsv": "\t", "semicolons": ";"}
+    if form in marks:
         with log.open("w", newline="") as file:
-            writer = csv.writer(file, delimiter="," if form == "csv" else "\t")
+            writer = csv.writer(file, delimiter=marks[form])
             writer.writerows([("instruction", "output", "rating")])
             writer.writerows((one["instruction"], one["output"], score) for one, score in scored)
     elif form == "object":
@@ -180,7 +185,8 @@ def test_ratings_of_elsewhere_select_and_nobody_is_asked(form: str, pool: Path, 
         lines(log, [{"messages": t, "score": score} for t, (_, score) in zip(turns, scored, strict=True)])
     else:
         made = [one | {"score": score} for one, score in scored]
-        log.write_text(json.dumps(made) if form == "array" else "\n".join(map(json.dumps, made)))
+        text = json.dumps(made) if form == "array" else "\n".join(map(json.dumps, made))
+        log.write_bytes(gzip.compress(text.encode()) if form == "gz" else text.encode())
     said = dfilter("judge", "import", log, "--judge", "chatgpt", *more)
     assert "imported:chatgpt: 30 new ratings, 0 known already, 0 rows not taken" in said
     kept = selected(pool, tmp_path / "run", "imported:chatgpt")
@@ -210,8 +216,8 @@ def test_bad_rows_are_named_with_counts_and_more_than_half_of_them_are_refused(
         "2 rows: its score is no number (line 13, line 15)",
         "1 row: no score (line 14)",
         "1 row: another rating of the same row stands before it (line 16)",
-        "1 row: no object (line 18)",
-        "1 row: no JSON (line 19)",
+        "1 row: it is a list, expected a JSON object (line 18)",
+        "(line 19)",
     ):
         assert line in said
     assert "line 17" in said

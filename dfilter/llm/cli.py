@@ -189,7 +189,7 @@ def export(
 
 
 @judge.command(name="import", cls=Command)
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--judge", "name", metavar="NAME", required=True, help="The judge's name: imported:NAME in strategies."
 )
@@ -221,9 +221,9 @@ def import_(
 ) -> None:  # fmt: skip
     """Take ratings that were made elsewhere; `--judge imported:NAME` then finds them, and nobody is asked.
 
-    FILE has a rating a row: JSONL, a JSON array, a JSON object of id to score, CSV or TSV. Whose it is say
-    the row's texts (in any shape that `run` reads), its id in --data, or its key as exported. Bad rows are
-    named.
+    FILE has a rating a row: JSON, JSONL, CSV or TSV as `run` reads them, or a JSON object of id to score.
+    Whose it is say the row's texts (in any shape that `run` reads), its id in --data, or its key as exported.
+    Bad rows are named.
 
     \b
     Examples:
@@ -245,6 +245,7 @@ def import_(
         mapping=pairs("--map", [part for text in mapping for part in text.split(",")]),
         by=by,
         format=format_,
+        csv=reading["csv"] or "",
         on_bad_rows=reading["on_bad_rows"],
         data=_loaded(**reading),
     )

@@ -57,6 +57,7 @@ class Import:
         by: how rows are found; ``auto`` takes keys where there are some, else texts, else ids.
         format: the shape of the rows' texts.
         data: the rows that ids mean, and that texts must be among.
+        csv: how the fields of CSV are told apart.
         on_bad_rows: ``auto`` refuses a file of which more than half cannot be used, ``keep-going`` takes what
             there is, ``stop`` refuses the first bad row.
     """
@@ -70,6 +71,7 @@ class Import:
     by: By = "auto"
     format: str = "auto"
     data: Dataset | None = None
+    csv: str = ""
     on_bad_rows: str = "auto"
 
     def column(self, role: str, row: Row) -> str:
@@ -167,7 +169,8 @@ def import_ratings(
 def _understood(asked: Import, judge: str, taken: Taken) -> dict[bytes, tuple[str, Stored]]:
     """Return the ratings of a file, and where each stands, by their keys; note what is no rating."""
     listed: list[tuple[str, Row]] = []
-    for place, row in records(asked.file, (asked.mapping.get("score") or ROLES["score"][0], *ROLES["score"])):
+    own = asked.mapping.get("score") or ROLES["score"][0]
+    for place, row in records(asked.file, (own, *ROLES["score"]), asked.csv):
         if isinstance(row, str):
             taken.refuse(row, place, asked)
         else:
