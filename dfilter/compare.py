@@ -42,6 +42,7 @@ from dfilter.comparison import (
     settings_for,
     trainer_of,
 )
+from dfilter.comparison_pool import HELDOUT, misleading
 from dfilter.errors import DFilterError, FolderError
 from dfilter.figures import Figures, cell_folder, renew, selection_folder, training_identity
 from dfilter.identity import bare, digest
@@ -169,6 +170,8 @@ def _request(setting: Setting, place: Place) -> Request:
         seed=place.selection_seed,
         settings=settings_for(setting.plan, place.strategy),
         target=None if place.label in REFERENCES else setting.plan.target,  # they look at none
+        format=setting.reading.get("format", "auto"),
+        mapping=setting.reading.get("mapping", {}),
         out=selection_folder(setting, place),
     )
 
@@ -306,6 +309,8 @@ def _job(
     evaluations = {}
     for entry in setting.evaluations:
         told = setting.protocol["evaluations"][entry.name]
+        if setting.splits[entry.name] and (read_as := misleading(plan.out / HELDOUT, setting.shape)):
+            told = {**told, "read_as": read_as}
         made = registry.create("evaluators", entry.kind, entry.settings)
         against = models.get(made.needs) if isinstance(made, Duel) else None
         theirs = None if against is None else recorded_identity(against.parent)
@@ -313,6 +318,7 @@ def _job(
         evaluations[entry.name] = asdict(entry) | {"identity": identity}
     return {
         "rows": str((selection_folder(setting, place) / "selected.jsonl").absolute()),
+        "reading": dict(setting.shape),
         "seed": place.seed,
         "trainer": plan.trainer,
         "train": trainer_of(plan),

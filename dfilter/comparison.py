@@ -213,6 +213,8 @@ class Setting:
         evaluations: of every cell.
         protocol: what every cell shares.
         splits: by evaluation the share of the data that it is on, or none.
+        reading: how ``data`` is read, where it is a file that the comparison wrote.
+        shape: how files are read that are written of these rows.
     """
 
     plan: Comparison
@@ -220,6 +222,8 @@ class Setting:
     evaluations: Sequence[Evaluation]
     protocol: Mapping[str, Any]
     splits: Mapping[str, Mapping[str, Any] | None]
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    shape: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(plan: Comparison, progress: Progress) -> Setting:
@@ -238,7 +242,8 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
         progress.say(remark)
     given = [named(spec) for spec in plan.evals or _usual_evaluations(plan, place)]
     share = _share(given)
-    aside = {"source": str(plan.out / HELDOUT)}
+    shape = rows.source.reading
+    aside = {"source": str(plan.out / HELDOUT), **shape}
     asked = [replace(one, settings={**one.settings, **aside}) if one.share else one for one in given]
     evaluations = parse_evaluations(asked, plan)
     for made, one in zip(evaluations, given, strict=True):
@@ -253,11 +258,12 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
     _same_protocol(plan, protocol)
     left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
+    reading: Mapping[str, Any] = {}
     if split is not None or left_out or plan.reading:  # whoever reads on knows nothing of options
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])
-        place = written(plan.out, rows, share, left_out, of, progress)
-    return Setting(plan, place, evaluations, protocol, splits)
+        place, reading = written(plan.out, rows, share, left_out, of, progress), shape
+    return Setting(plan, place, evaluations, protocol, splits, reading, shape)
 
 
 def changed(setting: Setting) -> list[str]:
@@ -318,7 +324,8 @@ def _evaluation_identity(made: Evaluation, split: Mapping[str, Any] | None) -> d
     found = component_identity("evaluators", made.kind, made.settings)
     settings = dict(found["settings"])
     if split is not None:
-        settings["source"] = dict(split)  # of the comparison's own data, which the protocol names
+        settings["source"] = dict(split)  # of the comparison's own data, which the protocol names as read
+        settings = {name: value for name, value in settings.items() if name not in {"format", "mapping"}}
     elif isinstance(settings.get("source"), str):  # an evaluator of the user's own may not mark it
         settings["source"] = content(settings["source"])
     return {"kind": found["name"], "version": found["version"], **settings}

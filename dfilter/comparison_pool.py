@@ -15,11 +15,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dfilter.data.dataset import Dataset
+from dfilter.data.ingest import FIRST_ROWS
+from dfilter.data.shapes import detect
 from dfilter.data.write import replacing
 from dfilter.digests import file_sha256
 from dfilter.errors import InputError
@@ -75,6 +79,20 @@ def written(
     told = {"left_out": dict(Counter(left_out.values()))} if left_out else {}
     write_checked(out / SPLIT, {"of": of, "files": _hashes(out, names), **told})
     return str(out / POOL)
+
+
+def misleading(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shape of a file that was written of the data, where its own rows look like another one's.
+
+    Versions that did not tell the reader trained and measured on what they looked like.
+    """
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in islice(lines, FIRST_ROWS)]
+    if not rows or not shape:
+        return {}
+    found = detect(rows)
+    columns = dict(found.columns) | dict(shape["mapping"])
+    return {} if (found.name, found.columns) == (shape["format"], columns) else dict(shape)
 
 
 def _leave_out(out: Path, rows: Dataset, left_out: Mapping[int, str], progress: Progress) -> None:

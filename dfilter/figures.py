@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dfilter import registry
 from dfilter.comparison import Setting
+from dfilter.comparison_pool import misleading
 from dfilter.data import load
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError
@@ -49,12 +50,14 @@ def cell_folder(setting: Setting, place: Place) -> Path:
 def training_identity(setting: Setting, place: Place) -> dict[str, Any]:
     """Return everything that a cell's model depends on; its rows are there."""
     rows = selection_folder(setting, place) / "selected.jsonl"
-    return {
+    found = {
         "rows": {"content": file_sha256(rows)[:SHORT], "named": str(rows)},
         "seed": place.seed,
         "model": setting.protocol["model"],
         "trainer": setting.protocol["trainer"],
     }
+    read_as = misleading(rows, setting.shape)
+    return found | ({"read_as": read_as} if read_as else {})
 
 
 class Figures:
@@ -63,7 +66,7 @@ class Figures:
     def __init__(self, setting: Setting, places: Sequence[Place], progress: Progress) -> None:
         self.setting = setting
         self.random = {p.budget: p for p in places if p.label == "random"}
-        pool = Pool(load(setting.data, progress=progress), progress=progress)
+        pool = Pool(load(setting.data, **setting.reading, progress=progress), progress=progress)
         counter = registry.create("signals", "tokens", {"tokenizer": setting.plan.model})
         self.tokens = pool.signal(counter).astype(np.int64)
         self.prompts = {e.name: _asked(e) for e in setting.evaluations}

@@ -78,7 +78,7 @@ def outlook(plan: Comparison, progress: Progress) -> str:
     """
     with tempfile.TemporaryDirectory(prefix="dfilter-plan-") as folder:
         setting = prepare(replace(plan, out=Path(folder)), progress)
-        rows = load(setting.data, progress=progress)
+        rows = load(setting.data, **setting.reading, progress=progress)
         places = lay_out(plan, opponents(setting), lambda place: _foretold(place, len(rows)))
         found = groups(places, len(rows))
         lines = [*_cells(plan, places, found), *_training(setting, found, rows, progress)]

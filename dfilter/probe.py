@@ -74,6 +74,7 @@ def probe(setting: Setting, rows: Dataset, folder: Path) -> Probe:
         settings = {n: v for n, v in settings.items() if n not in LONGER} | {"epochs": 1.0}
     job = {
         "rows": str(folder / "rows.jsonl"),
+        "reading": dict(setting.shape),
         "seed": 0,
         "trainer": setting.plan.trainer,
         "train": settings,

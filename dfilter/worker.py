@@ -46,7 +46,10 @@ def work(cell: Path) -> None:
     job = json.loads((cell / "job.json").read_text(encoding="utf-8"))
     trainer: Trainer = registry.create("trainers", job["trainer"], job["train"])
     took: dict[str, float] = {}
-    model = _timed(took, "train", lambda: trainer.train(load(job["rows"]), cell / "model", seed=job["seed"]))
+    how = job.get("reading", {})  # as the data was read: alone, its rows may look like those of another shape
+    model = _timed(
+        took, "train", lambda: trainer.train(load(job["rows"], **how), cell / "model", seed=job["seed"])
+    )
     for name, entry in job["evaluations"].items():
         place = cell / RESULTS / f"{name}.json"
         if result_identity(place) == entry["identity"] and not entry.get("anew"):

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.chat import Encoded, Template, render_many
 from dfilter.errors import InputError, SettingsError
-from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN
+from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN, settings_identity
 from dfilter.models import load_causal, lossless_dtype
 from dfilter.textmatch import clusters
-from dfilter.types import EvalResult
+from dfilter.types import EvalResult, Json
 from dfilter.window import readable, vocabulary, window
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from dfilter.data.dataset import Dataset
 
 CPU_TOKENS = 2_048
 GPU_TOKENS = 32_768
@@ -37,6 +39,8 @@ class Heldout:
 
     Attributes:
         source: a file of rows, of any form that training data may have.
+        format: of the rows, as ``dfilter run`` takes it; "auto" finds out.
+        mapping: field to column.
         per: "row": every row counts alike, its value is the mean loss of its answer's tokens; "token":
             every token counts alike, a row's value is its summed loss over the mean number of
             tokens of a row, so that the mean over rows is the loss per token of the whole file.
@@ -48,6 +52,8 @@ class Heldout:
     """
 
     source: Annotated[str, CONTENT]
+    format: str = "auto"
+    mapping: Mapping[str, str] = field(default_factory=dict)
     per: Literal["row", "token"] = "row"
     max_tokens: int = 2_048
     template: Annotated[Template, SHOWN] = "auto"
@@ -63,11 +69,19 @@ class Heldout:
                 f"max_tokens = {self.max_tokens}; a prompt and an answer need more than that."
             )
 
-    def asked(self) -> list[str]:
-        """Return the prompts, to be looked for in training rows."""
+    def identify(self) -> Mapping[str, Json]:
+        """Return what its values depend on; the contents alone where the shape is found out from them."""
+        found_out = [name for name in ("format", "mapping") if getattr(self, name) in ("auto", {})]
+        return settings_identity(self, but=found_out)
+
+    def _rows(self) -> Dataset:
         from dfilter.data.loading import load
 
-        return [row.prompt for row in load(self.source)]
+        return load(self.source, format=self.format, mapping=self.mapping)
+
+    def asked(self) -> list[str]:
+        """Return the prompts, to be looked for in training rows."""
+        return [row.prompt for row in self._rows()]
 
     def check(self) -> None:
         """Read the rows, before there is a model.
@@ -75,9 +89,7 @@ class Heldout:
         Raises:
             InputError: none has an answer.
         """
-        from dfilter.data.loading import load
-
-        if not any(row.response.strip() for row in load(self.source)):
+        if not any(row.response.strip() for row in self._rows()):
             raise InputError(f"No row of {self.source} has an answer, whose loss could be measured.")
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
@@ -89,9 +101,7 @@ class Heldout:
         Raises:
             InputError: no row has a value.
         """
-        from dfilter.data.loading import load
-
-        rows = list(load(self.source))
+        rows = list(self._rows())
         sums, tokens, lacking = self._losses(rows, model)
         counted = tokens > 0
         if not counted.any():

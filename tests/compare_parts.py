@@ -120,3 +120,13 @@ class Versus(Near):
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         ours, theirs = (super(Versus, self).evaluate(m, seed=seed) for m in (model, Path(self.opponent)))
         return replace(ours, values=ours.values - theirs.values)
+
+
+@dataclass(frozen=True)
+class Noting(Mean):
+    """The same, and writes down what it was given."""
+
+    def train(self, rows: Sequence[Example], out: Path, *, seed: int) -> Path:
+        made = super().train(rows, out, seed=seed)
+        (made / "texts.json").write_text(json.dumps([[row.prompt, row.response] for row in rows]))
+        return made

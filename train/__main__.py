@@ -5,7 +5,7 @@
     accelerate launch -m dfilter.train JOB.json
 
 JOB.json holds ``train`` (settings of :class:`~dfilter.train.trainer.FineTune`), ``rows`` (a data file),
-``out`` and ``seed``.
+``out`` and ``seed``; ``reading`` where the file's shape is not to be guessed (``format`` and ``mapping``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
         raise SettingsError("Name one job file: python -m dfilter.train JOB.json")
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     trainer: FineTune = build(FineTune, job.get("train", {}), "train")
-    trainer.train(load(job["rows"]), Path(job["out"]), seed=int(job.get("seed", 0)))
+    trainer.train(load(job["rows"], **job.get("reading", {})), Path(job["out"]), seed=int(job.get("seed", 0)))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,18 @@ class Source:
     duplicate_ids: int = 0
     notes: Sequence[str] = ()
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How :func:`dfilter.data.load` reads a file of these rows as they were read.
+
+        Some of them may look like rows of another shape, so that in a file of their own they would be taken
+        for those. Nothing for rows that have no columns, being Examples.
+        """
+        columns = dict(self.columns)
+        if columns.get("system") == "system":  # unless it is named, a value that is no text is no system
+            del columns["system"]
+        return {"format": self.shape, "mapping": columns} if columns else {}
+
     def as_json(self) -> dict[str, Any]:
         """Return the source as JSON."""
         return asdict(self)
