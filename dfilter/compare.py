@@ -7,7 +7,7 @@
       left_out.jsonl      what the model cannot be trained on, with the reason (only when there is any)
       selections/…        run folders, one a strategy, budget and selection seed
       cells/…             one a strategy, budget and seed: job.json, identity.json, log.txt, model/,
-                          results/, cell.json
+                          trained.json, results/, cell.json
       split.json          which rows were set aside, and the hashes of the two files
       leaderboard.json    and .md, .csv: the table of the last run
 

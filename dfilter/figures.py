@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from dfilter.errors import FolderError
 from dfilter.evaluations import Evaluation
 from dfilter.identity import SHORT, bare
 from dfilter.leaderboard.cells import (
+    CELL,
     Cell,
     chance_overlap,
     misplaced,
@@ -32,8 +32,9 @@ from dfilter.places import Place
 from dfilter.pool import Pool
 from dfilter.run_folder import lasting, read_manifest, recorded_identity
 from dfilter.selector import Budget
-from dfilter.store.disk import read_text
+from dfilter.store.seal import read_checked
 from dfilter.textmatch import contaminated
+from dfilter.trained import kept, said
 from dfilter.types import Asking, Progress
 
 
@@ -72,16 +73,24 @@ class Figures:
         self.prompts = {e.name: _asked(e) for e in setting.evaluations}
         self.rows = pool.rows
 
-    def of_cell(self, cell: Path, place: Place) -> dict[str, Any]:
-        """Return all of a cell but its results and why it failed, by the names of :class:`Cell`."""
-        trained = _training(cell / "model" / "training.json")
+    def of_cell(self, cell: Path, place: Place, held: Cell | None = None) -> dict[str, Any]:
+        """Return all of a cell but its results and why it failed, by the names of :class:`Cell`.
+
+        Args:
+            cell: its folder.
+            place: which cell it is.
+            held: the cell as it was written, where it is whole and this one.
+        """
+        trained = kept(cell)
+        if trained is None:  # an earlier version did not keep it
+            trained = said(cell) if held is None else {name: getattr(held, name) for name in of_training({})}
         budget = Budget.parse(place.keep) if place.keep else None
         return {
             "strategy": place.label,
             "budget": place.budget,
             "seed": place.seed,
             "wanted": int(budget.amount) if budget and budget.unit == "rows" else None,
-            **of_training(trained),
+            **trained,
             "protocol": self.setting.protocol,
             **self._of_rows(place),
         }
@@ -138,15 +147,6 @@ def _asked(entry: Evaluation) -> Sequence[str]:
     return made.asked() if isinstance(made, Asking) else ()
 
 
-def _training(file: Path) -> dict[str, Any]:
-    """Return what a trainer says of its training; nothing where it says nothing that can be read."""
-    try:
-        told = json.loads(read_text(file))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
-
-
 def renew(places: Sequence[Place], figures: Figures) -> None:
     """Write the figures of all cells anew that say something else than is so now.
 
@@ -160,10 +160,12 @@ def renew(places: Sequence[Place], figures: Figures) -> None:
             there = read_cell(cell)
             if bare(recorded_identity(cell)) != bare(training_identity(figures.setting, place)):
                 continue  # it is refused or made anew, or is no cell of ours
-            here = replace(there, **figures.of_cell(cell, place))
+            anothers = _is_anothers(cell, there)
+            held = None if anothers or read_checked(cell / CELL) is None else there
+            here = replace(there, **figures.of_cell(cell, place, held))
         except (FolderError, FileNotFoundError):  # absent, or damaged and made anew
             continue
-        if _is_anothers(cell, there):
+        if anothers:
             here = replace(here, failed="")
         if not same_figures(cell, here):
             write_cell(cell, replace(here, results={}))

@@ -2,12 +2,12 @@
 
     python -m dfilter.worker [--child-of=PID] CELL [FILE.py ...]
 
-reads CELL/job.json and leaves CELL/model, CELL/results/NAME.json, and CELL/timings.json with the seconds
-that each took. Code is loaded from the named files alone, whatever the job says. What is finished is not
-done again: the trainer continues from its last checkpoint, an evaluation that has the result of the
-asked-for identity is skipped, unless its judges are to be asked again. It ends with the process of that
-id, however that ends, and a second worker of a cell waits for the first: else a comparison that was killed
-would write into the one after it.
+reads CELL/job.json and leaves CELL/model, CELL/trained.json, CELL/results/NAME.json, and CELL/timings.json
+with the seconds that each took. Code is loaded from the named files alone, whatever the job says. What is
+finished is not done again: the trainer continues from its last checkpoint, an evaluation that has the
+result of the asked-for identity is skipped, unless its judges are to be asked again. It ends with the
+process of that id, however that ends, and a second worker of a cell waits for the first: else a comparison
+that was killed would write into the one after it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
 from dfilter.plaintext import guard_reports, say_error
 from dfilter.store.disk import claim, write_json
+from dfilter.trained import keep
 from dfilter.types import Duel, Evaluator, Trainer
 
 TIMINGS = "timings.json"
@@ -50,6 +51,7 @@ def work(cell: Path) -> None:
     model = _timed(
         took, "train", lambda: trainer.train(load(job["rows"], **how), cell / "model", seed=job["seed"])
     )
+    keep(cell)
     for name, entry in job["evaluations"].items():
         place = cell / RESULTS / f"{name}.json"
         if result_identity(place) == entry["identity"] and not entry.get("anew"):

@@ -15,6 +15,8 @@ from dfilter.comparison import Comparison
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cells
+from dfilter.store.seal import seal
+from dfilter.trained import keep, kept, said
 from dfilter.types import EvalResult
 
 
@@ -126,3 +128,41 @@ def test_files_that_no_job_asked_for_are_no_results(
     compare(plan)
     assert leaderboard(read_cells(plan.out)).render("json") == before
     assert (folder / "results" / "notes.json").read_text() == "mine, and no JSON"
+
+
+def edited(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("lost", [None, "cell.json", "trained.json"])
+def test_what_became_of_a_finished_trainings_own_file_is_in_no_table(
+    plan: Comparison, lost: str | None
+) -> None:
+    plan = replace(plan, references=())
+    (right,) = compare(plan)
+    cell = plan.out / "cells" / "lima-8-seed0"
+    edited(
+        cell / "model" / "training.json", f'"trained_tokens": {right.trained_tokens}', '"trained_tokens": 7'
+    )
+    if lost:
+        (cell / lost).write_text("{}")
+    compare(plan)
+    (again,) = read_cells(plan.out)
+    assert (again.trained_tokens, again.train_seconds) == (right.trained_tokens, right.train_seconds)
+
+
+def test_a_training_that_was_sealed_and_changed_since_says_nothing(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "training.json").write_text('{"trained_tokens": 5, "seconds": NaN}')
+    seal(model, "a training", into="done")
+    keep(tmp_path)
+    assert (kept(tmp_path) or {})["trained_tokens"] == 5
+    assert (kept(tmp_path) or {})["train_seconds"] is None
+    edited(model / "training.json", "5", "7")
+    assert said(tmp_path)["trained_tokens"] is None
+    keep(tmp_path)
+    assert (kept(tmp_path) or {})["trained_tokens"] == 5

@@ -20,7 +20,6 @@ from dfilter.data.dataset import Dataset
 from dfilter.errors import FolderError
 from dfilter.progress import Silent
 from dfilter.store.seal import read_checked, write_checked
-from dfilter.worker import work
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 
@@ -46,11 +45,7 @@ KINDS = {"pairs": both_pairs, "preferences": preferences}
 
 
 @pytest.fixture(params=KINDS)
-def plan(
-    request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: Callable[..., Comparison]
-) -> Any:
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    monkeypatch.setattr("dfilter.compare.train_and_evaluate", lambda cell: work(cell) or "")
+def plan(request: Any, tmp_path: Path, in_process: None, cheap: Callable[..., Comparison]) -> Any:
     rows = [KINDS[request.param](number) for number in range(60)]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))

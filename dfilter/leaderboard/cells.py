@@ -132,8 +132,8 @@ def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
         "metric": result.metric,
         "higher_is_better": result.higher_is_better,
         "prompts": list(result.prompts),
-        "values": _plain(result.values.tolist()),
-        "facts": _plain(result.facts),
+        "values": without_nan(result.values.tolist()),
+        "facts": without_nan(result.facts),
         "identity": identity,
     }
     _write(path, text)
@@ -170,7 +170,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
     """Write ``cell.json`` and the results it holds."""
     for name, result in cell.results.items():
         write_result(folder / RESULTS / f"{name}.json", result)
-    _write(folder / CELL, _plain(asdict(replace(cell, results={}))))
+    _write(folder / CELL, without_nan(asdict(replace(cell, results={}))))
 
 
 def read_cell(folder: Path) -> Cell:
@@ -201,7 +201,7 @@ def folder_name(strategy: str, budget: str, seed: int) -> str:
 
 def same_figures(folder: Path, cell: Cell) -> bool:
     """Return whether ``cell.json`` is whole and says what a cell says, its results aside."""
-    here = json.loads(json.dumps(_plain(asdict(replace(cell, results={})))))
+    here = json.loads(json.dumps(without_nan(asdict(replace(cell, results={})))))
     return bool(read_checked(folder / CELL) == here)
 
 
@@ -339,14 +339,14 @@ def _refuse_foreign_results(folder: Path) -> None:
             raise FolderError(f"{path} {why}; run the comparison again to mend it.")
 
 
-def _plain(value: Any) -> Any:
-    """JSON without NaN."""
+def without_nan(value: Any) -> Any:
+    """Return a value as JSON says it, numbers that are none as null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): without_nan(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return without_nan(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -59,6 +59,13 @@ def flaw(folder: Path, name: str, into: str = "seal.json") -> str:
     return next(filter(None, found), "")
 
 
+def differs(folder: Path, path: str, into: str = "seal.json") -> bool:
+    """Return whether a file is not what a folder's seal says; without a seal nobody knows."""
+    held = read_checked(folder / into)
+    listed = held.get("files", {}).get(path) if held else None
+    return listed is not None and bool(_difference(folder, path, *listed))
+
+
 def _difference(folder: Path, path: str, size: int, checksum: int) -> str:
     try:
         state = (folder / path).stat()
