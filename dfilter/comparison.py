@@ -27,7 +27,7 @@ from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import meant
 from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
-from dfilter.store.disk import discard, read_text
+from dfilter.store.disk import discard
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
 from dfilter.types import Progress, Rating
@@ -477,7 +477,7 @@ def recorded_margin(folders: Sequence[Path]) -> float | None:
     """Return the margin that the comparisons were started with.
 
     Raises:
-        FolderError: they had different ones.
+        FolderError: they had different ones, or what they wrote down is damaged.
     """
     files = [file for folder in folders for file in folder.rglob(PROTOCOL)]
     found = {_margin(file) for file in files}
@@ -489,10 +489,11 @@ def recorded_margin(folders: Sequence[Path]) -> float | None:
 
 
 def _margin(file: Path) -> float | None:
-    try:
-        found: float | None = json.loads(read_text(file)).get("margin")
-    except (OSError, ValueError, AttributeError) as error:
+    held = read_checked(file)
+    if held is None:
         raise FolderError(
-            f"{file} cannot be read ({error}); run the comparison again with --force."
-        ) from error
+            f"{file} is damaged: it is not what was written when the comparison was started. Run the comparison "
+            "again with --force, which writes it anew."
+        )
+    found: float | None = held.get("margin")
     return found

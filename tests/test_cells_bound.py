@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dfilter.compare import compare
-from dfilter.comparison import Comparison
+from dfilter.comparison import Comparison, recorded_margin
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cells
@@ -166,3 +166,18 @@ def test_a_training_that_was_sealed_and_changed_since_says_nothing(tmp_path: Pat
     assert said(tmp_path)["trained_tokens"] is None
     keep(tmp_path)
     assert (kept(tmp_path) or {})["trained_tokens"] == 5
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_margin_is_taken_only_as_it_was_written(plan: Comparison) -> None:
+    plan = replace(plan, margin=0.25, references=())
+    compare(plan)
+    assert recorded_margin([plan.out]) == 0.25
+    edited(plan.out / "protocol.json", '"margin": 0.25', '"margin": 0.75')
+    with pytest.raises(FolderError, match=r"protocol\.json is damaged.*with --force"):
+        recorded_margin([plan.out])
+    (plan.out / "protocol.json").write_text('{"margin": 0.75}')
+    with pytest.raises(FolderError, match=r"protocol\.json is damaged"):
+        recorded_margin([plan.out])
+    compare(replace(plan, force=True))
+    assert recorded_margin([plan.out]) == 0.25
