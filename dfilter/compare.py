@@ -27,7 +27,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dfilter import registry
+from dfilter import own_code, registry
 from dfilter import strategy as strategies
 from dfilter.comparison import (
     LAID_OUT,
@@ -73,7 +73,7 @@ from dfilter.run_folder import (
 from dfilter.store.disk import claim, discard, disk_errors, write_json
 from dfilter.store.seal import write_checked
 from dfilter.types import Duel, Progress
-from dfilter.worker import CHILD_OF
+from dfilter.worker import CHILD_OF, LOOK_IN
 
 
 def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
@@ -331,7 +331,8 @@ def train_and_evaluate(cell: Path) -> str:
     """Run the worker; return why it failed, or nothing."""
     # -P: the folder that the user stands in is no place to import from.
     command = [sys.executable, "-P", "-m", "dfilter.worker", f"{CHILD_OF}{os.getpid()}", str(cell)]
-    command += map(str, registry.allowed_code())
+    allowed = registry.allowed_code()
+    command += [*(f"{LOOK_IN}{folder}" for folder in own_code.roots(allowed)), *map(str, allowed)]
     if not (cell / "log.txt").is_file():
         discard(cell / "log.txt")  # a link that leads nowhere, a pipe
     with (cell / "log.txt").open("a", encoding="utf-8") as log:

@@ -492,8 +492,8 @@ def _margin(file: Path) -> float | None:
     held = read_checked(file)
     if held is None:
         raise FolderError(
-            f"{file} is damaged: it is not what was written when the comparison was started. Run the comparison "
-            "again with --force, which writes it anew."
+            f"{file} is damaged: it is not what was written when the comparison was started. Run the "
+            "comparison again with --force, which writes it anew."
         )
     found: float | None = held.get("margin")
     return found

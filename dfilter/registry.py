@@ -19,14 +19,14 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 from dfilter.digests import json_digest
 from dfilter.errors import SettingsError, UnknownNameError
+from dfilter.own_code import Source, loading
 from dfilter.settings import build
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
@@ -189,13 +189,6 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return found
 
 
-class _Source(SourceFileLoader):
-    """Compiles the file that was allowed and hashed; what lies in a __pycache__ beside it is anybody's."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.get_filename(fullname)), self.path)
-
-
 def _from_file(place: str) -> type:
     file, _, attribute = place.rpartition(":")
     path = Path(file)
@@ -203,13 +196,16 @@ def _from_file(place: str) -> type:
         raise SettingsError(f"There is no file {file} (asked for as {place}).")
     refuse_code([file])
     name = f"{LOCAL}{path.stem}_{json_digest(str(path.absolute()))}"  # two files may have one name
-    loader = _Source(name, str(path))
+    loader = Source(name, str(path))
     spec = ModuleSpec(name, loader, origin=str(path))
     spec.has_location = True
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        loader.exec_module(module)
+        with loading(path):
+            loader.exec_module(module)
+    except SettingsError:
+        raise
     except Exception as error:
         raise SettingsError(f"{file} cannot be imported: {type(error).__name__}: {error}.") from error
     classes = [

@@ -1,13 +1,14 @@
 """One cell of a comparison in a process of its own: train, then evaluate.
 
-    python -m dfilter.worker [--child-of=PID] CELL [FILE.py ...]
+    python -m dfilter.worker [--child-of=PID] CELL [--look-in=DIR ...] [FILE.py ...]
 
 reads CELL/job.json and leaves CELL/model, CELL/trained.json, CELL/results/NAME.json, and CELL/timings.json
-with the seconds that each took. Code is loaded from the named files alone, whatever the job says. What is
-finished is not done again: the trainer continues from its last checkpoint, an evaluation that has the
-result of the asked-for identity is skipped, unless its judges are to be asked again. It ends with the
-process of that id, however that ends, and a second worker of a cell waits for the first: else a comparison
-that was killed would write into the one after it.
+with the seconds that each took. Code is loaded from the named files alone, whatever the job says, and what
+they import of the user's own is looked for beside them and in the named folders. What is finished is not
+done again: the trainer continues from its last checkpoint, an evaluation that has the result of the asked-
+for identity is skipped, unless its judges are to be asked again. It ends with the process of that id,
+however that ends, and a second worker of a cell waits for the first: else a comparison that was killed
+would write into the one after it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dfilter import registry
+from dfilter import own_code, registry
 from dfilter.data import load
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
@@ -34,6 +35,7 @@ from dfilter.types import Duel, Evaluator, Trainer
 
 TIMINGS = "timings.json"
 CHILD_OF = "--child-of="
+LOOK_IN = "--look-in="
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that we get when our parent is gone
 T = TypeVar("T")
 
@@ -94,7 +96,8 @@ if __name__ == "__main__":
         words = sys.argv[1:]
         if words[0].startswith(CHILD_OF):
             _end_with(int(words.pop(0).removeprefix(CHILD_OF)))
-        registry.allow_code(*words[1:])
+        own_code.look_in(*(word.removeprefix(LOOK_IN) for word in words[1:] if word.startswith(LOOK_IN)))
+        registry.allow_code(*(word for word in words[1:] if not word.startswith(LOOK_IN)))
         with claim(Path(words[0]) / ".claim", wait=True):
             work(Path(words[0]))
     except DFilterError as error:

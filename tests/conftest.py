@@ -138,6 +138,7 @@ def padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_code_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfilter.registry._allowed", set())
+    monkeypatch.setattr("dfilter.own_code._places", {})
 
 
 @pytest.fixture(autouse=True)
