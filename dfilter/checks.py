@@ -1,12 +1,13 @@
 """The filter contract as an executable suite: ``dfilter check NAME``, and a test over every built-in.
 
-A check says passed, skipped with a reason, or FAILED with what was seen.
+A check says passed, skipped with a reason, warning or FAILED with what was seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 import typing
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class Outcome:
     """What one check found."""
 
     name: str
-    state: Literal["passed", "skipped", "FAILED"]
+    state: Literal["passed", "skipped", "warning", "FAILED"]
     detail: str = ""
 
 
@@ -48,6 +49,10 @@ class _Broken(Exception):  # noqa: N818 - a finding, not an error of the program
 
 class _Skipped(Exception):  # noqa: N818
     """The check does not apply; the text says why."""
+
+
+class _Doubtful(Exception):  # noqa: N818
+    """The contract is kept, and yet; the text says what."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def _outcome(title: str, check: Any, trial: Trial) -> Outcome:
         check(trial)
     except _Skipped as why:
         return Outcome(title, "skipped", str(why))
+    except _Doubtful as why:
+        return Outcome(title, "warning", str(why))
     except _Broken as why:
         return Outcome(title, "FAILED", str(why))
     except DFilterError as error:
@@ -136,6 +143,25 @@ def _settings_are_frozen(trial: Trial) -> None:
         raise _Broken(f"{kind.__name__} is a dataclass that is not frozen")
     if replace(made) != made:
         raise _Broken("the same settings make two filters that are not equal")
+
+
+def _files_are_marked(trial: Trial) -> None:
+    made: Any = trial.filter
+    counted = marks(type(made)) if dataclasses.is_dataclass(made) else {}
+    values = {name: getattr(made, name) for name, mark in counted.items() if mark is None}
+    if found := [f"{name} = {str(value)!r}" for name, value in values.items() if _names_a_file(value)]:
+        raise _Doubtful(
+            f"{', '.join(found)} names a file, and what is stored does not follow what that says. Mark the "
+            "setting, Annotated[str, dfilter.identity.CONTENT], to know the file by its contents"
+        )
+
+
+def _names_a_file(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_names_a_file(item) for item in value)
+    if not isinstance(value, str | Path) or not str(value):
+        return False
+    return os.path.isfile(os.path.expanduser(value))  # noqa: PTH111, PTH113 - a text may be too long for Path
 
 
 def _every_row_has_a_score(trial: Trial) -> None:
@@ -239,6 +265,7 @@ def _another(value: Any, hint: Any) -> Any:
 
 CHECKS = {
     "settings are fields of a frozen dataclass": _settings_are_frozen,
+    "settings that name files are marked": _files_are_marked,
     "every row gets one score, finite or NaN": _every_row_has_a_score,
     "rows are untouched": _rows_are_untouched,
     "the same seed gives the same bytes": _same_seed_same_bytes,

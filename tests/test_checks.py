@@ -289,3 +289,42 @@ def test_an_exception_is_a_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = tried(Raises(), tmp_path)
     assert len(found) == len(checks.CHECKS)
     assert found["every row gets one score, finite or NaN"].detail == "KeyError: 'surprise'"
+
+
+FILES = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+import numpy as np
+from dfilter import Scores
+from dfilter.identity import CONTENT
+
+@dataclass(frozen=True)
+class Listed:
+    words: {hint} = "words.txt"
+    more: tuple[str, ...] = ()
+    name: str = "words"
+    def score(self, pool):
+        return Scores(np.zeros(len(pool.rows)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("hint", "settings", "state"),
+    [
+        ("str", (), "warning"),
+        ("Path", (), "warning"),
+        ("Annotated[str, CONTENT]", (), "passed"),
+        ("str", ("words=absent.txt",), "passed"),
+        ("Annotated[str, CONTENT]", ('more=["x", "words.txt"]',), "warning"),
+    ],
+)
+def test_a_file_that_is_named_and_not_marked_is_warned_of(
+    hint: str, settings: Sequence[str], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("so")
+    Path("listed.py").write_text(FILES.format(hint=hint))
+    found = outcomes("listed.py:Listed", settings)["settings that name files are marked"]
+    assert found.state == state
+    assert (state == "passed") == ("CONTENT" not in found.detail)
