@@ -18,6 +18,7 @@ Each training runs in a process of its own; one that fails is reported and the o
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,7 +31,6 @@ from typing import Any
 from dfilter import own_code, registry
 from dfilter import strategy as strategies
 from dfilter.comparison import (
-    LAID_OUT,
     MADE_HERE,
     REFERENCES,
     Comparison,
@@ -48,6 +48,7 @@ from dfilter.figures import Figures, cell_folder, renew, selection_folder, train
 from dfilter.identity import bare, digest
 from dfilter.judged import verdicts_asked_again
 from dfilter.leaderboard.cells import (
+    LAID_OUT,
     RESULTS,
     Cell,
     read_cell,
@@ -56,6 +57,7 @@ from dfilter.leaderboard.cells import (
     stale,
     write_cell,
 )
+from dfilter.leaderboard.jobs import JOB
 from dfilter.leaderboard.trainings import alike
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.places import Entry, Place, Size, entries, lay_out, opponent
@@ -70,8 +72,8 @@ from dfilter.run_folder import (
     read_manifest,
     recorded_identity,
 )
-from dfilter.store.disk import claim, discard, disk_errors, write_json
-from dfilter.store.seal import write_checked
+from dfilter.store.disk import claim, discard, disk_errors
+from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Duel, Progress
 from dfilter.worker import CHILD_OF, LOOK_IN
 
@@ -247,11 +249,14 @@ def _finish(
     for name, entry in job["evaluations"].items():
         judges = {judge["model"] for judge in entry["settings"].get("judges", ())}
         entry["anew"] = verdicts_asked_again(cell / RESULTS / f"{name}.json", judges)
+    job = json.loads(json.dumps(job))
     if _is_finished(cell, job):
+        if read_checked(cell / JOB) != job:  # damaged, another cell's, or an earlier version's
+            write_checked(cell / JOB, job)
         return
     cell.mkdir(parents=True, exist_ok=True)
     write_checked(cell / IDENTITY, {"identity": training})
-    write_json(cell / "job.json", job)
+    write_checked(cell / JOB, job)
     failed = train_and_evaluate(cell)
     clauses = changed(setting)
     if clauses:  # of this cell nobody knows what it was made with

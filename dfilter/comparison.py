@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
-from dfilter.leaderboard.cells import Cell
+from dfilter.leaderboard.cells import LAID_OUT, Cell
 from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
@@ -38,7 +37,6 @@ PROTOCOL = "protocol.json"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
 MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
-LAID_OUT = re.compile(r"(.+-.+)-seed[0-9]+")  # the names of all of ours
 SPLIT_VERSION = 2  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 

@@ -18,14 +18,14 @@ from dfilter import registry
 from dfilter.errors import FolderError, InputError, SettingsError, suggest
 from dfilter.human import Pair, item_of, read_lines, read_sheet, write_sheet
 from dfilter.identity import digest
-from dfilter.leaderboard.cells import CELL, RESULTS, Cell, read_cell, refuse_stale, write_result
+from dfilter.leaderboard.cells import CELL, PEOPLE, RESULTS, Cell, read_cell, refuse_stale, write_result
+from dfilter.leaderboard.jobs import JOB
 from dfilter.plaintext import safe_name
 from dfilter.run_folder import recorded_identity
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Progress
 
 SHEETS = "sheets"
-JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -230,4 +230,4 @@ def _trained(ours: Path, theirs: Path) -> str:
 
 
 def _result_name(asked: Export) -> str:
-    return safe_name(f"people-{Path(asked.source).stem}-{asked.against}")
+    return safe_name(f"{PEOPLE}{Path(asked.source).stem}-{asked.against}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from dfilter.compare import compare
 from dfilter.comparison import Comparison, recorded_margin
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
-from dfilter.leaderboard.cells import Cell, read_cells
+from dfilter.leaderboard.cells import Cell, read_cells, write_result
 from dfilter.store.seal import seal
 from dfilter.trained import keep, kept, said
 from dfilter.types import EvalResult
+from dfilter.worker import work
 
 
 @pytest.fixture
@@ -113,10 +115,8 @@ def test_a_row_of_several_sizes_is_refused() -> None:
         leaderboard([*cells, replace(cells[0], seed=2, against="16")])
 
 
-def test_files_that_no_job_asked_for_are_no_results(
-    tmp_path: Path, cheap: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+@pytest.mark.usefixtures("in_process")
+def test_files_that_no_job_asked_for_are_no_results(tmp_path: Path, cheap: Callable[..., Comparison]) -> None:
     plan = cheap(tmp_path, seeds=1)
     compare(plan)
     before = leaderboard(read_cells(plan.out)).render("json")
@@ -181,3 +181,92 @@ def test_a_margin_is_taken_only_as_it_was_written(plan: Comparison) -> None:
         recorded_margin([plan.out])
     compare(replace(plan, force=True))
     assert recorded_margin([plan.out]) == 0.25
+
+
+# What a cell lacks
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, cheap: Callable[..., Comparison]) -> Comparison:
+    """A comparison that is over, of three seeds; tests take a copy."""
+    folder = tmp_path_factory.mktemp("done")
+    plan = cheap(folder, references=("random",), seeds=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DFILTER_HOME", str(folder / "home"))
+        patch.setenv("CALLS", str(folder / "calls"))
+        patch.setattr("dfilter.compare.train_and_evaluate", lambda cell: work(cell) or "")
+        compare(plan)
+    return plan
+
+
+@pytest.fixture
+def copy(done: Comparison, tmp_path: Path, in_process: None) -> Comparison:
+    shutil.copytree(done.out, tmp_path / "out")
+    return replace(done, out=tmp_path / "out")
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def holding(text: str) -> Callable[[Path], object]:
+    return lambda file: file.write_text(text)
+
+
+LACKS = {
+    "no job": ("job.json", gone),
+    "a job without evaluations": ("job.json", holding('{"evaluations": {}}')),
+    "no result": ("results/near.json", gone),
+    "no cell": ("cell.json", gone),
+}
+
+
+@pytest.mark.parametrize("case", LACKS)
+def test_a_cell_that_lacks_something_is_named_under_the_table_and_mended(copy: Comparison, case: str) -> None:
+    name, damage = LACKS[case]
+    right = leaderboard(read_cells(copy.out)).render("json")
+    damage(copy.out / "cells" / "lima-8-seed1" / name)
+    board = leaderboard(read_cells(copy.out))
+    (said,) = board.failed
+    assert said.startswith("lima at 8, seed 1: ")
+    assert said.endswith("run the comparison again")
+    assert {row.strategy: len(row.seeds) for row in board.rows} == {"lima": 2, "random": 3}
+    assert leaderboard(compare(copy)).render("json") == right
+    assert leaderboard(read_cells(copy.out)).render("json") == right
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"evaluations": [1]}', '{"evaluations": {"near": "x"}}', '{"rows": 3}']
+)
+def test_a_damaged_job_is_refused_in_a_sentence(copy: Comparison, text: str) -> None:
+    job = copy.out / "cells" / "lima-8-seed1" / "job.json"
+    job.write_text(text)
+    with pytest.raises(FolderError, match=r"job\.json is damaged.*run the comparison again to mend it"):
+        read_cells(copy.out)
+
+
+@pytest.mark.parametrize("other", ["random-8-seed1/job.json", "lima-8-seed1/cell.json"])
+def test_a_job_that_is_not_the_cells_is_mended(copy: Comparison, other: str) -> None:
+    right = leaderboard(read_cells(copy.out)).render("json")
+    job = copy.out / "cells" / "lima-8-seed1" / "job.json"
+    job.write_bytes((copy.out / "cells" / other).read_bytes())
+    with pytest.raises(FolderError, match="run the comparison again to mend it"):
+        read_cells(copy.out)
+    compare(copy)
+    assert leaderboard(read_cells(copy.out)).render("json") == right
+
+
+def test_a_copy_among_the_cells_is_named(copy: Comparison) -> None:
+    cells = copy.out / "cells"
+    shutil.copytree(cells / "lima-8-seed1", cells / "lima-8-seed1-backup")
+    with pytest.raises(FolderError, match=r"lima-8-seed1-backup is no cell .* Move it away"):
+        read_cells(copy.out)
+    compare(copy)
+    (cells / "lima-8-seed1-backup").rename(copy.out.with_name("backup"))
+    assert len(read_cells(copy.out)) == 6
+
+
+def test_what_people_said_is_in_the_table(copy: Comparison) -> None:
+    found = EvalResult(["a", "b"], np.array([0.0, 1.0]), "win rate, by people", higher_is_better=True)
+    write_result(copy.out / "cells" / "lima-8-seed1" / "results" / "people-a-random.json", found, "theirs")
+    assert sum("people-a-random" in cell.results for cell in read_cells(copy.out)) == 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,20 @@ import numpy as np
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
 from dfilter.identity import bare
+from dfilter.leaderboard.jobs import JOB, asked_of, job_of, read_object
 from dfilter.plaintext import safe_name
 from dfilter.run_folder import lasting
-from dfilter.store.disk import read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 CELL = "cell.json"
 RESULTS = "results"
+PEOPLE = "people-"  # how the names of results begin that a sheet brought, which no job asks for
+LAID_OUT_IN = "cells"
+LAID_OUT = re.compile(r"(.+-.+)-seed[0-9]+")  # the names of all folders of a comparison's own
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +155,7 @@ def read_result(path: Path) -> EvalResult:
     Raises:
         FolderError: the file is absent or is not such a result.
     """
-    data = _read(path)
+    data = read_object(path)
     try:
         values = np.array([math.nan if v is None else v for v in data["values"]], dtype=np.float64)
         result = EvalResult(
@@ -174,20 +178,22 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(folder: Path) -> Cell:
-    """Read a cell with the results that its job asked for; without a job, all that its folder holds.
+    """Read a cell with the results that its job asked for; one that was made by hand, with all it holds.
 
     Raises:
         FolderError: the folder holds no cell, or one of another version.
     """
-    data = _read(folder / CELL)
+    data = read_object(folder / CELL)
     known = {f.name for f in fields(Cell)}
     if not {"strategy", "budget", "seed"} <= data.keys() <= known:
         raise FolderError(
             f"{folder / CELL} is not a comparison's cell, or one of another version of dfilter."
         )
-    asked = _asked(folder)
+    asked = asked_of(folder)
     found = [
-        path for path in sorted((folder / RESULTS).glob("*.json")) if asked is None or path.stem in asked
+        path
+        for path in sorted((folder / RESULTS).glob("*.json"))
+        if asked is None or path.stem in asked or (path.stem.startswith(PEOPLE) and result_identity(path))
     ]
     results = {path.stem: read_result(path) for path in found}
     lists = {name: tuple(data.get(name, ())) for name in ("selected_by", "warnings")}
@@ -208,19 +214,62 @@ def same_figures(folder: Path, cell: Cell) -> bool:
 def read_cells(folder: Path) -> list[Cell]:
     """Read every cell below a folder, in the order of their paths.
 
+    Of a comparison's own cells, those that lack a result say so as failed ones do, and so do those that are
+    not finished.
+
     Raises:
         InputError: there is none.
+        FolderError: one is not what the comparison wrote, or is not the comparison's.
     """
     paths = sorted(folder.rglob(CELL))
     if not paths:
         raise InputError(f"No cell of a comparison was found below {folder}; expected folders with {CELL}.")
     for path in paths:
+        _refuse_copy(path.parent)
         refuse_stale(path.parent)
         _refuse_foreign_results(path.parent)
     cells = [read_cell(path.parent) for path in paths]
     for path, cell in zip(paths, cells, strict=True):
         _refuse_misplaced(path, cell)
-    return cells
+    cells = [_with_gaps(path.parent, cell) for path, cell in zip(paths, cells, strict=True)]
+    return cells + [
+        _unfinished(cell, cells[0].protocol)
+        for place in sorted({path.parent.parent for path in paths if path.parent.parent.name == LAID_OUT_IN})
+        for cell in sorted(place.glob("*/"))
+        if LAID_OUT.fullmatch(cell.name) and (cell / JOB).is_file() and not (cell / CELL).is_file()
+    ]
+
+
+def _with_gaps(folder: Path, cell: Cell) -> Cell:
+    """Return a comparison's cell as failed where it lacks the result of one of the evaluations."""
+    evaluations = cell.protocol.get("evaluations")
+    asked = evaluations if isinstance(evaluations, dict) and asked_of(folder) is not None else {}
+    missing = [name for name in asked if name not in cell.results]
+    if cell.failed or not missing:
+        return cell
+    why = f"its {JOB} is gone" if not (folder / JOB).is_file() else "there is none"
+    return replace(cell, failed=f"no result of {', '.join(missing)} ({why}); run the comparison again")
+
+
+def _unfinished(folder: Path, protocol: Mapping[str, Json]) -> Cell:
+    """Return a cell that was begun, by the name of its folder."""
+    strategy, budget, seed = re.fullmatch(r"(.+)-(.+)-seed([0-9]+)", folder.name).groups()  # type: ignore[union-attr]
+    failed = "it is not finished; run the comparison again"
+    return Cell(strategy, budget.replace("pct", "%"), int(seed), failed=failed, protocol=protocol)
+
+
+def _refuse_copy(folder: Path) -> None:
+    """Refuse a copy of a cell that somebody left among the cells.
+
+    Raises:
+        FolderError: with what to do.
+    """
+    among = folder.absolute().parent.name == LAID_OUT_IN and asked_of(folder) is not None
+    if among and not LAID_OUT.fullmatch(folder.absolute().name):
+        raise FolderError(
+            f"{folder} is no cell that the comparison made, but holds one: a copy, it seems. Move it away "
+            f"from {folder.parent}; a cell counts once."
+        )
 
 
 def _refuse_misplaced(path: Path, cell: Cell) -> None:
@@ -232,9 +281,9 @@ def _refuse_misplaced(path: Path, cell: Cell) -> None:
     if misplaced(path.parent, cell):
         raise FolderError(
             f"{path} says other than its folder which cell this is, or how its rows were selected; run the "
-            "comparison again to mend it."
+            "comparison again to mend it. If it is a copy of yours, move it away."
         )
-    if _job(path.parent) and read_checked(path) is None:
+    if job_of(path.parent) and read_checked(path) is None:
         raise FolderError(f"{path} is damaged; run the comparison again to mend it.")
 
 
@@ -244,13 +293,13 @@ def misplaced(folder: Path, cell: Cell) -> bool:
     What a comparison lays out says strategy, budget and seed three times more: in the folder's name, in what
     it was trained on, and in its job. A folder that was made by hand says nothing.
     """
-    trained, job = _trained(folder), _job(folder)
+    trained, job = _trained(folder), job_of(folder)
     if not (trained or job):
         return False
     named = [text for text in (_rows_named(trained), str(job.get("rows") or "")) if text]
     mine = folder_name(cell.strategy, cell.budget, cell.seed)
     selections = {mine, folder_name(cell.strategy, cell.budget, 0)}  # seeds may share one
-    laid_out = folder.absolute().parent.name == "cells"
+    laid_out = folder.absolute().parent.name == LAID_OUT_IN
     return (
         (laid_out and folder.absolute().name != mine)
         or any(isinstance(seed, int) and seed != cell.seed for seed in (trained.get("seed"), job.get("seed")))
@@ -287,20 +336,6 @@ def _rows_named(trained: Mapping[str, Any]) -> str:
     return str(rows.get("named", "")) if isinstance(rows, dict) else ""
 
 
-def _job(folder: Path) -> dict[str, Any]:
-    """Return what a cell's worker was asked for; nothing where the cell was made by hand."""
-    return _read(folder / "job.json") if (folder / "job.json").is_file() else {}
-
-
-def _asked(folder: Path) -> Collection[str] | None:
-    """Return the names of the results that a cell's worker was asked for; none where nobody knows."""
-    try:
-        evaluations = _job(folder).get("evaluations")
-    except FolderError:  # damaged; whoever needs the job says so
-        return None
-    return evaluations.keys() if isinstance(evaluations, dict) else None
-
-
 def stale(folder: Path) -> bool:
     """Return whether a cell was trained on rows that its selection does not hold any more.
 
@@ -332,8 +367,9 @@ def _refuse_foreign_results(folder: Path) -> None:
     Raises:
         FolderError: with what to do.
     """
-    for name, asked in _job(folder).get("evaluations", {}).items():
-        path, wanted = folder / RESULTS / f"{name}.json", asked.get("identity")
+    job_of(folder)
+    for name, wanted in (asked_of(folder) or {}).items():
+        path = folder / RESULTS / f"{name}.json"
         if wanted and path.is_file() and (found := result_identity(path)) != wanted:
             why = "is the result of another cell" if found else "is damaged"
             raise FolderError(f"{path} {why}; run the comparison again to mend it.")
@@ -353,17 +389,3 @@ def without_nan(value: Any) -> Any:
 def _write(path: Path, data: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checked(path, data)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(read_text(path))
-    except FileNotFoundError:
-        raise FolderError(f"{path} does not exist.") from None
-    except (ValueError, OSError) as error:
-        raise FolderError(f"{path} cannot be read ({error}); delete it to redo it.") from error
-    if not isinstance(data, dict):
-        raise FolderError(f"{path} holds no JSON object; delete it to redo it.")
-    if "checksum" in data and read_checked(path) is None:  # one that was written by hand has none
-        raise FolderError(f"{path} is damaged; delete it to redo it.")
-    return {name: value for name, value in data.items() if name != "checksum"}

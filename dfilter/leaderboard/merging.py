@@ -60,7 +60,7 @@ def one_size_a_row(cells: Sequence[Cell]) -> None:
         FolderError: names the strategy and the sizes.
     """
     sizes: dict[tuple[str, str], set[str]] = {}
-    for cell in cells:
+    for cell in (cell for cell in cells if cell.results):
         sizes.setdefault((cell.strategy, cell.budget), set()).add(cell.against or cell.budget)
     for (strategy, budget), found in sizes.items():
         if len(found) > 1:
