@@ -15,7 +15,7 @@ from dfilter.errors import StoreError
 from dfilter.identity import Kind, kind_of
 from dfilter.progress import Silent
 from dfilter.store import home
-from dfilter.store.disk import disk_errors, keep_json
+from dfilter.store.disk import disk_errors, keep_json, read_text
 from dfilter.store.executors import Executor, Local
 from dfilter.store.fits import fitted
 from dfilter.store.notices import say_older
@@ -117,7 +117,7 @@ class Pool:
 def read_spec(folder: Path) -> dict[str, Any]:
     """Return kind, version and settings that a stored signal or fit was made with."""
     try:
-        loaded = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        loaded = json.loads(read_text(folder / "spec.json"))
         kind = loaded.get("kind") or loaded["class"]  # an earlier version named the class
         return {"kind": kind, "version": loaded.get("version"), "spec": loaded["spec"]}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

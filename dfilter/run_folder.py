@@ -211,7 +211,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _manifest(folder, checked=not old)
     if wrong or manifest is None:
         wrong = wrong or f"{MANIFEST} is damaged"
-        how = " with --force" if wrong.startswith(STRATEGY) else ""
+        how = " with --force" if wrong.startswith((STRATEGY, IDENTITY)) else ""
         raise FolderError(f"{folder} is damaged ({wrong}); run its command again{how} to make it anew.")
     return manifest
 

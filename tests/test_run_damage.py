@@ -296,3 +296,33 @@ def test_a_cell_that_is_a_link_is_removed_and_not_what_it_leads_to(
     cell.symlink_to(tmp_path / "elsewhere")
     assert table(compare(replace(plan, out=out))) == right
     assert (tmp_path / "elsewhere" / "mine").exists()
+
+
+@pytest.mark.usefixtures("_patience")
+def test_a_stored_file_that_is_a_pipe_is_written_anew(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DFILTER_HOME", str(tmp_path / "home"))
+    settings = ("filter.clusters=4",)
+    request = Request(str(pool), f"{PARTS}:Spread", "10", settings=settings, out=tmp_path / "run")
+    before = files_of(run(request))
+    home = tmp_path / "home"
+    stored = [path for kind in ("fits", "signals") for path in (home / kind).rglob("*") if path.is_file()]
+    assert {p.name for p in stored} >= {"spec.json", "seal.json"}
+    for path in stored:
+        pipe(path)
+        if "signals" in path.parts:  # no stored fit needs it
+            shutil.rmtree(home / "fits")
+        assert files_of(run(replace(request, force=True))) == before, path
+        assert path.is_file(), path
+
+
+def test_a_damaged_identity_is_refused_with_advice_that_helps(
+    pool: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+    (out / "identity.json").write_text("{}")
+    with pytest.raises(FolderError, match=r"identity\.json .*run its command again with --force"):
+        list(shown_rows(out, "kept", 1))
+    run(Request(str(pool), "lima", "10", out=out, force=True))
+    assert list(shown_rows(out, "kept", 1))

@@ -98,6 +98,8 @@ def read_arrays(path: Path, about: Mapping[str, Any] | None = None) -> Arrays:
         OtherFormatError: it is of another version of this format, or of none.
         FileNotFoundError: there is no such file.
     """
+    if path.exists() and not path.is_file():
+        raise _damaged(path, "it is no regular file")
     with path.open("rb") as file:
         length, checksum = _prefix(path, file.read(PREFIX.size))
         size = os.fstat(file.fileno()).st_size

@@ -60,16 +60,25 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def regular(path: Path) -> Path:
+    """Return the path of a file that may be opened: a pipe would let us wait for ever.
+
+    Raises:
+        OSError: it is absent, or no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    return path
+
+
 def read_text(path: Path) -> str:
     """Return a file's text.
 
     Raises:
-        OSError: it is absent, or no regular file: a pipe would let us wait for ever.
+        OSError: it is absent, or no regular file.
         UnicodeDecodeError: it is no UTF-8.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "It is no regular file", str(path))
-    return path.read_text(encoding="utf-8")
+    return regular(path).read_text(encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,7 +125,7 @@ def keep_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write ``value`` unless the file holds it; a damaged file is written anew."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        whole = path.read_bytes() == text.encode()
+        whole = regular(path).read_bytes() == text.encode()
     except OSError:  # absent, or no file at all
         whole = False
     if not whole:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dfilter.store.disk import read_text
 from dfilter.types import Progress
 
 _looked: set[Path] = set()
@@ -25,6 +26,6 @@ def say_older(progress: Progress, place: Path, what: str) -> None:
 
 def _is_older(file: Path) -> bool:
     try:
-        return '"class"' in file.read_text(encoding="utf-8", errors="replace")[:200]
-    except OSError:
+        return '"class"' in read_text(file)[:200]
+    except (OSError, ValueError):
         return False
