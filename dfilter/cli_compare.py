@@ -176,8 +176,9 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
         {"strategy": "ifd", "opponent": "random", "prompt": "q1", "order": "first", "value": "win"}
         {"strategy": "ifd", "opponent": "random", "prompt": "q1", "order": "second", "value": "tie"}
     """
-    from dfilter.comparison import only, recorded_margin
+    from dfilter.comparison import only
     from dfilter.leaderboard.logs import read_all
+    from dfilter.protocol import recorded_margin
 
     cells = read_all(folders)
     margin = recorded_margin(folders)

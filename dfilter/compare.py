@@ -30,13 +30,12 @@ from typing import Any
 
 from dfilter import own_code, registry
 from dfilter import strategy as strategies
+from dfilter.clearing import MADE_HERE, made_here, remove
 from dfilter.comparison import (
-    MADE_HERE,
     REFERENCES,
     Comparison,
     Setting,
     changed,
-    made_here,
     prepare,
     refuse_foreign,
     settings_for,
@@ -205,13 +204,13 @@ def _of_other_settings(setting: Setting, asked: Sequence[Entry], progress: Progr
 
 def _remove(selection: Path, progress: Progress) -> None:
     """Remove a run folder and the cells that were trained on its rows."""
-    progress.say(f"{selection} and its cells are removed: they are of other settings.")
     of_these = LAID_OUT.fullmatch(selection.name)
-    for cell in sorted(selection.parent.with_name("cells").glob("*/")) if of_these else ():
-        found = LAID_OUT.fullmatch(cell.name)
-        if found and of_these and found[1] == of_these[1] and made_here(cell):
-            discard(cell)
-    discard(selection)
+    beside = sorted(selection.parent.with_name("cells").glob("*/")) if of_these else ()
+    named = [(cell, LAID_OUT.fullmatch(cell.name)) for cell in beside if made_here(cell)]
+    cells = [cell for cell, found in named if found and of_these and found[1] == of_these[1]]
+    progress.say(f"{selection} and its {len(cells):,} cells are removed: they are of other settings.")
+    for folder in (*cells, selection):
+        remove(folder, progress)
 
 
 def _refuse_stale_cells(setting: Setting, progress: Progress) -> None:
@@ -225,7 +224,7 @@ def _refuse_stale_cells(setting: Setting, progress: Progress) -> None:
     for cell in sorted((setting.plan.out / "cells").glob("*/")):
         if stale(cell) and setting.plan.force:
             progress.say(f"{cell} is removed: it was trained on rows that its selection holds no more.")
-            discard(cell)
+            remove(cell, progress)
         else:
             refuse_stale(cell)
 
@@ -260,7 +259,7 @@ def _finish(
     failed = train_and_evaluate(cell)
     clauses = changed(setting)
     if clauses:  # of this cell nobody knows what it was made with
-        discard(cell)
+        remove(cell, progress)
         raise FolderError(
             f"What the cells are made with was changed while {place.name} was made: {'; '.join(clauses)}. "
             "The cells before it are as they should be; with the old state the comparison continues."
@@ -287,7 +286,7 @@ def _refuse_other(setting: Setting, cell: Path, training: Mapping[str, Any], pro
         raise FolderError(f"{cell} exists and is no cell of a comparison; move it away.")
     why = f"its {IDENTITY} is damaged" if there is None else "it is of other settings"
     progress.say(f"{cell} is made anew: {why}.")
-    discard(cell)
+    remove(cell, progress)
 
 
 def _is_finished(cell: Path, job: Mapping[str, Any]) -> bool:

@@ -15,28 +15,25 @@ from typing import Any, Literal
 
 from dfilter import registry
 from dfilter import strategy as strategies
-from dfilter.comparison_pool import FILES, HELDOUT, SPLIT, untrainable, written
+from dfilter.comparison_pool import HELDOUT, SPLIT, SPLIT_PARTS, untrainable, unwritten, written
 from dfilter.data import load
 from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
-from dfilter.leaderboard.cells import LAID_OUT, Cell
+from dfilter.leaderboard.cells import Cell
 from dfilter.llm.panel import local_mode, panel, words
+from dfilter.protocol import PROTOCOL, begin, changes, set_aside
 from dfilter.run import sample_pool, stem
-from dfilter.run_folder import as_read, same_judge
+from dfilter.run_folder import as_read
 from dfilter.selector import meant
 from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
-from dfilter.store.disk import discard
-from dfilter.store.seal import read_checked, write_checked
+from dfilter.store.seal import read_checked
 from dfilter.strategy import Strategy
 from dfilter.types import Progress, Rating
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
-PROTOCOL = "protocol.json"
-TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
-SCRATCH = (".claim", f".{PROTOCOL}")  # what a comparison that was killed at once may have left
-MADE_HERE = ("job.json", "cell.json", "identity.json", "strategy.toml")  # one of them is in all of ours
+SCRATCH = (".claim", f".{PROTOCOL}", SPLIT_PARTS)  # what a comparison that was killed at once may have left
 SPLIT_VERSION = 2  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
@@ -254,13 +251,18 @@ def prepare(plan: Comparison, progress: Progress) -> Setting:
     splits = {made.name: split if made.name in on_share else None for made in evaluations}
     measured_by = _measured_by(evaluations, splits)
     protocol = json.loads(json.dumps({"data": data, **made_by, **measured_by}))  # as it will be read back
-    _same_protocol(plan, protocol)
+    here = {**protocol, "margin": plan.margin}
+    clauses = changes(plan.out, here, force=plan.force)
     left_out = untrainable(registry.create("trainers", plan.trainer, trainer_of(plan)), rows, progress)
     reading: Mapping[str, Any] = {}
     if split is not None or left_out or plan.reading:  # whoever reads on knows nothing of options
         without = [{rows.ids[at]: why for at, why in left_out.items()}] if left_out else []
         of = digest([data, split, *without])
-        place, reading = written(plan.out, rows, share, left_out, of, progress), shape
+        place = written(plan.out, rows, share, left_out, of, progress, set_aside(plan.out))
+        reading = shape
+    else:
+        unwritten(plan.out)
+    begin(plan.out, here, clauses, progress)
     return Setting(plan, place, evaluations, protocol, splits, reading, shape)
 
 
@@ -417,43 +419,6 @@ def _usual_evaluations(plan: Comparison, place: str) -> tuple[str, ...]:
     return (f"heldout:{ASIDE}",)
 
 
-def _same_protocol(plan: Comparison, protocol: Mapping[str, Any]) -> None:
-    """Write the protocol of a new comparison; refuse, or with ``force`` clear, one of another.
-
-    Raises:
-        FolderError: with the difference.
-    """
-    file = plan.out / PROTOCOL
-    here = {**protocol, "margin": plan.margin}
-    if file.exists():
-        there = read_checked(file)
-        clauses = ["it does not say which, or is damaged"] if there is None else difference(there, here)
-        if not clauses:
-            return
-        if not plan.force:
-            raise FolderError(
-                f"{plan.out} holds a comparison of another protocol: {'; '.join(clauses)}. Strategies, "
-                "budgets and seeds may be added to a comparison; for anything else choose another -o, or "
-                f"--force to start it anew.{same_judge(clauses)}"
-            )
-        for folder in (*(plan.out / "cells").glob("*/"), *(plan.out / "selections").glob("*/")):
-            if made_here(folder):  # what else lies there is the user's
-                discard(folder)
-        own = FILES if (plan.out / SPLIT).exists() else ()  # else somebody put them there
-        for name in (*own, PROTOCOL, *TABLES):
-            (plan.out / name).unlink(missing_ok=True)
-    plan.out.mkdir(parents=True, exist_ok=True)
-    write_checked(file, here)
-
-
-def made_here(folder: Path) -> bool:
-    """Return whether a folder among the cells or selections is a comparison's own, not the user's."""
-    if isinstance((read_checked(folder / "identity.json") or {}).get("identity"), dict):
-        return True
-    laid_out = LAID_OUT.fullmatch(folder.name) is not None
-    return laid_out and any((folder / name).is_file() for name in MADE_HERE)
-
-
 def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -> list[Cell]:
     """Return the cells of some strategies and budgets, with the references of their sizes, to be shown.
 
@@ -469,29 +434,3 @@ def only(cells: Sequence[Cell], labels: Sequence[str], budgets: Sequence[str]) -
     asked = {meant(text) for text in budgets}
     beside = {meant(c.against) for c in cells if c.against and meant(c.budget) in asked}
     return [c for c in wanted if not budgets or meant(c.budget) in {*asked, *beside, "full"}]
-
-
-def recorded_margin(folders: Sequence[Path]) -> float | None:
-    """Return the margin that the comparisons were started with.
-
-    Raises:
-        FolderError: they had different ones, or what they wrote down is damaged.
-    """
-    files = [file for folder in folders for file in folder.rglob(PROTOCOL)]
-    found = {_margin(file) for file in files}
-    if len(found) > 1:
-        raise FolderError(
-            f"These comparisons were started with different margins ({found}); show them apart."
-        )
-    return next(iter(found), None)
-
-
-def _margin(file: Path) -> float | None:
-    held = read_checked(file)
-    if held is None:
-        raise FolderError(
-            f"{file} is damaged: it is not what was written when the comparison was started. Run the "
-            "comparison again with --force, which writes it anew."
-        )
-    found: float | None = held.get("margin")
-    return found

@@ -13,8 +13,9 @@ on a row less than the table says.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,16 @@ from dfilter.data.ingest import FIRST_ROWS
 from dfilter.data.shapes import detect
 from dfilter.data.write import replacing
 from dfilter.digests import file_sha256
-from dfilter.errors import InputError
+from dfilter.errors import FolderError, InputError
 from dfilter.pool import Pool
 from dfilter.selector import Budget
+from dfilter.store.disk import discard
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.textmatch import set_aside
 from dfilter.types import Progress, Screening
 
-POOL, HELDOUT, LEFT_OUT, SPLIT = FILES = ("pool.jsonl", "heldout.jsonl", "left_out.jsonl", "split.json")
+POOL, HELDOUT, LEFT_OUT, SPLIT = "pool.jsonl", "heldout.jsonl", "left_out.jsonl", "split.json"
+SPLIT_PARTS = ".split"  # where the files are written before they are put in place
 
 
 def untrainable(trainer: object, rows: Dataset, progress: Progress) -> dict[int, str]:
@@ -50,7 +53,13 @@ def untrainable(trainer: object, rows: Dataset, progress: Progress) -> dict[int,
 
 
 def written(
-    out: Path, rows: Dataset, share: str, left_out: Mapping[int, str], of: str, progress: Progress
+    out: Path,
+    rows: Dataset,
+    share: str,
+    left_out: Mapping[int, str],
+    of: str,
+    progress: Progress,
+    known: Collection[str] = (),
 ) -> str:
     """Write the pool and what is set aside as files of their own, and return where the pool is.
 
@@ -63,6 +72,10 @@ def written(
         left_out: see :func:`untrainable`.
         of: a digest of all that the files depend on.
         progress: where it is said.
+        known: names of files that are the comparison's own, whatever split.json says.
+
+    Raises:
+        FolderError: a file of one of their names is there, and the comparison did not write it.
     """
     names = [POOL, *[HELDOUT] * bool(share), *[LEFT_OUT] * bool(left_out)]
     held = read_checked(out / SPLIT)
@@ -70,15 +83,52 @@ def written(
         return str(out / POOL)
     if held is not None:
         progress.say(f"The held-out rows in {out} are not what was written; they are set aside again.")
-    usable = rows.take(np.setdiff1d(np.arange(len(rows)), np.array([*left_out], dtype=np.int64)))
-    _leave_out(out, rows, left_out, progress)
-    if share:
-        _measure_on(out, usable, share, progress)
-    else:
-        usable.write(out / POOL)
-    told = {"left_out": dict(Counter(left_out.values()))} if left_out else {}
-    write_checked(out / SPLIT, {"of": of, "files": _hashes(out, names), **told})
+    parts = out / SPLIT_PARTS
+    discard(parts)
+    parts.mkdir(parents=True)
+    try:
+        _leave_out(parts, rows, left_out, progress)
+        usable = rows.take(np.setdiff1d(np.arange(len(rows)), np.array([*left_out], dtype=np.int64)))
+        if share:
+            _measure_on(parts, usable, share, progress)
+        else:
+            usable.write(parts / POOL)
+        hashes = _hashes(parts, names)
+        _refuse_users(out, hashes, {*known, *_recorded(held)})
+        unwritten(out, but=names)
+        told = {"left_out": dict(Counter(left_out.values()))} if left_out else {}
+        write_checked(out / SPLIT, {"of": of, "files": hashes, **told})  # first: it tells whose they are
+        for name in names:
+            discard(out / name)
+            (parts / name).replace(out / name)
+    finally:
+        discard(parts)
     return str(out / POOL)
+
+
+def unwritten(out: Path, but: Collection[str] = ()) -> None:
+    """Remove what an earlier split of this comparison wrote and nobody changed since."""
+    files = _recorded(read_checked(out / SPLIT))
+    for name, told in files.items():
+        if name not in but and _hashes(out, [name]) == {name: told}:
+            (out / name).unlink()
+    if files and not but:
+        (out / SPLIT).unlink()
+
+
+def _recorded(held: Mapping[str, Any] | None) -> dict[str, str]:
+    files = (held or {}).get("files")
+    return dict(files) if isinstance(files, dict) else {}
+
+
+def _refuse_users(out: Path, hashes: Mapping[str, str], ours: Collection[str]) -> None:
+    """Refuse to write over a file that somebody else put there; what says the same may be ours."""
+    there = {name for name in hashes if os.path.lexists(out / name)} - set(ours)
+    if theirs := sorted(name for name in there if _hashes(out, [name]) != {name: hashes[name]}):
+        raise FolderError(
+            f"{', '.join(theirs)} in {out} was not written by the comparison, which keeps a file of its own "
+            "under that name. Move it away, or choose another -o."
+        )
 
 
 def misleading(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:

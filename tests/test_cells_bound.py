@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from dfilter.compare import compare
-from dfilter.comparison import Comparison, recorded_margin
+from dfilter.comparison import Comparison
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cells, write_result
+from dfilter.protocol import recorded_margin
 from dfilter.store.seal import seal
 from dfilter.trained import keep, kept, said
 from dfilter.types import EvalResult

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.progress import Silent
+from dfilter.protocol import recorded_margin
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
+from dfilter.testing import Heard
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 
@@ -200,7 +203,7 @@ def test_force_removes_what_was_made_here_and_nothing_else(plan: Comparison) -> 
     for file in mine:
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    compare(replace(plan, margin=0.5, force=True))
+    compare(replace(plan, recipe="other", force=True))
     assert all(file.exists() for file in mine)
     assert len(read_cells(plan.out)) == 2
 
@@ -224,7 +227,7 @@ def test_a_remedy_helps_and_a_file_that_is_gone_is_said(
 
 @pytest.mark.parametrize(
     "change",
-    [{"margin": 0.5}, pytest.param({"settings": ("lima.min_characters=2",)}, marks=pytest.mark.slow)],
+    [{"recipe": "other"}, pytest.param({"settings": ("lima.min_characters=2",)}, marks=pytest.mark.slow)],
 )
 def test_force_leaves_folders_alone_whose_names_or_files_only_look_like_ours(
     plan: Comparison, change: dict[str, Any]
@@ -241,7 +244,7 @@ def test_force_leaves_folders_alone_whose_names_or_files_only_look_like_ours(
     assert not (plan.out / "cells" / "lima-12-seed0").exists()  # which is of other settings
 
 
-@pytest.mark.parametrize("change", [{"margin": 0.5}, {"settings": ("lima.min_characters=300",)}])
+@pytest.mark.parametrize("change", [{"recipe": "other"}, {"settings": ("lima.min_characters=300",)}])
 @pytest.mark.parametrize("kind", ["cells", pytest.param("selections", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["lima-8-seed0", pytest.param("lima-12-seed0", marks=pytest.mark.slow)])
 def test_force_unlinks_a_link_and_spares_what_it_leads_to(
@@ -266,3 +269,87 @@ def test_a_folder_of_the_user_s_that_has_a_cell_s_name_is_refused(tmp_path: Path
     with pytest.raises(FolderError, match="lima-8-seed1 exists and is no cell of a comparison; move it away"):
         compare(replace(cheap(tmp_path), seeds=2))
     assert (mine / "notes.txt").read_text() == "precious"
+
+
+# What --force removes
+
+
+@pytest.fixture
+def calls(in_process: None, tmp_path: Path) -> Callable[[], int]:
+    return lambda: len((tmp_path / "calls").read_text().split())
+
+
+def test_another_margin_trains_and_evaluates_nothing(plan: Comparison, calls: Callable[[], int]) -> None:
+    compare(replace(plan, margin=0.1))
+    before = files_of(plan.out).items()
+    heard = Heard()
+    compare(replace(plan, margin=0.5, force=True), heard)
+    made = {(name, text) for name, text in before if "results" in name or "model" in name}
+    assert made <= files_of(plan.out).items()
+    assert calls() == 2
+    assert "--force keeps all 2 cells (margin was 0.1 and is 0.5)" in " ".join(heard.lines)
+    assert recorded_margin([plan.out]) == 0.5
+
+
+@pytest.mark.usefixtures("in_process")
+def test_another_evaluation_trains_nothing_and_measures_what_is_new(plan: Comparison) -> None:
+    compare(replace(plan, seeds=2))
+    before = files_of(plan.out / "cells")
+    heard = Heard()
+    both = (*plan.evals, f"{PARTS}:Near,target=3")
+    compare(replace(plan, evals=both, force=True), heard)
+    assert "--force keeps 4 trained cells, which are evaluated again" in " ".join(heard.lines)
+    assert {(cell.seed, *sorted(cell.results)) for cell in read_cells(plan.out)} == {(0, "near", "near2")}
+    compare(replace(plan, evals=both, seeds=2))
+    assert len(read_cells(plan.out)) == 4
+    after = files_of(plan.out / "cells")
+    kept = [name for name in before if name.endswith(("identity.json", "weights.json", "near.json"))]
+    assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_force_removes_is_counted(plan: Comparison) -> None:
+    compare(plan)
+    heard = Heard()
+    compare(replace(plan, recipe="other", force=True), heard)
+    assert "--force removes 2 cells and 2 selections (trainer" in " ".join(heard.lines)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_the_user_put_beside_or_into_a_cell_is_kept_and_said(plan: Comparison) -> None:
+    compare(plan)
+    cell, selection = (plan.out / kind / "lima-8-seed0" for kind in ("cells", "selections"))
+    for folder in (cell, selection):
+        shutil.copytree(folder, folder.with_name("my-copy"))
+    (cell / "notes.txt").write_text("precious")
+    (cell / "results" / "mine.json").write_text("[]")
+    (cell / "identity.json").write_text("{}")
+    heard = Heard()
+    compare(plan, heard)
+    assert "notes.txt, results in" in " ".join(heard.lines)
+    kept = cell.with_name("lima-8-seed0-kept")
+    assert files_of(kept) == {"notes.txt": b"precious", "results/mine.json": b"[]"}
+    compare(replace(plan, recipe="other", force=True))
+    for folder in (cell, selection):
+        assert files_of(folder.with_name("my-copy"))
+    assert files_of(kept)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["pool.jsonl", "heldout.jsonl"])
+def test_a_file_of_the_users_is_not_written_over(plan: Comparison, name: str) -> None:
+    compare(plan)
+    (plan.out / name).write_text("precious")
+    shared = replace(plan, evals=(*plan.evals, "heldout:20%"), force=True)
+    before = files_of(plan.out)
+    for _ in range(2):
+        with pytest.raises(FolderError, match=f"{name} in .* was not written by the comparison"):
+            prepare(shared, Silent())
+        assert files_of(plan.out) == before
+    (plan.out / name).unlink()
+    prepare(shared, Silent())
+    assert len(files_of(plan.out)["pool.jsonl"]) > 1000
+    (plan.out / "left_out.jsonl").write_text("precious")
+    prepare(replace(plan, force=True), Silent())  # no share: what was set aside goes, and nothing else
+    assert {"pool.jsonl", "heldout.jsonl", "split.json"}.isdisjoint(files_of(plan.out))
+    assert (plan.out / "left_out.jsonl").read_text() == "precious"
