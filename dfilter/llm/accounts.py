@@ -17,6 +17,9 @@ from dfilter.llm.digest import row_digest
 from dfilter.llm.owners import LEASE_SECONDS, Owner, is_alive
 from dfilter.llm.records import Attempt, Ending
 from dfilter.llm.tables import LOST
+from dfilter.types import Json
+
+DUST = 1e-12  # of dollars: what is left of sums of floats that are nothing
 
 
 class Totals(NamedTuple):
@@ -47,10 +50,19 @@ class Totals(NamedTuple):
         """The known cost; None when calls were made whose price nobody knows, and none with a price."""
         return None if self.unpriced and not (self.usd or self.usd_uncertain) else self.usd
 
+    def facts(self) -> dict[str, Json]:
+        """Return it for a summary; a cost is null where nobody knows it."""
+        known = self.known_usd
+        out: dict[str, Json] = {"calls": self.calls, "tokens": self.tokens}
+        out |= {"usd": None if known is None else round(known, 6)}
+        out |= {"usd_uncertain": round(self.usd_uncertain, 6)} if self.usd_uncertain else {}
+        out |= {"usd_reserved": round(self.usd_reserved, 6)} if self.usd_reserved else {}
+        return out | ({"calls_of_unknown_cost": self.unpriced} if self.unpriced else {})
+
     def plus(self, other: Totals) -> Totals:
         """Return the sum; nothing falls below zero, for sums of floats round."""
         sums = (a + b for a, b in zip(self, other, strict=True))
-        return Totals._make(value if value > 0 else type(value)() for value in sums)
+        return Totals._make(value if value > DUST else type(value)() for value in sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,16 @@ class Limits:
             if not self.tokens or took > self.tokens:
                 return "tokens"
         return ""
+
+
+# What attempts come to, in the order of Totals.
+SUMS = """count(*), CAST(total(tokens) AS INTEGER),
+    CAST(total((ended IS NOT NULL AND usd IS NULL AND tokens IS NULL) * worst_tokens) AS INTEGER),
+    CAST(total((ended IS NULL) * worst_tokens) AS INTEGER),
+    total(usd),
+    total((ended IS NOT NULL AND usd IS NULL) * worst_usd),
+    total((ended IS NULL) * worst_usd),
+    CAST(total(ended IS NOT NULL AND usd IS NULL AND worst_usd = 0) AS INTEGER)"""
 
 
 def budget_of(db: sqlite3.Connection, name: str | None) -> int:

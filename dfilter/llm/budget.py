@@ -157,15 +157,10 @@ class Budget:
         )
 
     def facts(self) -> dict[str, Json]:
-        """Return what the whole budget has seen, of all processes and restarts; a cost is null if unknown."""
-        seen = self.totals
-        known = seen.known_usd
+        """Return what the whole budget has seen, of all processes and restarts."""
         out: dict[str, Json] = {"name": self.name} if self.name else {}
-        out |= {"calls": seen.calls, "tokens": seen.tokens, "usd": None if known is None else round(known, 6)}
-        out |= {"usd_uncertain": round(seen.usd_uncertain, 6)} if seen.usd_uncertain else {}
-        out |= {"usd_reserved": round(seen.usd_reserved, 6)} if seen.usd_reserved else {}
-        out |= {"calls_of_unknown_cost": seen.unpriced} if seen.unpriced else {}
-        return out | {f"max_{n}": v for n, v in asdict(self.limits).items() if v is not None}
+        limits = {f"max_{name}": limit for name, limit in asdict(self.limits).items() if limit is not None}
+        return out | self.totals.facts() | limits
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,12 @@ class Asked:
         return f"{self.name}  {kind} by {model}{mode} at {place}: {self.answers:,} answers"
 
 
-def _book(path: Path | None) -> Ledger:
+def existing(path: Path | None) -> Ledger:
+    """Open the ledger, which must be there.
+
+    Raises:
+        InputError: nothing was ever asked.
+    """
     path = path or ledger_path()
     if not path.is_file():
         raise InputError(
@@ -54,7 +59,7 @@ def _book(path: Path | None) -> Ledger:
 
 def askers(ledger: Path | None = None) -> list[Asked]:
     """Return everybody who asked, oldest first."""
-    book = _book(ledger)
+    book = existing(ledger)
     try:
         return [Asked(number, name, spec, answers, {}) for number, name, spec, answers in book.askers()]
     finally:
@@ -75,7 +80,7 @@ def reparse(
     Returns:
         One entry a judge, with what changed.
     """
-    book = _book(ledger)
+    book = existing(ledger)
     try:
         out = []
         for number, name, spec, answers in book.askers():

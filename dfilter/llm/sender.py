@@ -167,7 +167,7 @@ class Sender:
 
     def line(self) -> str:
         """Return what is waited for; empty when all is well."""
-        if self._short is not None and not self.gate.running:
+        if self._short is not None and self.stop is None:
             return "other processes have reserved the rest of the budget"
         return self.waiting.line(self.loop.time())
 

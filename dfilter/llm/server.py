@@ -131,7 +131,7 @@ class Server:
         ]
         if self.thought_tokens < 0:
             found.append(f"thought_tokens = {self.thought_tokens}; expected 0 (no room) or more.")
-        if self.price:
+        if self.price and "," not in self.price:  # one for each of several models
             from dfilter.llm.prices import read_price
 
             try:
