@@ -20,6 +20,7 @@ LEAF, INDEX_LEAF = 0x0D, 0x0A
 OTHERS = frozenset({0x02, 0x05, 0x0A})  # inner pages and those of indexes
 INTEGERS = (0, 1, 2, 3, 4, 6, 8)  # bytes by serial type
 WAL_HEADER, FRAME_HEADER = 32, 24
+SCRAPS = 64  # bytes that a sound page may hold beside its cells
 MOST_COLUMNS = 64
 MOST_BYTES = 1 << 26  # of one record
 
@@ -72,17 +73,22 @@ class Pages:
                 yield from self._anywhere(self.page(number))
 
     def _pointed(self, page: bytes, start: int) -> Generator[Record, None, bool]:
-        """Yield the records that a leaf points to; returns whether all could be read."""
+        """Yield the records that a leaf points to; returns whether these are all that it holds."""
         count = int.from_bytes(page[start + 3 : start + 5], "big")
         sound = len(page) == self.size and start + 8 + 2 * count <= self.size
+        head = min(start + 8 + 2 * count, len(page))
+        rest = bytearray(head) + page[head:]
         for index in range(min(count, self.size // 4)):
             at = start + 8 + 2 * index
-            record = self._cell(page, int.from_bytes(page[at : at + 2], "big"))
-            if record is None:
+            place = int.from_bytes(page[at : at + 2], "big")
+            found = self._cell(page, place)
+            if found is None:
                 sound = False
             else:
+                record, end = found
+                rest[place:end] = bytes(end - place)
                 yield record
-        return sound
+        return sound and len(rest) - rest.count(0) < SCRAPS
 
     def _is_inner(self, page: bytes, start: int) -> bool:
         """Return whether a page that says so is an inner one: all that it points to are pages."""
@@ -98,31 +104,31 @@ class Pages:
     def _anywhere(self, page: bytes) -> Iterator[Record]:
         """Yield what looks like a record, wherever in a page it stands."""
         for at in range(len(page) - 4):
-            if page[at] and (record := self._cell(page, at)) is not None:
-                yield record
+            if page[at] and (found := self._cell(page, at)) is not None:
+                yield found[0]
 
-    def _cell(self, page: bytes, at: int) -> Record | None:
-        """Return the record of a table's cell, or None where there is none."""
+    def _cell(self, page: bytes, at: int) -> tuple[Record, int] | None:
+        """Return the record of a table's cell and where it ends in its page, or None where there is none."""
         try:
             size, at = varint(page, at)
             row, at = varint(page, at)
             if not 2 <= size <= MOST_BYTES or not 1 < page[at] <= MOST_COLUMNS * 2:
                 return None
-            payload, chain = self._payload(page, at, size)
+            payload, end, chain = self._payload(page, at, size)
             columns = decoded(payload)
         except (IndexError, ValueError, struct.error):
             return None
         self.used.update(chain)
-        return row, columns
+        return (row, columns), end
 
-    def _payload(self, page: bytes, at: int, size: int) -> tuple[bytes, list[int]]:
-        """Return a cell's payload, and the overflow pages that it goes on in."""
+    def _payload(self, page: bytes, at: int, size: int) -> tuple[bytes, int, list[int]]:
+        """Return a cell's payload, where it ends in its page, and the overflow pages that it goes on in."""
         most = self.size - 35
         chain: list[int] = []
         if size <= most:
             if at + size > len(page):
                 raise ValueError("it does not fit into its page")
-            return page[at : at + size], chain
+            return page[at : at + size], at + size, chain
         least = (self.size - 12) * 32 // 255 - 23
         here = least + (size - least) % (self.size - 4)
         here = here if here <= most else least
@@ -136,7 +142,7 @@ class Pages:
             parts.append(more[4 : 4 + size - got])
             got += len(parts[-1])
             following = int.from_bytes(more[:4], "big")
-        return b"".join(parts), chain
+        return b"".join(parts), at + here + 4, chain
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:

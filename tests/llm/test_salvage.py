@@ -190,3 +190,14 @@ def test_a_ledger_of_format_1_is_salvaged_by_what_can_be_read(tmp_path: Path) ->
     answers = ledger.find([k for k, _ in held])
     assert all(answers[k].value == v for k, v in held if v is not None)
     ledger.close()
+
+
+@pytest.mark.parametrize("head", [bytes(512), b"\x05", b"\x8d", b"\x0d\x00\x00\x00\x00"])
+def test_a_page_whose_head_is_damaged_loses_only_what_stood_there(
+    head: bytes, tmp_path: Path, whole: bytes
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    at = spans(whole)[207][0] // 4096 * 4096
+    assert whole[at] == 0x0D  # a leaf
+    path.write_bytes(whole[:at] + head + whole[at + len(head) :])
+    _lost_nothing(path, whole, range(at, at + len(head)))
