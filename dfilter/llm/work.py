@@ -86,7 +86,14 @@ class Stats:
     abandoned: int = 0  # attempts that a stop did not wait for
     input_tokens: int = 0
     output_tokens: int = 0
+    usd: float = 0.0  # known
+    unpriced: int = 0  # attempts that cost nobody knows what
     faults: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def known_usd(self) -> float | None:
+        """The known cost in US dollars; None when calls were made whose price nobody knows, and no others."""
+        return None if self.unpriced and not self.usd else round(self.usd, 6)
 
 
 def answer_of(
