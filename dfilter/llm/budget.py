@@ -30,8 +30,20 @@ LOOK_SECONDS = 1.0  # how often dead processes are looked for while what they re
 FLAGS = {"usd": "--max-usd", "calls": "--max-calls", "tokens": "--max-tokens"}
 
 
-class NoRoomError(Exception):
+class NotSentError(Exception):
+    """A request was held back at the last moment."""
+
+
+class NoRoomError(NotSentError):
     """Other reservations came first; the same request may find room once they are settled."""
+
+
+class AnsweredError(NotSentError):
+    """Another process asked it meanwhile, and the ledger has its answer."""
+
+
+class AskedError(NotSentError):
+    """Another process is asking it just now."""
 
 
 class Budget:

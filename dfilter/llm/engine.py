@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dfilter.errors import DFilterError, Interrupted, ServerError, SettingsError
 from dfilter.llm.answers import BROKEN, CUT, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
 from dfilter.llm.blame import Held
-from dfilter.llm.budget import FLAGS, Budget, NoRoomError
+from dfilter.llm.budget import FLAGS, Budget, NotSentError
 from dfilter.llm.doubts import a_setting, at_fault, conclude, own, plainly
 from dfilter.llm.faults import Fault
 from dfilter.llm.learning import Learner
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.prices import Price
 from dfilter.llm.sender import Sender
+from dfilter.llm.shared import not_sent
 from dfilter.llm.shortened import Shortened, sentence
 from dfilter.llm.waiting import TELL_SECONDS
 from dfilter.llm.wire import Got, Wire
@@ -129,7 +130,7 @@ class Engine(Sender):
             if request.key in found:
                 self.stats.stored += 1
                 self.stats.older += found[request.key].reader not in {"", self.reader.name}
-                self._emit(
+                self.emit(
                     answer_of(index, found[request.key], self.reader, texts=self.texts, stored_before=True)
                 )
             elif request.key in self.flying:
@@ -244,9 +245,8 @@ class Engine(Sender):
         sent = self.loop.time()
         try:
             outcome, usd, number = await self.once(job, receipt)
-        except NoRoomError:  # another process was faster
-            self.stats.attempts -= 1
-            self.pending.appendleft(job)
+        except NotSentError as error:
+            not_sent(self, job, error)
             return
         if isinstance(outcome, Got):
             await self.got(job, number, outcome, usd, sent)
@@ -261,7 +261,7 @@ class Engine(Sender):
             return
         released, due = self.blame.succeeded(sent)
         for other in due:
-            self._later(other, now)
+            self.later(other, now)
         reading = self.reader.read(reply)
         stored = Stored(
             job.key, reading.status, reading.value, reading.mass, reading.reason, self.reader.name, got.raw,
@@ -320,7 +320,7 @@ class Engine(Sender):
             elif verdict == "suspect":
                 self.blame.suspects.append((job, fault))
             else:
-                self._later(job, now + wait)
+                self.later(job, now + wait)
 
     async def mended(self, job: Job, outcome: Got | Fault, ending: Ending) -> bool:
         """Put a request back in another form, when its outcome contradicts what is known of the model."""
@@ -333,10 +333,11 @@ class Engine(Sender):
             self.writer.note(ending)
             raise
         self.writer.note(ending)
-        self._later(job, self.loop.time())
+        self.later(job, self.loop.time())
         return True
 
-    def _later(self, job: Job, when: float) -> None:
+    def later(self, job: Job, when: float) -> None:
+        """Look at a request again at a later time."""
         heapq.heappush(self.retries, (when, next(self._order), job))
 
     def _verdict(self, job: Job, fault: Fault, then: float) -> str:
@@ -362,11 +363,12 @@ class Engine(Sender):
         self.flying.pop(job.key, None)
         self.stats.answered += 1
         for index in job.indexes:
-            self._emit(
+            self.emit(
                 answer_of(index, stored, self.reader, texts=self.texts, stored_before=False, reply=reply)
             )
 
-    def _emit(self, answer: Answer) -> None:
+    def emit(self, answer: Answer) -> None:
+        """Hand an answer on, with those that come at about the same time."""
         self._out.append(answer)
         if not self._flushing:
             self._flushing = True

@@ -218,6 +218,24 @@ class Ledger(BatchRecords):
                         self.damaged += 1
         return found
 
+    def elsewhere(self, keys: Iterable[bytes], owner: int) -> tuple[set[bytes], set[bytes]]:
+        """Return those of ``keys`` that have an answer by now, and those that another process asks just now.
+
+        Args:
+            keys: of what is about to be asked.
+            owner: the process that asks.
+        """
+        wanted, answered, asked = list(keys), set(), set()
+        with sentences(self.path):
+            for start in range(0, len(wanted), LOOKUP):
+                part = wanted[start : start + LOOKUP]
+                marks = ",".join("?" * len(part))
+                told = f"SELECT key FROM answer WHERE key IN ({marks}) AND status != '{FAILED}'"  # noqa: S608
+                answered |= {key for (key,) in self.db.execute(told, part)}
+                told = f"SELECT key FROM attempt WHERE key IN ({marks}) AND ended IS NULL AND owner != ?"  # noqa: S608
+                asked |= {key for (key,) in self.db.execute(told, (*part, owner))}
+        return answered, asked - answered
+
     def failed(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return those of ``keys`` that failed in an earlier run and have no answer yet."""
         wanted = list(keys)

@@ -344,4 +344,6 @@ def thinks(got: Got, limit: int) -> bool:
         return True  # Gemini's and xAI's thought stands in the total only
     if isinstance(told, int) and told > 0:
         return True
+    if (got.reply.output_tokens or 0) > len(text.encode()) + DIGIT_TOKENS:
+        return True  # a token has a byte at least, so the others cannot be seen
     return got.reply.finish == "length" and (not text.strip() or limit >= DIGIT_TOKENS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dfilter.errors import CheckError, ServerError
 from dfilter.llm.blame import Blame
-from dfilter.llm.budget import FLAGS, Budget, NoRoomError
+from dfilter.llm.budget import FLAGS, Budget, NotSentError
 from dfilter.llm.faults import Fault
 from dfilter.llm.ledger import Ending, Ledger
 from dfilter.llm.limits import Gate, Rates
@@ -47,6 +47,7 @@ class Sender:
         self.stop: BaseException | None = None
         self.asker: int | None = None  # who asks rows' questions
         self.own_asker = ledger.asker_of_own(server.model, server.identity)
+        self.asked = 0  # rows that another process was asking when they were to be sent last
         self._short: tuple[Totals, float] | None = None  # the budget when it became short, and when
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -96,7 +97,7 @@ class Sender:
             sent = self.loop.time()
             try:
                 outcome, usd, number = await self.once(job)
-            except NoRoomError:  # another process was faster
+            except NotSentError:  # another process took the room
                 continue
             if isinstance(outcome, Got):
                 self.gate.succeeded(self.loop.time())
@@ -169,6 +170,8 @@ class Sender:
         """Return what is waited for; empty when all is well."""
         if self._short is not None and self.stop is None:
             return "other processes have reserved the rest of the budget"
+        if self.asked and not self.gate.running:
+            return f"another process is asking the last {self.asked:,} rows"
         return self.waiting.line(self.loop.time())
 
     def admit(self, job: Job, now: float) -> Receipt:
@@ -186,33 +189,40 @@ class Sender:
         """Send one attempt; returns what became of it, its cost, and its number in the ledger.
 
         Raises:
-            NoRoomError: another process took the rest of the budget.
+            NotSentError: another process was faster.
         """
         receipt = receipt or self.admit(job, self.loop.time())
         number, outcome = -1, None
         try:
             asker = self.own_asker if not job.indexes or self.asker is None else self.asker
-            number = await self.writer.begin(job.key, asker, job.worst_usd, job.worst_tokens)
+            usd, tokens, shared = job.worst_usd, job.worst_tokens, bool(job.indexes) and not job.forced
+            number = await self.writer.begin(job.key, asker, usd, tokens, shared=shared)
+            self.asked, job.asked = self.asked - job.asked, False
             outcome = await self.wire.send(job.body)
+        except NotSentError:
+            self.stats.attempts -= 1
+            raise
         finally:
             self.gate.running -= 1
             self.waiting.heard = self.loop.time()
-            usd = self._account(job, outcome, receipt, begun=number >= 0)
+            cost = None
+            if number < 0:
+                self.rates.withdraw(self.loop.time(), receipt)
+            else:
+                cost = self._account(job, outcome, receipt)
             if outcome is None and number >= 0:  # cancelled
                 self.stats.abandoned += 1
                 self.writer.note(Ending(number, None, "abandoned", None))
             self._wake.set()
-        return outcome, usd, number
+        return outcome, cost, number
 
-    def _account(
-        self, job: Job, outcome: Got | Fault | None, receipt: Receipt, *, begun: bool
-    ) -> float | None:
-        """Replace reservations by what an attempt really took; returns its cost, if anybody knows."""
+    def _account(self, job: Job, outcome: Got | Fault | None, receipt: Receipt) -> float | None:
+        """Say what an attempt really took; returns its cost, if anybody knows."""
         now, tokens, usd = self.loop.time(), None, None
         if isinstance(outcome, Got):
             usd, tokens = charge(self.price, outcome.reply), outcome.reply.tokens
             self._stop_excess(job, usd, tokens)
-        elif not (begun if outcome is None else outcome.maybe_billed):
+        elif outcome is not None and not outcome.maybe_billed:
             usd = 0.0
         if usd is None and self.price and not job.worst_usd:  # the price is known to be nothing
             usd = 0.0

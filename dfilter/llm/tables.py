@@ -61,7 +61,7 @@ CREATE TABLE attempt (
     worst_tokens INTEGER NOT NULL DEFAULT 0,
     tokens INTEGER                  -- what it took
 );
-CREATE INDEX attempt_open ON attempt (id) WHERE ended IS NULL;
+CREATE INDEX attempt_open ON attempt (key) WHERE ended IS NULL;
 CREATE TABLE answer (
     id INTEGER PRIMARY KEY,
     key BLOB NOT NULL UNIQUE,
@@ -114,6 +114,8 @@ ALTER TABLE attempt ADD COLUMN worst_usd REAL NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN worst_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN tokens INTEGER;
 ALTER TABLE answer ADD COLUMN digest BLOB;
+DROP INDEX attempt_open;
+CREATE INDEX attempt_open ON attempt (key) WHERE ended IS NULL;
 UPDATE attempt SET asker = (SELECT asker FROM answer WHERE answer.key = attempt.key);
 UPDATE attempt SET ended = started, outcome = 'lost'
     WHERE ended IS NULL AND id NOT IN (SELECT attempt FROM batch_row)"""

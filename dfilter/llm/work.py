@@ -40,6 +40,8 @@ class Job:
         form: the parameters in the form that ``found`` allows.
         shape: the set of parameters that ``found`` belongs to.
         mends: how often it was given another form.
+        asked: whether another process was asking it when it was to be sent last.
+        forced: whether it is sent whatever others ask, for what they got cannot be read.
     """
 
     key: bytes
@@ -61,6 +63,8 @@ class Job:
     form: Mapping[str, Json] = field(default_factory=dict)
     shape: str = ""
     mends: int = 0
+    asked: bool = False
+    forced: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from dfilter.llm.accounts import owner_of, totals_of
-from dfilter.llm.budget import Budget, NoRoomError
+from dfilter.llm.budget import AnsweredError, AskedError, Budget, NoRoomError, NotSentError
 from dfilter.llm.ledger import Attempt, Ending, Ledger
 from dfilter.llm.owners import RENEW_SECONDS, this_process
 
@@ -21,7 +21,8 @@ class _Group:
     def __init__(self) -> None:
         self.begins: list[Attempt] = []
         self.ends: list[Ending] = []
-        self.refused: set[int] = set()
+        self.shared: set[bytes] = set()
+        self.refused: dict[int, type[NotSentError]] = {}
         self.done = asyncio.Event()
         self.error: BaseException | None = None
 
@@ -55,15 +56,26 @@ class Writer:
         """Whether the ledger knows everything that it was told."""
         return not (self._writing or self._group.begins or self._group.ends)
 
-    async def begin(self, key: bytes, asker: int | None, usd: float, tokens: int) -> int:
+    async def begin(
+        self, key: bytes, asker: int | None, usd: float, tokens: int, *, shared: bool = False
+    ) -> int:
         """Note an attempt before it is sent, reserve what it may cost, and return its id.
 
+        Args:
+            key: what it asks.
+            asker: who asks.
+            usd: the most that it may cost.
+            tokens: the most that it may take.
+            shared: whether an answer that another process got, or waits for, serves as well.
+
         Raises:
-            NoRoomError: the budget has no room for it now.
+            NotSentError: the budget has no room for it now, or another process was faster.
         """
         number = self.ledger.next_attempt()
         group = self._group
         group.begins.append(Attempt(number, key, time.time(), asker, self._number, self._owner, usd, tokens))
+        if shared:
+            group.shared.add(key)
         self._wake.set()
         try:
             await group.committed()
@@ -71,7 +83,7 @@ class Writer:
             self.note(Ending(number, None, "never sent", 0.0))
             raise
         if number in group.refused:
-            raise NoRoomError
+            raise group.refused[number]
         return number
 
     async def end(self, ending: Ending) -> None:
@@ -123,11 +135,16 @@ class Writer:
         """Write a group: first what has ended, so that there is room for what begins."""
         self.ledger.begin_group()
         self.ledger.end(group.ends)
-        refused = self.ledger.begin(group.begins, self.budget.limits)
+        answered, asked = self.ledger.elsewhere(group.shared, self._owner)
+        begins = [one for one in group.begins if one.key not in answered and one.key not in asked]
+        refused = self.ledger.begin(begins, self.budget.limits)
         if self._late:
             owner_of(self.ledger.db, this_process())
             self._late = False
         totals = totals_of(self.ledger.db, self._number)
         await asyncio.get_running_loop().run_in_executor(self._disk, self.ledger.commit)
-        group.refused = {attempt.id for attempt in refused}
+        group.refused = {one.id: NoRoomError for one in refused}
+        for one in group.begins:
+            if one.key in answered or one.key in asked:
+                group.refused[one.id] = AnsweredError if one.key in answered else AskedError
         self.budget.totals = totals

@@ -197,6 +197,27 @@ def test_a_server_that_ignores_its_limits_stops_the_run(requests: Callable, quic
 
 
 @pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 40, "completion_tokens": 30, "total_tokens": 1570},
+        {"prompt_tokens": 40.0, "completion_tokens": 1530.0, "total_tokens": 1570.0},
+        {"prompt_tokens": 40, "completion_tokens": None, "total_tokens": 1570},
+    ],
+)
+def test_thought_that_nobody_sees_is_reserved_and_booked(
+    usage: dict, requests: Callable, quick: Callable
+) -> None:
+    body = {"choices": [{"message": {"content": "4.5"}, "finish_reason": "stop"}], "usage": usage}
+    with ScriptedServer(lambda _: Say("4.5", body=json.dumps(body).encode())) as server:
+        budget = Budget(2.0)
+        with pytest.raises(CheckError, match="--max-usd 2 stops the run"):
+            list(ask(requests(200), quick(server.url, price=IN_OUT), budget=budget))
+        bill = server.calls * (40 * 10 + 1530 * 30) / 1e6
+        assert budget.spent == pytest.approx(bill)
+        assert 1.5 < bill <= 2.0
+
+
+@pytest.mark.parametrize(
     ("limits", "flag"), [({"max_calls": 20}, "--max-calls 20"), ({"max_tokens": 2000}, "2000")]
 )
 def test_a_judge_without_a_price_has_limits_too(
