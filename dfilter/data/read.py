@@ -27,15 +27,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
-from dfilter.data import columnar
-from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
+from dfilter.data import cards, columnar
+from dfilter.data.containers import COLUMNAR, File, find_files, items_of, listed_files, one_kind, opened
 from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
 from dfilter.data.shapes import NO_SHAPE, Shape, unread
 from dfilter.data.source import Source
-from dfilter.data.splits import one_split
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
@@ -57,6 +56,8 @@ def open_dataset(
     format: str = "auto",  # noqa: A002 - as on the command line
     mapping: Mapping[str, str] | None = None,
     csv: str = "",
+    config: str = "",
+    split: str = "",
     on_bad_rows: OnBadRows = "auto",
     cache: Path,
     progress: Progress | None = None,
@@ -72,6 +73,8 @@ def open_dataset(
         mapping: field to column, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart, ``delimiter=;,quote=none``; see
             :class:`dfilter.data.csvtext.Dialect`.
+        config: which of the configs that the folder's card names, see :mod:`dfilter.data.cards`.
+        split: which of its splits; the training split unless given.
         on_bad_rows: auto records single ones, and raises for half an input: a file that is cut off, or
             of which more than half cannot be used. keep-going records both, stop raises at the first row.
         cache: the folder of opened sources.
@@ -85,7 +88,7 @@ def open_dataset(
     how = checked(on_bad_rows)
     mapping = dict(mapping or {})
     dialect = Dialect.parse(csv)
-    files, left = _files(str(source), progress)
+    files, left = _files(str(source), progress, config, split)
     with disk_errors(cache):
         hashes = [_hash_of(file, cache, progress) for file in files]
         digest = _digest(hashes)
@@ -99,11 +102,11 @@ def open_dataset(
         place = cache / key
         found = _opened(place, str(source), how)
         if found is not None:
-            return _with_note(found, left)
+            return with_note(found, left)
         with claim(cache / f".{key}.claim", wait=True):
             found = _opened(place, str(source), how)  # another process may have made it meanwhile
             if found is not None:
-                return _with_note(found, left)
+                return with_note(found, left)
             if progress is not None and place.exists():
                 wrong = flaw(place, key)
                 progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
@@ -112,7 +115,7 @@ def open_dataset(
         found = _opened(place, str(source), how)
     if found is None:
         raise InputError(f"{place} was removed while {source} was being opened; try again.")
-    return _with_note(found, left)
+    return with_note(found, left)
 
 
 def checked(how: str) -> OnBadRows:
@@ -123,21 +126,27 @@ def checked(how: str) -> OnBadRows:
     raise UnknownNameError("way with bad rows", how, get_args(OnBadRows))
 
 
-def _files(source: str, progress: Progress | None) -> tuple[list[File], str]:
+def _files(source: str, progress: Progress | None, config: str, split: str) -> tuple[list[File], str]:
     """Return the files that are to be read, and a sentence about those that are not."""
     from dfilter.data import hub
 
     address = hub.address_of(source)
     if address is not None:
-        return hub.files_of(address, progress)
-    files = find_files(source)
-    if not Path(source).expanduser().is_dir():
-        return files, ""
-    names, left = one_split(source, [file.name for file in files])
-    return [file for file in files if file.name in set(names)], left
+        return hub.files_of(address, progress, config, split)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if config or split:
+            raise InputError(
+                f"--config and --split choose files of a folder or a hub id; {source} is neither."
+            )
+        return find_files(source), ""
+    files = {file.path.relative_to(folder).as_posix(): file for file in listed_files(source)}
+    configs, wrong = cards.card_of(folder)
+    names, left = cards.choose(source, list(files), configs, config, split)
+    return one_kind(source, [files[name] for name in names]), " ".join(filter(None, [left, wrong]))
 
 
-def _with_note(rows: Dataset, note: str) -> Dataset:
+def with_note(rows: Dataset, note: str) -> Dataset:
     """Add what depends on where the rows lie to what is known of their files."""
     if note:
         rows.source = replace(rows.source, notes=[note, *rows.source.notes])
