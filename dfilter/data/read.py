@@ -33,8 +33,9 @@ from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
-from dfilter.data.shapes import NO_SHAPE, Shape, unread
+from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
+from dfilter.data.unread import Met
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
@@ -45,7 +46,7 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 3
+LAYOUT = 4
 TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 
@@ -69,7 +70,7 @@ def open_dataset(
 
     Args:
         source: where the rows are.
-        format: alpaca, messages, conversations, prompt-response, or auto.
+        format: a name of ``dfilter.data.shapes.FIELDS``, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart, ``delimiter=;,quote=none``; see
             :class:`dfilter.data.csvtext.Dialect`.
@@ -301,7 +302,7 @@ class _Reading:
             pa.OSFile(str(scratch / "rows.arrow"), "wb") as sink,
             pa.ipc.new_file(sink, schema) as writer,
         ):
-            intake = Intake(writer.write_batch, lambda r: self._refused(rejects, r))
+            intake = Intake(writer.write_batch, lambda r: self._refused(rejects, r), Met(shape or NO_SHAPE))
             self._pour(intake, shape, table)
         if not intake.kept or shape is None:
             raise no_usable_row(self._where, intake)
@@ -310,14 +311,14 @@ class _Reading:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
         counts = (intake.read, intake.rejected, duplicates)
-        self.notes += unread(intake.columns if table is None else table.names, shape)
+        self.notes += intake.met.notes()
         source = Source(
             "", self.digest, container, shape.name, dict(shape.columns), names, *counts, self.notes
         )
         return {
             "source": source.as_json(),
             "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
-            "columns": list(intake.columns),
+            "columns": list(intake.met.columns),
             "half": self.half,
         }
 
