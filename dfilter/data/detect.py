@@ -8,8 +8,14 @@ from dfilter.data.rejects import RowError
 from dfilter.data.shapes import COMMON, FIELDS, OPTIONAL, Read, Row, Shape, dig
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 
-# Names that were a field's before others were known; where rows have several, the first is taken.
-FIRST = frozenset({"prompt", "response", "completion", "answer", "instruction", "output"})
+# The names that say most; with them, others beside them are not in question.
+PLAIN = frozenset(
+    {
+        *(("messages", "messages"), ("conversations", "conversations"), ("preference", "chosen")),
+        *(("alpaca", name) for name in ("instruction", "output")),
+        *(("prompt-response", name) for name in ("prompt", "response", "completion", "answer")),
+    }
+)
 # Rows of other projects that hold no prompt and answer as they stand, and what is to be done with them.
 FOREIGN = (
     (
@@ -38,15 +44,22 @@ def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] |
     ranked = []
     for candidate in _candidates(name, mapping):
         read = candidate.reader()
-        present = [row for row in rows if all(dig(row, c) is not None for c in candidate.needed())]
+        present = [row for row in rows if _may_have(candidate, row)]
         readable = sum(1 for row in present if _reads(read, row))
-        ranked.append(((readable, len(present)), candidate))
+        is_plain = all((candidate.name, column) in PLAIN for column in candidate.needed())
+        ranked.append(((readable, len(present), is_plain), candidate))
     best, shape = max(ranked, key=lambda pair: pair[0])
-    if best == (0, 0) and name == "auto":
+    if not best[1] and name == "auto":
         raise InputError(_no_shape(rows, mapping))
-    if best[0]:
+    if best[0] and not best[2]:
         _refuse_several(shape, [other for fit, other in ranked if fit == best and other.name == shape.name])
     return _settled(shape, rows)
+
+
+def _may_have(shape: Shape, row: Row) -> bool:
+    """Return whether a row has what the shape needs; a tree's column holds other shapes' prompts as texts."""
+    values = [dig(row, column) for column in shape.needed()]
+    return all(value is not None and (shape.name != "tree" or isinstance(value, Mapping)) for value in values)
 
 
 def _no_shape(rows: Sequence[Row], mapping: Mapping[str, str]) -> str:
@@ -68,10 +81,10 @@ def _no_shape(rows: Sequence[Row], mapping: Mapping[str, str]) -> str:
 
 
 def _refuse_several(shape: Shape, fitting: Sequence[Shape]) -> None:
-    """Refuse to choose between columns that could be meant alike, unless one is what it always was."""
-    for field, column in shape.columns.items():
+    """Refuse to choose between columns that could be meant alike."""
+    for field in shape.columns:
         names = list(dict.fromkeys(other.columns[field] for other in fitting))
-        if len(names) > 1 and field not in COMMON and column not in FIRST - {"answer"}:
+        if len(names) > 1 and field not in COMMON:
             raise InputError(
                 f"Several columns could be the rows' {field}: {', '.join(names)}. Choose one, for instance "
                 f"--map {field}={names[-1]}."

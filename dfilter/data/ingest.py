@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dfilter.data.columnar import is_json
 from dfilter.data.detect import detect
 from dfilter.data.jsontext import Item
 from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
@@ -112,11 +113,13 @@ class Intake:
         for batch in batches:
             good: list[int] = []
             structs = batch.to_struct_array()
+            exact = is_json(structs.type)
             for index, row in enumerate(objects(structs)):
                 position = self.read
                 self.read += 1
                 try:
                     _refuse_damaged(row)
+                    row = row if exact else plain(row)  # noqa: PLW2901 - the same row, as JSON has it
                     turns, context = read(row)
                 except RowError as error:
                     raw = json.dumps(plain(row), ensure_ascii=False)
