@@ -72,7 +72,7 @@ class Met:
 
     def notes(self) -> list[str]:
         """Return sentences about what is not read."""
-        rows = [(name, count) for name, count in self._rows.items() if count]
+        rows = sorted((name, count) for name, count in self._rows.items() if count)
         turns = sorted(self._keys.items())
         return [
             *(f"the column '{name}' ({MEANING[name]}) is not read: {_rows(n)}" for name, n in _told(rows)),

@@ -124,10 +124,10 @@ def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
         {"messages": TURNS, "tools": [{"name": "g"}], "label": 0},
     ]
     notes = [
-        "the column 'tools' (definitions of tools) is not read: 2 rows",
         "the column 'images' (pictures, films or sound) is not read: 1 row",
-        "the column 'loss_mask' (what is to be learnt) is not read: 1 row",
         "the column 'label' (a mark of good and bad answers) is not read: 1 row",
+        "the column 'loss_mask' (what is to be learnt) is not read: 1 row",
+        "the column 'tools' (definitions of tools) is not read: 2 rows",
         "'reasoning_content' of turns (reasoning apart from the answer) is not read: 1 turn",
         "columns that are kept and not read: source",
         "parts of turns that are kept and not read: name",
@@ -139,8 +139,10 @@ def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
         assert list(open_dataset(path, cache=tmp_path / "cache").source.notes) == notes
     texts = [row | {"messages": json.dumps(row["messages"])} for row in rows]
     assert Dataset.from_rows(texts).source.notes == notes
-    pq.write_table(pa.Table.from_pylist(rows[::-1]), tmp_path / "rows.parquet")
-    assert set(open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes) <= {*notes}
+    names = dict.fromkeys(name for row in rows for name in row)
+    padded = [dict.fromkeys(names) | row for row in rows]
+    pq.write_table(pa.Table.from_pylist(padded), tmp_path / "rows.parquet")
+    assert list(open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes) == notes
 
 
 def test_only_what_is_not_read_is_named():

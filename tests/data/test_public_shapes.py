@@ -1,7 +1,7 @@
 """Files as public projects shape them, in tests/shapes: each is read right, or refused with what to do.
 
-What their rows must be stands in tests/shapes/expected.json, and the table of docs/shapes.md says what becomes
-of each; ``python tests/data/test_public_shapes.py`` writes it anew.
+What their rows must be stands in tests/shapes/expected.json, and the table of docs/shapes.md says what
+becomes of each; ``python tests/data/test_public_shapes.py`` writes it anew.
 """
 
 from __future__ import annotations
@@ -87,16 +87,20 @@ def becomes(source, cache):
     return "; ".join([*parts, *(n.replace(f"{Path(str(source)).name}: ", "") for n in rows.source.notes)])
 
 
-def page():
+def page(cache):
     """Return docs/shapes.md as the files make it."""
     head, _, _ = PAGE.read_text(encoding="utf-8").partition("\n| ")
     lines = ["| shape | file in tests/shapes | what becomes of it |", "|---|---|---|"]
-    with tempfile.TemporaryDirectory() as folder:
-        for name, entry in EXPECTED.items():
-            lines.append(f"| {entry['what']} | {name} | {becomes(SHAPES / name, Path(folder))} |")
-        for name, table in exported().items():
-            lines.append(f"| Parquet: {name} | | {becomes(table, Path(folder))} |")
+    for name, entry in EXPECTED.items():
+        lines.append(f"| {entry['what']} | {name} | {becomes(SHAPES / name, cache)} |")
+    for name, table in exported().items():
+        lines.append(f"| Parquet: {name} | | {becomes(table, cache)} |")
     return head + "\n" + "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
 
 
 def test_every_file_has_an_expectation():
@@ -105,13 +109,13 @@ def test_every_file_has_an_expectation():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_public_shape_is_read_right_or_refused_with_what_to_do(name, tmp_path):
+def test_a_public_shape_is_read_right_or_refused_with_what_to_do(name, cache):
     if refused := EXPECTED[name].get("refused"):
         with pytest.raises(InputError) as caught:
-            load(SHAPES / name, cache=tmp_path)
+            load(SHAPES / name, cache=cache)
         assert refused in str(caught.value)
         return
-    rows = load(SHAPES / name, cache=tmp_path)
+    rows = load(SHAPES / name, cache=cache)
     assert [[f"{m.role}: {m.content}" for m in row.messages] for row in rows] == EXPECTED[name]["rows"]
 
 
@@ -133,9 +137,10 @@ def test_exported_tables_are_read_right(name, door, tmp_path):
     assert load(tmp_path / "back.parquet", cache=tmp_path / "cache").keys.tolist() == rows.keys.tolist()
 
 
-def test_the_page_says_what_becomes_of_each():
-    assert PAGE.read_text(encoding="utf-8") == page()
+def test_the_page_says_what_becomes_of_each(cache):
+    assert PAGE.read_text(encoding="utf-8") == page(cache)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        PAGE.write_text(page(Path(folder)), encoding="utf-8")
