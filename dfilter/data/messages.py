@@ -143,11 +143,7 @@ def turn_of(item: Any, number: int) -> Turn:
     if not isinstance(item, Mapping):
         raise RowError(f"turn {number + 1} is {kind_of(item)}, expected an object with role and content")
     said = _first(item, ROLE)
-    role = (
-        ROLES.get("_".join(said.strip(_AROUND).lower().replace("-", " ").split()))
-        if isinstance(said, str)
-        else None
-    )
+    role = ROLES.get(said) or ROLES.get(_plain_role(said)) if isinstance(said, str) else None
     if role is None:
         name = f"the role '{said}'" if isinstance(said, str) else "no role"
         raise RowError(f"turn {number + 1} has {name}, expected one of {', '.join(ROLES)}")
@@ -157,6 +153,10 @@ def turn_of(item: Any, number: int) -> Turn:
             if mark is not None and mark == value:
                 raise RowError(f"an assistant's turn is marked as not to be learnt ('{name}' is {mark})")
     return role, _content(item, _first(item, CONTENT), number)
+
+
+def _plain_role(said: str) -> str:
+    return "_".join(said.strip(_AROUND).lower().replace("-", " ").split())
 
 
 def _content(item: Mapping[str, Any], content: Any, number: int) -> str:

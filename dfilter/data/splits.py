@@ -58,6 +58,8 @@ def one_of(
     Raises:
         InputError: several splits could be meant, or the wanted one is not there.
     """
+    if wanted == TRAIN and TRAIN not in found and "" in found:
+        wanted, found = "", {"": found[""]}
     if wanted and wanted not in found:
         known = [split for split in sorted(found) if split]
         raise InputError(f"{source}: {UnknownNameError('split', wanted, known)}")

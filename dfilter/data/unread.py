@@ -41,6 +41,7 @@ class Met:
         self._known: Any = None
         self._rows: dict[str, int] = {}
         self._keys: dict[str, int] = {}
+        self._plain: set[tuple[str, ...]] = set()  # keys of turns of which all are read
 
     def see(self, row: Mapping[str, Any]) -> None:
         """Take note of a row that is read."""
@@ -48,13 +49,12 @@ class Met:
             self._known = columns
             self.columns.update(dict.fromkeys(columns))
             self._rows |= {name: 0 for name in columns if name not in self._read and name not in self._rows}
-        if self._rows:
-            for name in self._rows:
-                value = row.get(name)
-                if not _is_nothing(value) and (name not in self._marks or truth(value) is None):
-                    self._rows[name] += 1
+        for name in self._rows:
+            value = row.get(name)
+            if not _is_nothing(value) and (name not in self._marks or truth(value) is None):
+                self._rows[name] += 1
         for column in self._turns:
-            self._see_turns(row.get(column) if column in row else dig(row, column), column)
+            self._see_turns(row[column] if column in row else dig(row, column), column)
 
     def _see_turns(self, value: Any, column: str) -> None:
         if not isinstance(value, list):
@@ -65,8 +65,11 @@ class Met:
             except RowError:
                 return
         for item in value:
-            if isinstance(item, Mapping) and not item.keys() <= TURN:
-                for key in item.keys() - TURN:
+            if isinstance(item, dict) and tuple(item) not in self._plain:
+                unread = item.keys() - TURN
+                if not unread:
+                    self._plain.add(tuple(item))
+                for key in unread:
                     if not _is_nothing(item[key]):
                         self._keys[key] = self._keys.get(key, 0) + 1
 
@@ -95,9 +98,11 @@ def _others(what: str, found: Sequence[tuple[str, int]]) -> Iterable[str]:
 
 def _is_nothing(value: Any) -> bool:
     """Return whether a value says nothing; columnar files fill with such what a row does not have."""
-    if isinstance(value, Mapping):
+    if value is None or value == "":
+        return True
+    if isinstance(value, dict):
         return all(_is_nothing(part) for part in value.values())
-    return value is None or value in ("", [])
+    return isinstance(value, list) and not value
 
 
 def _rows(count: int) -> str:

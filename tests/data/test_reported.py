@@ -41,7 +41,7 @@ def lines(path, *rows):
 
 
 def answers(folder, **how):
-    return [row.response for row in load(folder, cache=folder.parent / "cache", **how)]
+    return [row.response for row in load(folder, **how)]
 
 
 def pair(answer):
@@ -238,7 +238,7 @@ def test_a_column_of_nulls_in_the_first_shard(tmp_path):
         pq.write_table(
             pa.Table.from_pylist([pair(name) | {"system": system}]), tmp_path / "d" / f"{name}.parquet"
         )
-    rows = load(tmp_path / "d", cache=tmp_path / "cache")
+    rows = load(tmp_path / "d")
     assert [[m.role for m in row.messages] for row in rows] == [
         ["user", "assistant"],
         ["system", "user", "assistant"],
@@ -254,7 +254,7 @@ def test_decimals_of_other_precision_in_each_shard(tmp_path):
             pa.table({**{k: [v] for k, v in pair(name).items()}, "s": seconds}),
             tmp_path / "d" / f"{name}.parquet",
         )
-    rows = load(tmp_path / "d", cache=tmp_path / "cache")
+    rows = load(tmp_path / "d")
     assert rows.column("s") == ["6.47135", "166.47135"]
 
 
@@ -266,7 +266,7 @@ def test_ids_of_other_width_in_each_shard(tmp_path):
             pa.table({**{k: [v] for k, v in pair(name).items()}, "id": pa.array([number], kind)}),
             tmp_path / "d" / f"{name}.parquet",
         )
-    assert list(load(tmp_path / "d", cache=tmp_path / "cache").ids) == ["7", str(2**40), "x"]
+    assert list(load(tmp_path / "d").ids) == ["7", str(2**40), "x"]
 
 
 def test_whole_numbers_with_gaps_are_whole(tmp_path):
@@ -288,7 +288,7 @@ def test_a_table_that_was_written_by_columns_says_so(tmp_path):
     turned = {"conversations": {"0": [{"from": "human", "value": "Q"}]}, "id": {"0": "alfworld_0"}}
     (tmp_path / "rows.json").write_text(json.dumps(turned))
     with pytest.raises(InputError, match="an object of numbered rows"):
-        load(tmp_path / "rows.json", cache=tmp_path / "cache")
+        load(tmp_path / "rows.json")
 
 
 def test_an_unknown_speaker_is_named():

@@ -57,6 +57,13 @@ def test_the_training_split_is_read_and_the_others_are_named(names, read, left):
     assert choose(names, Address("x/y"))[0] == read
 
 
+def test_what_has_no_name_is_the_training_split_by_name_too():
+    assert one_of("D", by_split(["a.jsonl", "test.jsonl"]), "train") == (["a.jsonl"], "")
+    assert one_of("D", by_split(["a.jsonl"]), "train")[0] == ["a.jsonl"]
+    with pytest.raises(InputError, match="Known: test"):
+        one_of("D", by_split(["test.jsonl"]), "train")
+
+
 @pytest.mark.parametrize(
     "names", [["train_gen-0.parquet", "train_sft-0.parquet"], ["dev.jsonl", "test.jsonl"]]
 )
