@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from dfilter.data.dataset import Dataset
 from dfilter.data.read import checked, open_dataset, with_note
@@ -12,9 +12,6 @@ from dfilter.data.splits import one_of
 from dfilter.errors import InputError
 from dfilter.store import home
 from dfilter.types import Progress
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @runtime_checkable
@@ -79,9 +76,11 @@ def load(
     if isinstance(rows, Mapping):
         [name], left = _split_of(rows, split)
         return with_note(load(rows[name], **told), left)
-    table = _arrow_table(rows)
-    if table is not None:
-        return Dataset.from_table(table, **told)
+    rows = _table_or_rows(rows)
+    if isinstance(rows, ArrowStream):
+        import pyarrow as pa
+
+        return Dataset.from_table(pa.table(rows), **told)
     if isinstance(rows, Iterable):
         return Dataset.from_rows(rows, **told)
     raise InputError(
@@ -100,11 +99,17 @@ def _split_of(tables: Mapping[Any, Any], split: str) -> tuple[list[str], str]:
     return one_of("The mapping", {str(name): [name] for name in tables}, split, "table")
 
 
-def _arrow_table(rows: object) -> pa.Table | None:
+def _table_or_rows(rows: Any) -> Any:
+    """Return an Arrow table of what can be one; of a frame whose columns mix types, its rows as dicts."""
     if isinstance(rows, HuggingFaceRows):
         rows = rows.with_format("arrow")[:]
     if not isinstance(rows, ArrowStream):
-        return None
+        return rows
     import pyarrow as pa
 
-    return pa.table(rows)
+    try:
+        return pa.table(rows)
+    except pa.ArrowException as error:
+        if hasattr(rows, "to_dict"):  # pandas: JSON holds what Arrow does not
+            return rows.to_dict("records")
+        raise InputError(f"The table cannot be read as Arrow: {str(error).splitlines()[0]}.") from None

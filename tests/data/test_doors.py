@@ -250,3 +250,22 @@ def test_missing_values_of_data_frames_are_null():
     assert rows[0].fields["at"] == "2026-01-02"
     assert (rows[1].fields["tags"], rows[1].fields["n"]) == (["a", "b"], 3)
     assert rows.keys[0].tolist() == rows.keys[1].tolist()
+
+
+def test_a_frame_whose_column_mixes_types_is_read_as_its_rows():
+    rows = [{"prompt": "Q", "answer": "A", "meta": {"k": 1}}, {"prompt": "R", "answer": "B", "meta": "z"}]
+
+    class Mixed(Frame):
+        def __arrow_c_stream__(self, requested_schema=None):
+            raise pa.ArrowInvalid("cannot mix struct and non-struct, non-null values\nmore")
+
+    class Records(Mixed):
+        def to_dict(self, orient):
+            assert orient == "records"
+            return rows
+
+    assert told(load(Records(None))) == told(load(rows))
+    with pytest.raises(
+        InputError, match=r"cannot be read as Arrow: cannot mix struct and non-struct, non-null"
+    ):
+        load(Mixed(None))
