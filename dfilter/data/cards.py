@@ -108,7 +108,7 @@ def choose(
     chosen, note = one_of(source, found, split)
     others = [one.name for one in configs if one is not meant]
     notes = [note] if note else []
-    if others:
+    if others and not config:
         told = f"{source} holds the configs {', '.join([meant.name, *others])}; {meant.name} is read"
         notes.append(f"{told}. --config reads another.")
     named = {name for one in configs for files in one.files(names).values() for name in files}

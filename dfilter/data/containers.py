@@ -5,7 +5,7 @@
     .csv .tsv        a header and rows      + .gz .zst               for the text formats
 
 A file of another name is recognised by how it begins. The array of a .json file may stand in an object,
-as in {"version": 1, "data": [...]}.
+as in {"version": 1, "data": [...]}, behind texts, numbers and whatever is not nested deeper.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 # Text compresses 3 to 10 times; a file that grows beyond both is not text but a trap.
 EXPANSION_LIMIT = 300
 EXPANSION_FREE = 1 << 30  # bytes
-_SCALAR = rb'(?:"[^"\\]*"|[-+.\w]+)'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_FLAT = rb"(?:" + _TEXT + rb'|[^"{}\[\]])*'  # what holds no other object or list
+_VALUE = rb"(?:" + _TEXT + rb"|[-+.\w]+|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"
 _WRAPPED = re.compile(
-    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*'
-    + _SCALAR
-    + rb'\s*,\s*)*"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[)'
+    rb"\s*\{\s*(?:"
+    + _TEXT
+    + rb"\s*:\s*"
+    + _VALUE
+    + rb'\s*,\s*)*?"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[\s*[{\]])'
 )
 
 
@@ -172,6 +176,9 @@ class TextBytes:
 
     def unwrap(self) -> bool:
         """Move to the array of an object that holds the rows; returns whether there is one."""
+        first, _, rest = self._head.partition(b"\n")
+        if first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{"):
+            return False  # lines, of which each may hold such an array
         found = _WRAPPED.match(self._head)
         if found:
             self._head = self._head[found.end() :]

@@ -46,7 +46,7 @@ def by_split(names: Iterable[str]) -> dict[str, list[str]]:
 def one_of(
     source: str, found: Mapping[str, list[str]], wanted: str = "", unit: str = "file"
 ) -> tuple[list[str], str]:
-    """Return the files of one split, and a sentence about what is left; "" when nothing is.
+    """Return the files of one split, and a sentence about what is left; "" when nothing is or one was named.
 
     Args:
         source: what the data set is called in sentences.
@@ -63,11 +63,13 @@ def one_of(
     if wanted and wanted not in found:
         known = [split for split in sorted(found) if split]
         raise InputError(f"{source}: {UnknownNameError('split', wanted, known)}")
+    if wanted:
+        return found[wanted], ""
     if len(found) <= 1:
         return [name for names in found.values() for name in names], ""
     counts = {split: f"{len(names):,} {unit}{'s' * (len(names) != 1)}" for split, names in found.items()}
     told = ", ".join(f"{split or 'without a name'} ({counts[split]})" for split in sorted(found))
-    chosen = wanted or _meant(found)
+    chosen = _meant(found)
     if chosen is None:
         first = min(split for split in found if split)
         raise InputError(

@@ -306,3 +306,22 @@ def test_a_part_that_only_some_turns_have(door):
     read = load(pa.Table.from_pylist(rows) if door == "table" else rows)
     assert [len(row.messages) for row in read] == [3, 2]
     assert read.source.notes == ["parts of turns that are kept and not read: name"]
+
+
+def test_an_array_behind_an_object_is_the_data(tmp_path):
+    """Rows in a field of the file (github.com/huggingface/datasets/pull/372)."""
+    wrapped = {
+        "info": {"by": "x{", "n": 2},
+        "tags": ["a"],
+        "note": 'say "hi"',
+        "data": [pair("a"), pair("b")],
+    }
+    for indent in (None, 1):
+        (tmp_path / "rows.json").write_text(json.dumps(wrapped, indent=indent))
+        assert answers(tmp_path / "rows.json") == ["a", "b"]
+
+
+def test_lines_that_hold_arrays_are_no_array(tmp_path):
+    """to_json writes lines under this name, too (github.com/huggingface/datasets/issues/6891)."""
+    lines(tmp_path / "rows.json", *(pair(name) | {"examples": [{"q": 1}], "more": 1} for name in "ab"))
+    assert answers(tmp_path / "rows.json") == ["a", "b"]
