@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dfilter.data.containers import File
 from dfilter.data.rejects import CutError
 from dfilter.data.rows import objects, plain
+from dfilter.data.shapes import TEXT_COLUMNS
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,21 +132,19 @@ def is_json(kind: pa.DataType) -> bool:
 
 
 def _one_text(schemas: Sequence[pa.Schema]) -> list[pa.Schema]:
-    """Return the schemas with texts where one file has whole numbers in a column and another has texts."""
+    """Return the schemas with texts where one file has whole numbers in a column and another has texts.
+
+    Columns of prompts and answers stay what they are: a number is none.
+    """
     import pyarrow as pa
 
-    def is_text(kind: pa.DataType) -> bool:
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-    kinds: dict[str, list[pa.DataType]] = {}
+    kinds: dict[str, set[str]] = {}
     for schema in schemas:
         for field in schema:
-            kinds.setdefault(field.name, []).append(field.type)
-    texts = {
-        name
-        for name, found in kinds.items()
-        if any(map(is_text, found)) and all(is_text(kind) or pa.types.is_integer(kind) for kind in found)
-    }
+            is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            kind = "text" if is_text else "number" if pa.types.is_integer(field.type) else "other"
+            kinds.setdefault(field.name, set()).add(kind)
+    texts = {n for n, found in kinds.items() if found == {"text", "number"} and n not in TEXT_COLUMNS}
     return [
         pa.schema([f.with_type(pa.large_string()) if f.name in texts else f for f in schema], schema.metadata)
         for schema in schemas

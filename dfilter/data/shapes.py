@@ -61,7 +61,9 @@ _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Br
     ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
     + [chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))]
 )
-TEXT_COLUMNS = frozenset({"system"}.union(*(n for shape in FIELDS.values() for n in shape.values())))
+TEXT_COLUMNS = frozenset(
+    {"system"}.union(*(names for fields in FIELDS.values() for name, names in fields.items() if name != "id"))
+)
 
 
 @dataclass(frozen=True)
