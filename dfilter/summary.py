@@ -207,7 +207,7 @@ def _texts(
     try:
         said = ("format", "mapping", "csv", "config", "split", "on_bad_rows")
         how = {name: entry[name] for name in said if name in entry}
-        data = load(place or entry["data"], **how)
+        data = load(place or entry["data"], **how, progress=progress)
         if data.source.digest != entry["data_hash"]:
             raise InputError(f"{place or entry['data']} does not hold what {folder} was made of.")
     except DFilterError as error:

@@ -51,7 +51,7 @@ def load(
     Args:
         rows: a Dataset, a path, glob or hub id, an iterable of dicts or Examples, a Hugging Face
             Dataset or DatasetDict, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
-        format: alpaca, messages, conversations, prompt-response, or auto.
+        format: a name of ``dfilter.data.shapes.FIELDS``, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart, for instance ``delimiter=;,quote=none``.
         config: which of the configs that the card (README.md) of a folder or hub id names.
