@@ -26,6 +26,7 @@ ROLES: Mapping[str, str] = {
     "user": "user",
     "human": "user",
     "prompter": "user",
+    "input": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
@@ -34,6 +35,9 @@ ROLES: Mapping[str, str] = {
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
+    "ai": "assistant",
+    "gpt_4": "assistant",
+    "output": "assistant",
     "function_call": "assistant",  # ShareGPT: the model asks for a tool
     "tool_call": "assistant",
     "tool": "tool",
@@ -42,11 +46,15 @@ ROLES: Mapping[str, str] = {
     "observations": "tool",
     "function_response": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
+    "function_result": "tool",
     "ipython": "tool",
 }
-ROLE, CONTENT = ("role", "from"), ("content", "value")
+ROLE, CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 USERS = frozenset(name for name, role in ROLES.items() if role == "user")
 ASSISTANTS = frozenset(name for name, role in ROLES.items() if role == "assistant")
+PAIRS = USERS | ASSISTANTS  # keys of an item that holds a question and its answer
+_AROUND = " \t\n\r:#*<>|"  # what old exports write around a role
 # What marks a turn as one not to be learnt, and the value that does.
 UNTRAINED = {"weight": 0, "train": False, "training": False, "loss": False}
 
@@ -68,8 +76,23 @@ def turns_or_text(value: Any, column: str, role: str) -> list[Turn]:
     if isinstance(value, str):
         return [(role, value)]
     if isinstance(value, Mapping) and not isinstance(_first(value, CONTENT), list):
-        return [_turn(value, 0)]
+        return [turn_of(value, 0)]
     return [turn for number, item in enumerate(listed(value, column)) for turn in _of_item(item, number)]
+
+
+def is_turns(value: Any) -> bool:
+    """Return whether a value is a list, or one turn."""
+    return isinstance(value, list) or (isinstance(value, Mapping) and _first(value, ROLE) is not None)
+
+
+def written_turns(value: Any) -> Any:
+    """Return the list of turns that a text is, as CSV holds one; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        parsed = _parsed(value)
+        items = parsed if isinstance(parsed, list) else []
+        if items and all(isinstance(item, Mapping) and _first(item, ROLE) is not None for item in items):
+            return parsed
+    return value
 
 
 def listed(value: Any, column: str) -> Sequence[Any]:
@@ -104,18 +127,23 @@ def _of_item(item: Any, number: int) -> list[Turn]:
                 ("user", _content(item, item[asked], number)),
                 ("assistant", _content(item, item[said], number)),
             ]
-    return [_turn(item, number)]
+    return [turn_of(item, number)]
 
 
 def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((item[name] for name in names if item.get(name) is not None), None)
 
 
-def _turn(item: Any, number: int) -> Turn:
+def turn_of(item: Any, number: int) -> Turn:
+    """Return the turn of one item; ``number`` counts from 0.
+
+    Raises:
+        RowError: it is none.
+    """
     if not isinstance(item, Mapping):
         raise RowError(f"turn {number + 1} is {kind_of(item)}, expected an object with role and content")
     said = _first(item, ROLE)
-    role = ROLES.get("_".join(said.lower().replace("-", " ").split())) if isinstance(said, str) else None
+    role = ROLES.get(said) or ROLES.get(_plain_role(said)) if isinstance(said, str) else None
     if role is None:
         name = f"the role '{said}'" if isinstance(said, str) else "no role"
         raise RowError(f"turn {number + 1} has {name}, expected one of {', '.join(ROLES)}")
@@ -125,6 +153,10 @@ def _turn(item: Any, number: int) -> Turn:
             if mark is not None and mark == value:
                 raise RowError(f"an assistant's turn is marked as not to be learnt ('{name}' is {mark})")
     return role, _content(item, _first(item, CONTENT), number)
+
+
+def _plain_role(said: str) -> str:
+    return "_".join(said.strip(_AROUND).lower().replace("-", " ").split())
 
 
 def _content(item: Mapping[str, Any], content: Any, number: int) -> str:
