@@ -27,7 +27,7 @@ from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import meant
-from dfilter.settings import build, fields_of, merged, parse_assignment
+from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
 from dfilter.store.disk import discard, read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
@@ -72,6 +72,8 @@ class Comparison:
         judge_names: a name for each judge, by which it is known wherever its server answers.
         explain: "no" asks judges for the verdict alone.
         judge_keys: the environment variable with the judges' key, or one each.
+        wait_for_server: seconds for which a judge's server that is down is waited for, in evaluations and
+            selections; as the judges' own settings have it unless given.
         against: the opponent in pairwise judging.
         max_usd: what judges may cost in all, evaluations included, in US dollars; restarts count together.
         max_calls: the same in calls.
@@ -105,6 +107,7 @@ class Comparison:
     judge_names: Sequence[str] = ()
     explain: Literal["yes", "no"] | None = None
     judge_keys: Sequence[str] = ()
+    wait_for_server: float | None = None
     against: str | None = None
     max_usd: float | None = None
     max_calls: int | None = None
@@ -177,6 +180,8 @@ def from_options(
         "judge_keys": _words(given.pop("judge_key", None) or ()),
         "prices": _words(given.pop("price", None) or ()),
     }
+    if isinstance(given.get("wait_for_server"), str):  # of a file
+        given["wait_for_server"] = seconds(given["wait_for_server"])
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
 
@@ -365,22 +370,26 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
     return made_of(asked, {"judges": _judges(plan), "against": plan.against, "explain": plan.explain})
 
 
-def _judges(plan: Comparison) -> list[dict[str, str]]:
+def _judges(plan: Comparison) -> list[dict[str, Any]]:
     given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
-    return panel(plan.judges, given | {"price": plan.prices})
+    return [judge | _patience(plan) for judge in panel(plan.judges, given | {"price": plan.prices})]
 
 
-def _selection_judge(plan: Comparison, made: Any) -> dict[str, str]:
+def _patience(plan: Comparison) -> dict[str, Any]:
+    return {} if plan.wait_for_server is None else {"wait_for_server": plan.wait_for_server}
+
+
+def _selection_judge(plan: Comparison, made: Any) -> dict[str, Any]:
     """Return the settings of the judge of a filter that rates rows; a strategy's own judge stays."""
     models = list(plan.selection_judges or plan.judges)
     if not models or (made.judge.model and not plan.selection_judges):
-        return {}
+        return _patience(plan)
     same = models == list(plan.judges)
     own = {"name": plan.judge_names, "price": plan.prices} if same else {}
     given = {"base_url": words(plan.base_url), "key_env": plan.judge_keys, **own}
     told = {n: ",".join(v) for n, v in given.items() if v and (same or len(v) == 1)}
     mode = {"mode": local_mode(models)} if local_mode(models) else {}
-    return {"model": ",".join(models)} | told | mode
+    return {"model": ",".join(models)} | told | mode | _patience(plan)
 
 
 def settings_for(plan: Comparison, made: Strategy) -> list[str]:

@@ -23,11 +23,12 @@ from dfilter.llm.batch_api import BatchApi
 from dfilter.llm.batch_lines import Chunk, ending_of, read_result
 from dfilter.llm.batch_size import Size
 from dfilter.llm.budget import Budget, budget_here
+from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.prices import price_of, refuse_unpriced
 from dfilter.llm.probe import Capabilities, known, shape_of
 from dfilter.llm.reported import Reported
-from dfilter.llm.server import Server, check_url, key_of
+from dfilter.llm.server import Server, check_url
 from dfilter.llm.wire import encode
 from dfilter.llm.work import answer_of
 from dfilter.progress import Silent

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dfilter.errors import ServerError
 from dfilter.llm.answers import GarbledError
+from dfilter.llm.keys import Secret
 from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
-from dfilter.llm.server import Secret, Server
+from dfilter.llm.server import Server
 from dfilter.llm.wire import Wire
 
 if TYPE_CHECKING:

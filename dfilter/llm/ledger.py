@@ -3,8 +3,8 @@
 One SQLite file, ``DFILTER_HOME/ledger.sqlite``, in WAL mode with synchronous FULL: what was
 committed survives a killed process and a lost power supply. An answer's key is a content hash of
 what was asked (row, judge, repeat), so other runs, strategies, thresholds and grown datasets find
-it again. A final answer is never replaced, unless its digest tells that it is not what was written;
-a failed one gives way to the next.
+it again. A final answer is never replaced, unless somebody asked for that or its digest tells that it is not
+what was written; a failed one gives way to the next.
 
 An attempt that was begun and never ended was in flight when its process died. Nobody can know
 whether it was billed; it counts as such at its worst case, and its row is asked again. What attempts
@@ -26,7 +26,7 @@ from dfilter.digests import json_digest
 from dfilter.errors import StoreError
 from dfilter.llm import accounts
 from dfilter.llm.accounts import Limits, Totals
-from dfilter.llm.answers import CUT, FAILED, Reader, Reading, read_body
+from dfilter.llm.answers import BROKEN, CUT, FAILED, Reader, Reading, read_body
 from dfilter.llm.batch_records import BatchRecords
 from dfilter.llm.digest import COLUMNS, answer_digest, holds
 from dfilter.llm.ledger_errors import damaged, sentences
@@ -38,13 +38,14 @@ from dfilter.types import Json
 OWN = "own question"  # the kind of an asker that asks for no row
 BUSY_MS = 30_000  # how long another process may hold the file
 LOOKUP = 500  # keys in one SELECT; SQLite's own limit is far above
+ASKED = "EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = answer.key AND open)"  # see ``verdicts``
 
 _ALL = ", ".join(COLUMNS)
 _KEEP = (
     f"INSERT INTO answer ({_ALL}, digest) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"  # noqa: S608 - our names
     " ON CONFLICT (key) DO UPDATE SET "
     + ", ".join(f"{column} = excluded.{column}" for column in (*COLUMNS[1:], "digest"))
-    + f" WHERE answer.status = '{FAILED}'"
+    + f" WHERE answer.status = '{FAILED}' OR (excluded.status != '{FAILED}' AND {ASKED})"
     + f" OR answer_digest({', '.join(f'answer.{column}' for column in COLUMNS)}) != answer.digest"
 )
 
@@ -163,6 +164,10 @@ class Ledger(BatchRecords):
         with sentences(self.path):
             accounts.end(self.db, endings)
             self.db.executemany(_KEEP, [_columns(e.stored, e.asker, now) for e in endings if e.stored])
+            self.db.executemany(
+                "UPDATE asked_again SET open = 0 WHERE key = ? AND open",
+                [(e.stored.key,) for e in endings if e.stored and e.stored.status != FAILED],
+            )
 
     def open_budget(self, name: str | None) -> int:
         """Return the number of a budget, after what dead processes left in it has been taken in."""
@@ -190,9 +195,10 @@ class Ledger(BatchRecords):
     # -- reading --------------------------------------------------------------------------
 
     def find(self, keys: Iterable[bytes], *, raw: bool = True) -> dict[bytes, Stored]:
-        """Return the final answers to those of ``keys`` that have one; failed ones are none.
+        """Return the final answers to those of ``keys`` that have one.
 
-        One that is not what was written is none either: it is asked again, and then replaced.
+        Failed ones are none, and neither are those that are to be asked again. One that is not what was
+        written is none either: it is asked again, and then replaced.
         """
         wanted = list(keys)
         found: dict[bytes, Stored] = {}
@@ -202,7 +208,8 @@ class Ledger(BatchRecords):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
                 for row in self.db.execute(
-                    f"SELECT {columns}, digest FROM answer WHERE key IN ({marks}) AND status != '{FAILED}'",  # noqa: S608
+                    f"SELECT {columns}, digest FROM answer WHERE key IN ({marks})"  # noqa: S608
+                    f" AND status != '{FAILED}' AND NOT {ASKED}",
                     part,
                 ):
                     if holds(row, whole=raw):
@@ -237,7 +244,8 @@ class Ledger(BatchRecords):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
-                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND status = '{FAILED}'"  # noqa: S608
+                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND (status = '{FAILED}'"  # noqa: S608
+                text += f" OR (status = '{BROKEN}' AND {ASKED}))"
                 found |= {row[0] for row in self.db.execute(text, part)}
         return found
 

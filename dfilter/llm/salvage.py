@@ -98,7 +98,7 @@ def salvage(path: Path | None = None) -> Salvaged:
         ledger = Ledger(new)
         with ledger.group():
             _take_over(_records(path), ledger, found)
-            _batches(copy, ledger)
+            _open_matters(copy, ledger)
             _close_accounts(ledger)
         found.answers = sum(ledger.count().values())
         ledger.close()
@@ -255,10 +255,10 @@ def _write_budget(db: sqlite3.Connection, number: int, name: str | None, totals:
     )
 
 
-def _batches(copy: Path, ledger: Ledger) -> None:
-    """Take over the batches that are still at a server, as far as SQLite reads them."""
+def _open_matters(copy: Path, ledger: Ledger) -> None:
+    """Take over the batches at servers and what is to be asked again, as far as SQLite reads them."""
     with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(sqlite3.connect(copy)) as db:
-        for table, marks in (("batch", 8), ("batch_row", 3)):
+        for table, marks in (("batch", 8), ("batch_row", 3), ("asked_again", 4)):
             for row in db.execute(f"SELECT * FROM {table}"):  # noqa: S608
                 ledger.db.execute(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * marks)})", row)  # noqa: S608
 

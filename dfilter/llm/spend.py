@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfilter.llm.accounts import SUMS, Totals
-from dfilter.llm.commands import existing
 from dfilter.llm.ledger import Ledger
+from dfilter.llm.verdicts import opened
 from dfilter.types import Json
 
 # Days are UTC's, as on providers' bills.
@@ -60,12 +60,9 @@ def spent(ledger: Path | None = None) -> list[Spent]:
     Raises:
         InputError: there is no ledger.
     """
-    held = existing(ledger)
-    try:
+    with opened(ledger) as held:
         held.bury()  # what dead processes left is no longer reserved
         return [*_by_day(held), *_by_budget(held)]
-    finally:
-        held.close()
 
 
 def _by_day(held: Ledger) -> Iterator[Spent]:

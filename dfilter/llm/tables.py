@@ -32,6 +32,14 @@ CREATE TABLE owner (
     UNIQUE (host, pid, born)
 )"""
 
+_ASKED_AGAIN = """
+CREATE TABLE asked_again (
+    key BLOB PRIMARY KEY,           -- of an answer that somebody asked to be asked again
+    asker INTEGER REFERENCES asker (id),
+    since REAL NOT NULL,            -- seconds since 1970
+    open INTEGER NOT NULL           -- 1 until a new answer is in
+) WITHOUT ROWID"""
+
 _TABLES = """
 CREATE TABLE asker (
     id INTEGER PRIMARY KEY,
@@ -96,7 +104,7 @@ CREATE TABLE batch_row (
     attempt INTEGER NOT NULL REFERENCES attempt (id),
     PRIMARY KEY (plan, key)
 ) WITHOUT ROWID"""
-TABLES = (_BUDGET, _OWNER, *_TABLES.split(";\n"))
+TABLES = (_BUDGET, _OWNER, _ASKED_AGAIN, *_TABLES.split(";\n"))
 
 _MORE = """
 ALTER TABLE attempt ADD COLUMN asker INTEGER REFERENCES asker (id);
@@ -113,4 +121,4 @@ UPDATE attempt SET ended = started, outcome = 'lost'
     WHERE ended IS NULL AND id NOT IN (SELECT attempt FROM batch_row)"""
 _DIGESTS = f"UPDATE answer SET digest = answer_digest({', '.join(COLUMNS)})"  # noqa: S608 - our own names
 # Format 1 had no budgets, no owners and no digests. What was in flight without a batch is nobody's now.
-FROM_1 = (_BUDGET, _OWNER, *_MORE.split(";\n"), _DIGESTS)
+FROM_1 = (_BUDGET, _OWNER, _ASKED_AGAIN, *_MORE.split(";\n"), _DIGESTS)

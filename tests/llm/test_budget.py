@@ -157,7 +157,7 @@ def _launches(number: int, usd: float, most: int, start: Callable[..., subproces
 @pytest.mark.kills
 def test_four_launches_killed_at_once_keep_one_limit() -> None:
     def start(url: str, launch: int) -> subprocess.Popen[str]:
-        return child(url, "night", 0.4, 1000 * launch, 300)
+        return child(url, "night", 0.4, 1000 * launch, 600)  # one alone costs more than the limit
 
     _launches(4, 0.4, 40, start)
 

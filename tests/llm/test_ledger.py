@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 )
 
 from dfilter.errors import StoreError
-from dfilter.llm.answers import FINAL, STATUSES, Reply
+from dfilter.llm.answers import FAILED, FINAL, Reply
 from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.scores import ExpectedScore, TextScore
 
@@ -53,7 +53,9 @@ class LedgerMachine(RuleBasedStateMachine):
         return number, bytes([key]) * 16
 
     @rule(
-        attempt=consumes(attempts), status=st.sampled_from(STATUSES), value=st.sampled_from([0.0, 4.5, 5.0])
+        attempt=consumes(attempts),
+        status=st.sampled_from([*sorted(FINAL), FAILED]),
+        value=st.sampled_from([0.0, 4.5, 5.0]),
     )
     def end(self, attempt: tuple[int, bytes], status: str, value: float) -> None:
         self.pending.append(("end", attempt[0], attempt[1], status, value if status == "ok" else math.nan))
