@@ -166,11 +166,6 @@ MOVED = {
            <|im_start|> user Ċ what Ġnow <|im_end|> Ċ <|im_start|> assistant Ċ
            < think > Ċ |say |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ""",
     ),
-    "deepseek": (
-        DEEPSEEK, (SYSTEM, *REASONED),
-        """be Ġkind <|im_start|> make Ġtwo | A | |end |<|im_end|>
-           <|im_start|> what Ġnow | A | |follow |Ġme |<|im_end|>""",
-    ),
 }  # fmt: skip
 
 

@@ -92,7 +92,9 @@ def definitions_of(value: Any, column: str) -> str:
     for one in given:
         named = isinstance(one, Mapping) and (one.get("function") or one)
         if not (isinstance(named, Mapping) and isinstance(named.get("name"), str)):
-            raise RowError(f"'{column}' holds {kind_of(one)} that defines no tool; expected objects with name")
+            raise RowError(
+                f"'{column}' holds {kind_of(one)} that defines no tool; expected objects with name"
+            )
     known = [one if one.get("function") else {"type": "function", "function": one} for one in given]
     return json.dumps(without_nulls(known), ensure_ascii=False)
 

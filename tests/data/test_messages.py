@@ -97,7 +97,7 @@ def test_forms_of_public_files(row, expected):
         ({"messages": [TURNS[0], TURNS[1] | {"content": "", "reasoning_content": "hm"}]}, "is empty"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.5}]}, "'weight' of turn 2 is 0.5, and a turn is"),
         ({"messages": [TURNS[0], TURNS[1] | {"train_detail": [{"begin_offset": 0}]}]}, "(train_detail or"),
-        ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "text", "text": "A", "train": False}]}]},
+        ({"messages": [TURNS[0], TURNS[1] | {"content": [{"type": "text", "text": "A", "train": False}]}]},
          "a part of turn 2 is not to be learnt"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking", "text": "hm"}]}]},
          "is empty"),
@@ -122,9 +122,9 @@ def test_what_is_not_to_be_learnt_or_not_understood_is_refused_with_its_reason(r
 
 
 def test_columns_that_change_what_a_row_means_and_are_not_read_are_named(tmp_path):
-    rows = [{"messages": TURNS, "tools": [], "source": "x"}, {"messages": TURNS, "images": ["a.png"]}]
+    rows = [{"messages": TURNS, "thinking": "", "source": "x"}, {"messages": TURNS, "images": ["a.png"]}]
     notes = [
-        "the column 'tools' (definitions of tools) is not read",
+        "the column 'thinking' (reasoning apart from the answer) is not read",
         "the column 'images' (pictures, films or sound) is not read",
     ]
     assert Dataset.from_rows(rows).source.notes == notes
@@ -136,4 +136,5 @@ def test_columns_that_change_what_a_row_means_and_are_not_read_are_named(tmp_pat
     pq.write_table(pa.Table.from_pylist(plain), tmp_path / "rows.parquet")
     [note] = open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes
     assert note == "the column 'rejected' (answers that were refused) is not read"
-    assert not Dataset.from_rows([{"prompt": "Q", "tools": "A"}], mapping={"response": "tools"}).source.notes
+    mapped = Dataset.from_rows([{"prompt": "Q", "rejected": "A"}], mapping={"response": "rejected"})
+    assert not mapped.source.notes
