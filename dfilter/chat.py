@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dfilter import control_tokens
 from dfilter.control_tokens import as_text, reply_as_text
 from dfilter.cutting import chat_pieces
+from dfilter.encoded import IGNORE, Encoded
 from dfilter.errors import InputError, ModelError
 from dfilter.template_fields import Memo, defined
 from dfilter.token_ids import front_ids, piece_ids
@@ -67,52 +68,10 @@ __all__ = [
 ]
 
 Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "lines", "turns"]
-IGNORE = -100  # a label that the loss passes over
-
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
 NEW_END_OF_TURN = "<|eot|>"
 TRAINED_TEMPLATE = "dfilter_template"  # names in tokenizer_config.json
 TRAINED_EOT = "dfilter_eot"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One conversation as a model reads it.
-
-    Attributes:
-        input_ids: token ids.
-        labels: the same ids where the assistant says what is to be learnt, :data:`IGNORE` elsewhere; not
-            shifted, as transformers' models expect it.
-        refused: why the row cannot be shown, empty when it can; then there are no ids.
-        cut: whether the loss misses tokens of it that stand beyond the limit.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    refused: str = ""
-    cut: bool = False
-
-    @property
-    def trained(self) -> int:
-        """How many tokens the loss is taken over; the first token is never predicted."""
-        return sum(label != IGNORE for label in self.labels[1:])
-
-    @property
-    def start(self) -> int:
-        """Position of the first labelled token; the length when there is none."""
-        return next((at for at, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
-
-    def lacks(self, max_tokens: int) -> str:
-        """Return why there is no token to take a loss over; empty when there is one.
-
-        Args:
-            max_tokens: what the row was cut to.
-        """
-        if self.trained:
-            return ""
-        if self.refused or len(self.input_ids) < max_tokens:
-            return self.refused or "its response has no token that can be predicted"
-        return f"no response within {max_tokens:,} tokens"
 
 
 def render(

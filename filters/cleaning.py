@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dfilter.replies import answer
 from dfilter.types import Example, Message
 
 # What stays as it is: fenced and inline code, in Markdown and in HTML, and a page of HTML that is the answer.
@@ -95,9 +96,9 @@ class LIMACleaning:
         prompt = self._prompt(row)
         if prompt is not None:
             texts[row.prompt] = cleaned(prompt)
-        if not texts[row.response].strip():
+        if not answer(texts[row.response]).strip():
             return None, "nothing but links, images and HTML"
-        messages = tuple(Message(m.role, texts[m.content]) for m in row.messages)
+        messages = tuple(replace(m, content=texts[m.content]) for m in row.messages)
         if prompt is not None:
             messages = (Message("user", texts[row.prompt]), messages[-1])
         if messages == row.messages:

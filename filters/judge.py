@@ -26,6 +26,7 @@ from dfilter.llm.prices import Budget
 from dfilter.llm.server import with_own_keys
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
+from dfilter.looked_at import Turns, Views, over_turns, refuse_unknown
 from dfilter.types import Json, Scores
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Judge:
         human: a CSV file with columns ``id`` and ``rating``, to compare with.
         generator: the model that wrote the responses, for the warning about families.
         evaluator: the model that will compare trained models, for the same.
+        turns: which replies of a conversation are rated, see :mod:`dfilter.looked_at`; all or last where
+            people's ratings are compared with.
     """
 
     paper: ClassVar[str] = "arXiv:2307.08701, AlpaGasus: rating by a language model"
@@ -76,8 +79,12 @@ class Judge:
     generator: str = ""
     evaluator: str = ""
     accept_failed: Annotated[str | int, ANYHOW] = 0
+    turns: Turns = "all"
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
+        if self.human and self.turns in {"mean", "min"}:
+            raise SettingsError(f"People rated rows, so turns = '{self.turns}' cannot be compared with them.")
         accepted(self.accept_failed, 0)
         first, *more = _each(self.judge)
         others = [*more, *(other for given in self.others for other in _each(_at(given, first)))]
@@ -103,6 +110,9 @@ class Judge:
             CheckError: the pilot found the judge useless, or the budget is spent.
             ServerError: a server refused, nothing succeeds, or more rows failed than are accepted.
         """
+        return over_turns(pool, self.turns, self._rated)
+
+    def _rated(self, pool: Pool) -> Scores:
         budget = Budget(self.max_usd)
         judges = [judge.settled(budget=budget) for judge in self._judges()]
         watched = Watched(pool.rows)
@@ -124,6 +134,8 @@ class Judge:
         from dfilter.llm.quote import quote
 
         judges = [judge.settled(ask=False) for judge in self._judges()]
+        views = Views.of(pool.rows, self.turns)
+        pool = pool if views is None else replace(pool, rows=views.rows)
         return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in judges]
 
     def _keyed(self) -> tuple[Model, ...]:

@@ -25,7 +25,7 @@ from dfilter.llm.answers import OK, STATUSES, UNPARSED, Answer, Reader, Request
 from dfilter.llm.scores import ExpectedScore, TextScore
 from dfilter.llm.server import Server
 from dfilter.llm.templates import SHORT as NUMBER_ALONE
-from dfilter.llm.templates import Template, asked_about, in_user_turn, load
+from dfilter.llm.templates import Template, asked_about, goes_on, in_user_turn, load
 from dfilter.types import Example, Json, Progress
 
 if TYPE_CHECKING:
@@ -199,9 +199,9 @@ class Judge(Server):
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
-        return hashlib.blake2b(
-            row.key + bytes.fromhex(self.hash) + repeat.to_bytes(4, "big"), digest_size=16
-        ).digest()
+        asked = row.key + bytes.fromhex(self.hash) + repeat.to_bytes(4, "big")
+        more = b"goes on" if goes_on(row) else b""  # its end was not shown once
+        return hashlib.blake2b(asked + more, digest_size=16).digest()
 
     def request(self, row: Example, repeat: int = 0) -> Request:
         """Return the question whose answer rates ``row``."""
