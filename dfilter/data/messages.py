@@ -175,7 +175,8 @@ def _turn(item: Any, number: int) -> Turn:
 def _as_calls(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a turn of which the text is a call, or a list of them, with the calls in their own field."""
     content = _first(item, CONTENT)
-    calls = [call_of(call) for call in listed_or_one(_parsed(content))]
+    given = listed_or_one(_parsed(content))
+    calls = [call_of(call) if isinstance(call, Mapping) and "arguments" in call else None for call in given]
     if not isinstance(content, str) or None in calls or not calls:
         return item  # a call in a form of its own stays text
     others = {name: value for name, value in item.items() if name not in CONTENT}
