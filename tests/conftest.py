@@ -247,6 +247,13 @@ def tokenizers() -> ModuleType:
     return beside("tokenizer_kinds")
 
 
+@pytest.fixture(scope="session")
+def families() -> dict[str, str]:
+    """Chat templates as families of models have them."""
+    found: dict[str, str] = beside("chat_families").FAMILIES
+    return found
+
+
 def beside(name: str) -> ModuleType:
     """Load a module that lies beside this one."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
