@@ -58,7 +58,7 @@ ASSISTANTS = frozenset(name for name, role in ROLES.items() if role == "assistan
 CALLS = frozenset({"function_call", "tool_call"})  # roles of which the text is a call
 REASONING = ("reasoning_content", "thinking", "reasoning")
 # What marks a turn as one to be learnt or not: numbers, and truth values.
-WEIGHTS, FLAGS = ("weight", "loss_scale"), ("train", "training", "loss")
+WEIGHTS, FLAGS = ("weight", "loss_scale", "loss_mask"), ("train", "training", "trainable", "loss")
 DETAILS = ("train_detail", "training_detail")  # axolotl: characters of a turn that are not to be learnt
 TRUTH = {"true": True, "false": False, "1": True, "0": False}
 
