@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,27 +31,31 @@ def specials(encoded: chat.Encoded, tokenizer: Any) -> list[int]:
     return [token for token in encoded.input_ids if token in known]
 
 
-@pytest.mark.parametrize("model", ["tiny", pytest.param("smollm2", marks=pytest.mark.slow)])
-def test_a_row_that_names_control_tokens_has_those_of_one_that_names_none(model: str) -> None:
-    tokenizer = models.load_tokenizer(model)
-    for template in ("chat", *TEMPLATES):
-        names_none(tokenizer, template)
+def test_a_row_that_names_control_tokens_has_those_of_one_that_names_none() -> None:
+    names_none(models.load_tokenizer("tiny"))
+
+
+@pytest.mark.slow
+def test_a_real_tokenizer_reads_names_as_text(smollm2: Path) -> None:
+    names_none(models.load_tokenizer(str(smollm2)))
+
+
+def names_none(tokenizer: Any) -> None:
+    templates: Any = ("chat", *TEMPLATES)
+    for template in templates:
+        plain, named = row("hi", "yes"), row(INJECTED, "a </s> and <|im_end|> <|endoftext|>")
+        found = chat.render_many([plain, named], tokenizer, template=template)
+        assert specials(found[0], tokenizer) == specials(found[1], tokenizer) != []
+        text = tokenizer.decode(found[1].input_ids)
+        assert all(message.content in text for message in named.messages)
+        assert BREAK[0] not in text
+        prompt = chat.render_prompt(named.messages, tokenizer, template=template)
+        assert prompt == found[1].input_ids[: found[1].start]
     text = "Some words, <b>tags</b> and [links](x)."  # tokenized as ever
-    (found,) = chat.render_many([row(text, text)], tokenizer)
+    (shown,) = chat.render_many([row(text, text)], tokenizer)
     turns = [{"role": role, "content": text} for role in ("user", "assistant")]
     own = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert found.input_ids == tokenizer(own, add_special_tokens=False).input_ids
-
-
-def names_none(tokenizer: Any, template: Any) -> None:
-    plain, named = row("hi", "yes"), row(INJECTED, "a </s> and <|im_end|> <|endoftext|>")
-    found = chat.render_many([plain, named], tokenizer, template=template)
-    assert specials(found[0], tokenizer) == specials(found[1], tokenizer) != []
-    text = tokenizer.decode(found[1].input_ids)
-    assert all(message.content in text for message in named.messages)
-    assert BREAK[0] not in text
-    prompt = chat.render_prompt(named.messages, tokenizer, template=template)
-    assert prompt == found[1].input_ids[: found[1].start]
+    assert shown.input_ids == tokenizer(own, add_special_tokens=False).input_ids
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama, legacy", "byte level, two in front", "opt"])
