@@ -331,7 +331,7 @@ def _as_text(message: Message, names: re.Pattern[str] | None) -> Message:
 def _learnt(pieces: Sequence[Piece], messages: Sequence[Message]) -> list[Piece]:
     """Return pieces of which those that are not to be learnt say so."""
     wanted = iter([message.trained for message in messages if message.role == "assistant"])
-    return [replace(piece, learnt=next(wanted)) if piece.spoken else piece for piece in pieces]
+    return [replace(piece, learnt=False) if piece.spoken and not next(wanted) else piece for piece in pieces]
 
 
 def _encode(

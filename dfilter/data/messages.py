@@ -167,7 +167,11 @@ def _turn(item: Any, number: int) -> Turn:
     if known in CALLS:
         item = _as_calls(item)
     content = _first(item, CONTENT)
-    if role != "assistant" or (len(item) == 2 and isinstance(content, str)):  # nearly all turns
+    if len(item) == 2 and isinstance(content, str):  # nearly all turns
+        return role, content
+    if any(item.get(name) for name in ("tools", "functions")):
+        raise RowError(f"turn {number + 1} defines tools; they are read from a column 'tools'")
+    if role != "assistant":
         return role, _text(content, role, number)
     return UNTRAINED if _mark(item, number) else "assistant", _said(item, number)
 

@@ -364,16 +364,16 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
 def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
     def with_tools(row: Row) -> tuple[list[Turn], str]:
         turns, context = read(row)
-        name = next((name for name in columns if row.get(name)), None)
-        if name is None:
-            return turns, context
-        try:
-            tools = definitions_of(row[name], name)
-        except RowError:
-            if strict:
-                raise
-            return turns, context
-        return [(TOOLS, tools), *turns] if tools else turns, context
+        for name in columns:
+            if row.get(name):
+                try:
+                    tools = definitions_of(row[name], name)
+                except RowError:
+                    if strict:
+                        raise
+                    return turns, context
+                return [(TOOLS, tools), *turns] if tools else turns, context
+        return turns, context
 
     return with_tools
 

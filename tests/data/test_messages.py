@@ -102,6 +102,7 @@ def test_forms_of_public_files(row, expected):
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking", "text": "hm"}]}]},
          "is empty"),
         ({"messages": [TURNS[0], TURNS[1] | {"tool_calls": [{"arguments": {}}]}]}, "without the name of"),
+        ({"messages": [TURNS[0] | {"tools": '[{"name": "a"}]'}, TURNS[1]]}, "turn 1 defines tools"),
         ({"messages": TURNS, "tools": "a hammer"}, "'tools' holds text that defines no tool"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, "'image_url'"),
         ({"messages": "[1, 2"}, "'messages' is text, expected a list of turns"),
