@@ -164,7 +164,8 @@ def test_what_a_template_has_no_field_for_stands_in_the_text(families):
     text = (
         f"The following tools can be called:\n{DEFINED}\n\n### Instruction:\nQ\n\n### Response:"
         '|<think>\nhm\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-        "<|im_end|>|\n\n### Instruction:\n2\n\n### Response:Two.<|im_end|>\n\n### Instruction:\nAnd?\n\n### Response:"
+        "<|im_end|>|\n\n### Instruction:\n2\n\n### Response:Two.<|im_end|>\n\n### Instruction:\nAnd?"
+        "\n\n### Response:"
         "|<think>\nso\n</think>\n\nNo.<|im_end|>|"
     )
     assert shown(CALLING, "alpaca", families, tools=TOOLS) == text
