@@ -7,7 +7,7 @@
 
 A filter looks at rows, and at a row's ``prompt`` and ``response``. So it is given rows in which the response
 is what shall be looked at, and their values become those of the rows that they were made of. A row with one
-turn to be learnt is given as it is, whatever the setting, with all that is stored about it.
+turn to be learnt, at its end, is given as it is, whatever the setting, with all that is stored about it.
 """
 
 from __future__ import annotations
@@ -86,18 +86,15 @@ class Views:
 
     @staticmethod
     def of(rows: Dataset, turns: Turns) -> Views | None:
-        """Return what is looked at of the rows; none where no row has several turns to be learnt."""
+        """Return what is looked at of the rows; none where that is what every row ends with."""
         refuse_unknown(turns)
-        counts = rows.learnt
-        several = np.flatnonzero(counts > 1)
-        if not len(several):
-            return None
-        if turns == "last":
-            return Views(rows, len(several))
-        if turns == "all":
-            places = np.full(len(rows), WHOLE, np.int64)
-            places[several] = POOLED
-            return Views(_viewed(rows, np.arange(len(rows)), places, list(rows.ids)), len(several))
+        counts, following = rows.learnt.T
+        several = int((counts > 1).sum())
+        if turns == "all" and (several or following.any()):
+            places = np.where((counts > 1) | (following > 0), POOLED, WHOLE)
+            return Views(_viewed(rows, np.arange(len(rows)), places, list(rows.ids)), several)
+        if turns in {"all", "last"} or not several:
+            return Views(rows, several) if several else None
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         owners = np.repeat(np.arange(len(rows)), counts)
         places = np.arange(len(owners)) - starts[owners]
@@ -105,7 +102,7 @@ class Views:
         named = zip(owners.tolist(), places.tolist(), (counts[owners] > 1).tolist(), strict=True)
         ids = list(rows.ids)
         names = [f"{ids[at]}, reply {place + 1}" if more else ids[at] for at, place, more in named]
-        return Views(_viewed(rows, owners, np.where(last, WHOLE, places), names), len(several), starts)
+        return Views(_viewed(rows, owners, np.where(last, WHOLE, places), names), several, starts)
 
 
 def view(row: Example, place: int) -> Example:

@@ -109,16 +109,15 @@ class Example:
     @property
     def key(self) -> bytes:
         """The row's content hash; see :func:`content_key`."""
-        return content_key(self.messages, self.context, self.tools, pooled=self.pooled)
+        key = content_key(self.messages, self.context, self.tools)
+        return pooled_key(key) if self.pooled else key
 
 
-def content_key(
-    messages: Sequence[Message], context: str = "", tools: str = "", *, pooled: bool = False
-) -> bytes:
+def content_key(messages: Sequence[Message], context: str = "", tools: str = "") -> bytes:
     """Return the 16-byte BLAKE2b hash of what a row says: its turns, tools and where its context begins.
 
     Ids and other columns do not enter, so a row keeps its signals when the file around it changes. Which
-    turns are to be learnt does, and whether they are looked at together.
+    turns are to be learnt does.
 
     Raises:
         UnicodeEncodeError: a text holds a lone surrogate.
@@ -130,9 +129,12 @@ def content_key(
         digest.update(b"%s\x1f%d\x1f" % (name.encode(), len(content)))
         digest.update(content)
     digest.update(b"\x1e%d" % len(context))
-    if pooled:
-        digest.update(b"\x1epooled")
     return digest.digest()
+
+
+def pooled_key(key: bytes) -> bytes:
+    """Return the key of a row of which all that is to be learnt is the response, given the row's own."""
+    return hashlib.blake2b(key, digest_size=KEY_BYTES, person=b"dfilter-pooled").digest()
 
 
 @dataclass(frozen=True, eq=False)

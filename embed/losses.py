@@ -150,16 +150,19 @@ def both(
     ends = set(end_ids(tokenizer, template=template))
     lead = opening(tokenizer, template) if opened else []
 
-    def alike(part: Sequence[Example], pooled: bool) -> list[tuple[Encoded, Encoded]]:
-        if published and not pooled:  # the scripts know rows of one reply
+    def alike(part: Sequence[Example], several: bool) -> list[tuple[Encoded, Encoded]]:
+        if published and not several:  # the scripts know rows of one reply
             return [_joined(row, tokenizer, template, limit, front, leads, cut=cut) for row in part]
-        shown = render_many(part, tokenizer, template=template, turns="all" if pooled else "last")
+        shown = render_many(part, tokenizer, template=template, turns="all" if several else "last")
         said = [_said(row, ends, limit, cut=cut) for row in shown]
         return [_measurable(row, _alone(row, lead), row.refused) for row in said]
 
-    kinds = {row.pooled for row in rows}
-    found = {kind: iter(alike([row for row in rows if row.pooled == kind], kind)) for kind in kinds}
-    return [next(found[row.pooled]) for row in rows]
+    several = [len(row.replies) > 1 for row in rows]
+    found = {
+        kind: iter(alike([row for row, own in zip(rows, several, strict=True) if own == kind], kind))
+        for kind in set(several)
+    }
+    return [next(found[kind]) for kind in several]
 
 
 def unmeasured(rows: Dataset, places: NDArray[np.int64], signal: ResponseLoss) -> dict[int, str]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dfilter.replies import answer
+from dfilter.replies import answer, composed, parts
 from dfilter.types import Example, Message
 
 # What stays as it is: fenced and inline code, in Markdown and in HTML, and a page of HTML that is the answer.
@@ -92,7 +92,9 @@ class LIMACleaning:
 
     def apply(self, row: Example) -> tuple[Example | None, str]:
         """Return the cleaned row, or none when nothing is left of its response."""
-        texts = {message.content: cleaned(message.content) for message in row.messages}
+        texts: dict[str, str] = {}
+        for message in row.messages:
+            texts |= _cleaned(message)
         prompt = self._prompt(row)
         if prompt is not None:
             texts[row.prompt] = cleaned(prompt)
@@ -119,6 +121,16 @@ class LIMACleaning:
 
         key = np.frombuffer(row.key, np.uint8)[None]
         return present[int(seeded(key, self.seed)[1][0] % np.uint64(len(present)))]
+
+
+def _cleaned(message: Message) -> dict[str, str]:
+    """Return a turn's text and the cleaned one; of a reply with calls of tools its words are cleaned alone."""
+    said = parts(message.content) if message.role == "assistant" else None
+    if said is None or not said.calls:
+        return {message.content: cleaned(message.content)}
+    words = cleaned(said.words)
+    whole = composed(words, said.reasoning or "", said.calls) if words != said.words else message.content
+    return {message.content: whole, said.words: words}
 
 
 def _replaced(value: Any, texts: Mapping[str, str]) -> Any:

@@ -20,9 +20,10 @@ from dfilter.filters.length import Longest, Tokens
 from dfilter.filters.lima import LIMA
 from dfilter.llm import templates
 from dfilter.llm.judge import Judge as Model
+from dfilter.llm.verdicts import Judged
 from dfilter.looked_at import Views, over_turns, pooled
 from dfilter.pool import Pool
-from dfilter.types import Scores
+from dfilter.types import Scores, pooled_key
 
 
 def row(name, *replies, **marks):
@@ -105,6 +106,8 @@ def test_rows_of_one_turn_and_last_turns_are_the_rows_themselves(rows):
     assert together.ids == rows.ids
     same = [bool((a == b).all()) for a, b in zip(together.keys, rows.keys, strict=True)]
     assert same == [False, True, True, False]
+    assert [one.key for one in together] == [bytes(key) for key in together.keys.tolist()]
+    assert together[0].key == pooled_key(rows[0].key)
     assert together[0].response == "one two three\n\nfour"
     assert [every[at].fields["id"] for at in range(len(every))] == ["two"] * 2 + ["one", "masked"] + [
         "open"
@@ -170,14 +173,19 @@ def test_a_judge_is_asked_about_the_turns_and_ratings_that_were_paid_for_are_fou
 
     assert judge.key(rows[0]) == first_key(rows[0])
     assert judge.key(rows[1]) == first_key(rows[1])
-    assert judge.key(rows[3]) != first_key(rows[3])  # its last turn is shown now
     together = pooled(rows)
     assert judge.key(together[0]) not in {judge.key(one) for one in rows}
     assert templates.instruction(rows[0]) == "user: Q0\n\nassistant: one two three\n\nuser: Q1"
     assert templates.response(rows[0]) == "four"
     assert templates.instruction(together[0]) == "Q0"
     assert templates.response(together[0]) == "assistant: one two three\n\nuser: Q1\n\nassistant: four"
-    assert templates.response(rows[3]) == "assistant: v\n\nuser: Thanks"
+    assert templates.response(rows[3]) == "v"
+    thanked = pooled(Dataset.from_rows([row("x", "v", more=[{"role": "user", "content": "Thanks"}])]))
+    assert templates.response(thanked[0]) == "assistant: v\n\nuser: Thanks"
+    known = Judged(["two"], [rows[0].key]).of(judge.hash, 0)  # from the row's key alone
+    assert [key for _, key in known] == [judge.key(rows[0]), judge.key(together[0])]
+    elsewhere = replace(judge, model="imported:m", base_url="")
+    assert elsewhere.key(rows[0]) == elsewhere.key(together[0])
     quotes = {turns: Judge(judge=judge, turns=turns).quote(Pool(rows)) for turns in ("all", "mean")}
     assert [quote.rows for (quote,) in quotes.values()] == [4, 7]
 

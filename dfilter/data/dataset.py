@@ -126,11 +126,13 @@ class Dataset(Sequence[Example]):
 
     @cached_property
     def learnt(self) -> NDArray[np.int64]:
-        """(n,) int64: how many turns of each row are to be learnt."""
+        """(n, 2) int64: how many turns of each row are to be learnt, and how many follow the last of them."""
         single = self.source.shape == "alpaca" and "history" not in self.columns
         if single and not isinstance(self._rows, ExampleRows):  # which a transform may have made
-            return np.ones(len(self), np.int64)
-        return np.fromiter((len(row.learnt) for row in self), np.int64, len(self))
+            return np.tile(np.array([1, 0], np.int64), (len(self), 1))
+        places = ((row.learnt, len(row.messages)) for row in self)
+        found = [(len(learnt), turns - 1 - learnt[-1]) for learnt, turns in places]
+        return np.array(found, np.int64).reshape(-1, 2)
 
     @property
     def remarks(self) -> list[str]:

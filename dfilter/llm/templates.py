@@ -128,19 +128,14 @@ def instruction(row: Example) -> str:
 
 
 def response(row: Example) -> str:
-    """Return a row's response and all that follows on it; several turns are shown with their roles."""
+    """Return a row's response; where it is pooled, all turns from the first of it on, with their roles."""
     after = row.messages[row.replies[0] :]
-    return after[0].content if len(after) == 1 else transcript(after)
+    return row.response if not row.pooled or len(after) == 1 else transcript(after)
 
 
 def transcript(messages: Sequence[Message]) -> str:
     """Return turns with their roles."""
     return "\n\n".join(f"{m.role}: {m.content}" for m in messages)
-
-
-def goes_on(row: Example) -> bool:
-    """Return whether turns follow on the response that is rated, which are shown with it."""
-    return not row.pooled and row.replies[-1] + 1 < len(row.messages)
 
 
 def speaks_to_judge(row: Example) -> bool:
