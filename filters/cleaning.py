@@ -124,7 +124,7 @@ class LIMACleaning:
 
 
 def _cleaned(message: Message) -> dict[str, str]:
-    """Return a turn's text and the cleaned one; of a reply with calls of tools its words are cleaned alone."""
+    """Return a turn's text and the cleaned one; of a reply that calls tools its words alone."""
     said = parts(message.content) if message.role == "assistant" else None
     if said is None or not said.calls:
         return {message.content: cleaned(message.content)}
