@@ -272,6 +272,8 @@ def _request(
         format=options["format_"],
         mapping=pairs("--map", options["mapping"]),
         csv=options["csv"] or "",
+        config=options["config"] or "",
+        split=options["split"] or "",
         on_bad_rows=options["on_bad_rows"],
         output_format=output_format,
         out=out,

@@ -45,6 +45,10 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="DIALECT",
             help="How fields are told apart: delimiter=;,quote=none. [default: CSV is quoted, TSV is not]",
         ),
+        click.option("--split", metavar="NAME", help="Which split of a folder or hub id. [default: train]"),
+        click.option(
+            "--config", metavar="NAME", help="Which config, where the data's README.md has several."
+        ),
     ):
         command = option(command)
     return command

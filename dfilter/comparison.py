@@ -51,7 +51,9 @@ class Comparison:
         out: the comparison's folder.
         data: a path or hub id; none takes the sample pool.
         csv: how fields of CSV and TSV files are told apart.
-        on_bad_rows: auto, keep-going or stop; both as in :func:`dfilter.data.load`.
+        config: which config of the data, where it has several.
+        split: which of its splits.
+        on_bad_rows: auto, keep-going or stop; all four as in :func:`dfilter.data.load`.
         strategies: names, TOML files, ``file.py:Class``.
         keep: budgets; "own" keeps a strategy's natural size.
         seeds: trainings of each cell, seeded 0, 1, ...
@@ -82,6 +84,8 @@ class Comparison:
     out: Path
     data: str | None = None
     csv: str = ""
+    config: str = ""
+    split: str = ""
     on_bad_rows: str = "auto"
     strategies: Sequence[str] = ("kcenter",)
     keep: Sequence[str] = (OWN,)
@@ -117,7 +121,8 @@ class Comparison:
     @property
     def reading(self) -> dict[str, Any]:
         """How the data is read, where that was said."""
-        said = {"csv": self.csv, "on_bad_rows": self.on_bad_rows}
+        names = ("csv", "config", "split", "on_bad_rows")
+        said = {name: getattr(self, name) for name in names}
         return {name: value for name, value in said.items() if value not in {"", "auto"}}
 
 

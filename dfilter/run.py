@@ -73,6 +73,8 @@ class Request:
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
     csv: str = ""
+    config: str = ""
+    split: str = ""
     on_bad_rows: OnBadRows = "auto"
     output_format: str = "jsonl"
     out: Path | None = None
@@ -214,6 +216,8 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
             format=request.format if request.format != "auto" else recorded.get("format", "auto"),
             mapping=request.mapping or recorded.get("mapping"),
             csv=request.csv or recorded.get("csv", ""),
+            config=request.config or recorded.get("config", ""),
+            split=request.split or recorded.get("split", ""),
             on_bad_rows=_asked(request, recorded),
             progress=progress,
         )
@@ -290,7 +294,7 @@ def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dic
     }
     if (how := _asked(request, recorded)) != "auto":
         entry["on_bad_rows"] = how
-    for name in ("mapping", "csv", "where", "always", "target"):
+    for name in ("mapping", "csv", "config", "split", "where", "always", "target"):
         value = getattr(request, name) or recorded.get(name)
         if value:
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value

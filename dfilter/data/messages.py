@@ -34,6 +34,7 @@ ROLES: Mapping[str, str] = {
     "user": "user",
     "human": "user",
     "prompter": "user",
+    "input": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
@@ -42,6 +43,9 @@ ROLES: Mapping[str, str] = {
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
+    "ai": "assistant",
+    "gpt_4": "assistant",
+    "output": "assistant",
     "function_call": "assistant",  # ShareGPT: the model asks for a tool
     "tool_call": "assistant",
     "tool": "tool",
@@ -50,11 +54,15 @@ ROLES: Mapping[str, str] = {
     "observations": "tool",
     "function_response": "tool",
     "tool_response": "tool",
+    "tool_result": "tool",
+    "function_result": "tool",
     "ipython": "tool",
 }
-ROLE, CONTENT = ("role", "from"), ("content", "value")
+ROLE, CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 USERS = frozenset(name for name, role in ROLES.items() if role == "user")
 ASSISTANTS = frozenset(name for name, role in ROLES.items() if role == "assistant")
+PAIRS = USERS | ASSISTANTS  # keys of an item that holds a question and its answer
+_AROUND = " \t\n\r:#*<>|"  # what old exports write around a role
 CALLS = frozenset({"function_call", "tool_call"})  # roles of which the text is a call
 REASONING = ("reasoning_content", "thinking", "reasoning")
 # What marks a turn as one to be learnt or not: numbers, and truth values.
@@ -109,8 +117,23 @@ def turns_or_text(value: Any, column: str, role: str) -> list[Turn]:
     if isinstance(value, str):
         return [(role, value)]
     if isinstance(value, Mapping) and not isinstance(_first(value, CONTENT), list):
-        return [_turn(value, 0)]
+        return [turn_of(value, 0)]
     return [turn for number, item in enumerate(listed(value, column)) for turn in _of_item(item, number)]
+
+
+def is_turns(value: Any) -> bool:
+    """Return whether a value is a list, or one turn."""
+    return isinstance(value, list) or (isinstance(value, Mapping) and _first(value, ROLE) is not None)
+
+
+def written_turns(value: Any) -> Any:
+    """Return the list of turns that a text is, as CSV holds one; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        parsed = _parsed(value)
+        items = parsed if isinstance(parsed, list) else []
+        if items and all(isinstance(item, Mapping) and _first(item, ROLE) is not None for item in items):
+            return parsed
+    return value
 
 
 def listed(value: Any, column: str) -> Sequence[Any]:
@@ -148,18 +171,23 @@ def _of_item(item: Any, number: int) -> list[Turn]:
                 ("user", _text(item[asked], "user", number)),
                 ("assistant", _text(item[said], "assistant", number)),
             ]
-    return [_turn(item, number)]
+    return [turn_of(item, number)]
 
 
 def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((item[name] for name in names if item.get(name) is not None), None)
 
 
-def _turn(item: Any, number: int) -> Turn:
+def turn_of(item: Any, number: int) -> Turn:
+    """Return the turn of one item; ``number`` counts from 0.
+
+    Raises:
+        RowError: it is none.
+    """
     if not isinstance(item, Mapping):
         raise RowError(f"turn {number + 1} is {kind_of(item)}, expected an object with role and content")
     said = _first(item, ROLE)
-    known = "_".join(said.lower().replace("-", " ").split()) if isinstance(said, str) else ""
+    known = said if said in ROLES else _plain_role(said) if isinstance(said, str) else ""
     role = ROLES.get(known)
     if role is None:
         name = f"the role '{said}'" if isinstance(said, str) else "no role"
@@ -174,6 +202,10 @@ def _turn(item: Any, number: int) -> Turn:
     if role != "assistant":
         return role, _text(content, role, number)
     return UNTRAINED if _mark(item, number) else "assistant", _said(item, number)
+
+
+def _plain_role(said: str) -> str:
+    return "_".join(said.strip(_AROUND).lower().replace("-", " ").split())
 
 
 def _as_calls(item: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -226,13 +226,13 @@ class ExampleRows:
 
 
 def objects(array: pa.Array) -> list[Any]:
-    """Return an Arrow array's values as Python objects.
+    """Return an Arrow array's values as Python objects, maps as dicts.
 
     Values that Python cannot hold (nanoseconds, far dates) come as text; bytes that claim to be text
     and are not UTF-8 as :class:`Damaged`.
     """
     try:
-        values: list[Any] = array.to_pylist()
+        values: list[Any] = array.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError):
         values = [_object(array[index]) for index in range(len(array))]
     return values
@@ -246,7 +246,7 @@ def _object(scalar: Any) -> Any:
     import pyarrow as pa
 
     try:
-        return scalar.as_py()
+        return scalar.as_py(maps_as_pydicts="lossy")
     except UnicodeDecodeError:
         if not pa.types.is_struct(scalar.type):
             return Damaged()

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
+from dfilter.data.detect import detect
 from dfilter.data.rejects import RowError
-from dfilter.data.shapes import FIELDS, content_key_of, detect, is_blank, text_length
+from dfilter.data.shapes import FIELDS, content_key_of, is_blank, text_length
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import Example, Message, content_key
 
@@ -209,6 +210,9 @@ def test_key_and_length_are_those_of_the_example(turns, response, after, context
     assert text_length(turns) == len(Example("0", messages, {}, context).text)
 
 
+TREE = {"role": "prompter", "text": "Q", "replies": [{"role": "assistant", "text": "A"}]}
+
+
 def test_every_shape_is_detected_by_its_own_names():
     rows = {
         "alpaca": {"instruction": "Q", "input": "", "output": "A"},
@@ -216,6 +220,9 @@ def test_every_shape_is_detected_by_its_own_names():
         "conversations": {"conversations": [{"from": "gpt", "value": "A"}]},
         "prompt-response": {"prompt": "Q", "response": "A"},
         "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        "tree": {
+            "prompt": {"role": "prompter", "text": "Q", "replies": [{"role": "assistant", "text": "A"}]}
+        },
     }
     assert {name: detect([row]).name for name, row in rows.items()} == {name: name for name in FIELDS}
 
