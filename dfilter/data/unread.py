@@ -22,7 +22,9 @@ MEANING = {
     **dict.fromkeys(("label", "kto_tag"), "a mark of good and bad answers"),
     "history": "earlier turns",
 }
-TURN = frozenset({*ROLE, *CONTENT, *PAIRS, *WEIGHTS, *FLAGS, *REASONING, "tool_calls", "function_call"})
+TURN = frozenset(
+    {*ROLE, *CONTENT, *PAIRS, *WEIGHTS, *FLAGS, *REASONING, "tool_calls", "tool_call_id", "function_call"}
+)
 
 
 class Met:
