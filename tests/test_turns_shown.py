@@ -26,7 +26,7 @@ TEXTS = (
 )  # fmt: skip
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 RANDOM = settings(
-    max_examples=80,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     deadline=None,
 )
