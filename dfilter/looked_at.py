@@ -87,12 +87,14 @@ class Views:
     @staticmethod
     def of(rows: Dataset, turns: Turns) -> Views | None:
         """Return what is looked at of the rows; none where that is what every row ends with."""
+        import pyarrow as pa
+
         refuse_unknown(turns)
         counts, following = rows.learnt.T
         several = int((counts > 1).sum())
         if turns == "all" and (several or following.any()):
             places = np.where((counts > 1) | (following > 0), POOLED, WHOLE)
-            return Views(_viewed(rows, np.arange(len(rows)), places, list(rows.ids)), several)
+            return Views(_viewed(rows, np.arange(len(rows)), places, rows.ids.arrow), several)
         if turns in {"all", "last"} or not several:
             return Views(rows, several) if several else None
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
@@ -102,7 +104,8 @@ class Views:
         named = zip(owners.tolist(), places.tolist(), (counts[owners] > 1).tolist(), strict=True)
         ids = list(rows.ids)
         names = [f"{ids[at]}, reply {place + 1}" if more else ids[at] for at, place, more in named]
-        return Views(_viewed(rows, owners, np.where(last, WHOLE, places), names), several, starts)
+        unique = pa.chunked_array([pa.array(names, pa.large_string())])
+        return Views(_viewed(rows, owners, np.where(last, WHOLE, places), unique), several, starts)
 
 
 def view(row: Example, place: int) -> Example:
@@ -115,18 +118,15 @@ def view(row: Example, place: int) -> Example:
 
 
 def _viewed(
-    rows: Dataset, owners: NDArray[np.int64], places: NDArray[np.int64], names: Sequence[str]
+    rows: Dataset, owners: NDArray[np.int64], places: NDArray[np.int64], ids: pa.ChunkedArray
 ) -> Dataset:
     """Return the dataset of views of rows: whose, which, and under which ids."""
-    import pyarrow as pa
-
     held = _ViewRows(rows, owners, places)
     keys, lengths = rows.keys[owners], rows.lengths[owners]
     changed = np.flatnonzero(places != WHOLE)
     for at, row in zip(changed.tolist(), held.some(changed), strict=True):
         keys[at] = np.frombuffer(row.key, np.uint8, KEY_BYTES)
         lengths[at] = len(row.text)
-    ids = pa.chunked_array([pa.array(names, pa.large_string())])
     return Dataset(held, ids, keys, lengths, rows.source, rows.rejected)
 
 

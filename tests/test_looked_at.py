@@ -194,3 +194,17 @@ def test_a_judge_is_asked_about_the_turns_and_ratings_that_were_paid_for_are_fou
 def test_an_unknown_setting_is_refused(made):
     with pytest.raises(SettingsError, match=r"turns = 'first' is unknown\. Known: all, last, mean, min"):
         made(turns="first")
+
+
+def test_the_number_of_turns_is_known_of_every_shape():
+    pair = {"instruction": "Q", "output": "A"}
+    plain = Dataset.from_rows([pair, pair])
+    assert plain.learnt.tolist() == [[1, 0], [1, 0]] == [[len(one.learnt), 0] for one in plain]
+    assert Dataset.from_rows([pair, pair | {"history": [["a", "b"]]}]).learnt.tolist() == [[1, 0], [2, 0]]
+    assert Dataset.from_rows(ROWS).learnt.tolist() == [[2, 0], [1, 0], [1, 0], [3, 1]]
+    assert Dataset.from_rows(list(Dataset.from_rows(ROWS))).learnt.tolist() == [
+        [2, 0],
+        [1, 0],
+        [1, 0],
+        [3, 1],
+    ]
