@@ -67,6 +67,33 @@ def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in split}
 
 
+def money_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what judges may cost."""
+    for option in (
+        click.option(
+            "--price",
+            metavar="IN/OUT",
+            help="The judge's price, in US dollars per million tokens; for several judges one, or one each.",
+        ),
+        click.option(
+            "--budget",
+            metavar="NAME",
+            help="What the limits belong to; runs that name the same one share them. [default: the folder]",
+        ),
+        click.option(
+            "--max-tokens", type=int, help="Stop before more tokens are taken, of prompts and answers."
+        ),
+        click.option("--max-calls", type=int, help="Stop before more calls are made; failed ones count."),
+        click.option(
+            "--max-usd",
+            type=float,
+            help="Stop before more is spent, in all runs of the budget; what was paid for is kept.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:
     """Return a compare command with other budgets, ready for a shell."""
     at = words.index("--") if "--" in words else len(words)

@@ -198,9 +198,9 @@ def _judging(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
         if not calls:
             continue
         yield f"Judging ({entry.name}): up to {calls:,} calls"
-        for judge in setting.plan.judges:
-            price = price_of(judge)
-            each = calls / len(setting.plan.judges)
+        for settings in entry.settings["judges"]:
+            judge, each = settings["model"], calls / len(entry.settings["judges"])
+            price = price_of(judge, settings.get("price", ""))
             said = (
                 "its price is unknown"
                 if price is None

@@ -31,7 +31,7 @@ from dfilter.types import Example, Json, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dfilter.llm.prices import Budget
+    from dfilter.llm.budget import Budget
     from dfilter.llm.session import Asking
 
 RATING = np.dtype(

@@ -20,7 +20,7 @@ from dfilter.cutting import template_text
 from dfilter.digests import json_digest
 from dfilter.errors import InputError
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
-from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.reported import Reported
 from dfilter.token_ids import front_ids, text_ids
 from dfilter.types import Json
@@ -134,7 +134,7 @@ class LocalSession:
         endings = [Ending(n, None, s.status, 0.0, s, asker) for n, s in zip(numbers, out, strict=True)]
         self.ledger.begin_group()
         try:
-            self.ledger.begin([(n, r.key, now) for n, r in zip(numbers, requests, strict=True)])
+            self.ledger.begin([Attempt(n, r.key, now, asker) for n, r in zip(numbers, requests, strict=True)])
             self.ledger.end(endings)
             self.ledger.commit()
         except BaseException:

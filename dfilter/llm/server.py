@@ -73,6 +73,7 @@ class Server:
         patience: when nothing came back for so many seconds, the run says so.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
         poll_seconds: how often a batch is looked at.
+        price: ``IN/OUT`` in US dollars per million tokens of prompt and of answer; empty takes the table's.
         wait_for_server: how many seconds a server that is down is waited for; then the run stops, and
             the same command goes on with it.
     """
@@ -98,6 +99,7 @@ class Server:
     first_wait: Annotated[float, ANYHOW] = 0.5
     poll_seconds: Annotated[float, ANYHOW] = 30.0
     wait_for_server: Annotated[float, ANYHOW] = 3600.0
+    price: Annotated[str, ANYHOW] = ""
 
     def __post_init__(self) -> None:
         findings = self.findings()
@@ -130,6 +132,13 @@ class Server:
         ]
         if self.thought_tokens < 0:
             found.append(f"thought_tokens = {self.thought_tokens}; expected 0 (no room) or more.")
+        if self.price and "," not in self.price:  # one for each of several models
+            from dfilter.llm.prices import read_price
+
+            try:
+                read_price(self.price)
+            except SettingsError as error:
+                found += error.findings
         if DEPLOYMENTS in self.base_url and not self.api_version:
             found.append(
                 f"The address {self.base_url} is Azure's classic one and needs an api-version; set "

@@ -14,8 +14,8 @@ import pytest
 
 from dfilter.errors import CheckError, ServerError
 from dfilter.llm.batch import BatchSession
+from dfilter.llm.budget import Budget
 from dfilter.llm.ledger import Ledger
-from dfilter.llm.prices import Budget
 from dfilter.llm.scores import TextScore
 from dfilter.llm.session import ask, ledger_path
 from dfilter.store import home
