@@ -16,6 +16,7 @@ from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import load_target
 from dfilter.errors import InputError, SettingsError, UnknownNameError
+from dfilter.looked_at import pooled
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
@@ -321,7 +322,7 @@ class _Walk:
         from dfilter import registry
 
         counter = registry.create("signals", "tokens", {"tokenizer": self.strategy.select.tokenizer})
-        pool = Pool(self.data.take(self.alive), progress=self.progress, store=self.store)
+        pool = Pool(pooled(self.data.take(self.alive)), progress=self.progress, store=self.store)
         return pool.signal(counter).astype(np.int64)
 
     def _quota_groups(self, name: str) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from dfilter.llm.judge import counts, rate
 from dfilter.llm.panel import FLAGS, panel, words
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
+from dfilter.looked_at import Turns, Views, over_turns, refuse_unknown
 from dfilter.types import Json, Scores
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Judge:
         human: a CSV file with columns ``id`` and ``rating``, to compare with.
         generator: the model that wrote the responses, for the warning about families.
         evaluator: the model that will compare trained models, for the same.
+        turns: which replies of a conversation are rated, see :mod:`dfilter.looked_at`; all or last where
+            people's ratings are compared with.
     """
 
     paper: ClassVar[str] = "arXiv:2307.08701, AlpaGasus: rating by a language model"
@@ -81,8 +84,12 @@ class Judge:
     generator: str = ""
     evaluator: str = ""
     accept_failed: Annotated[str | int, ANYHOW] = 0
+    turns: Turns = "all"
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
+        if self.human and self.turns in {"mean", "min"}:
+            raise SettingsError(f"People rated rows, so turns = '{self.turns}' cannot be compared with them.")
         accepted(self.accept_failed, 0)
         self._budget()  # its limits are amounts
         first, *more = _each(self.judge)
@@ -108,6 +115,9 @@ class Judge:
             CheckError: the pilot found the judge useless, or the budget is spent.
             ServerError: a server refused, nothing succeeds, or more rows failed than are accepted.
         """
+        return over_turns(pool, self.turns, self._rated)
+
+    def _rated(self, pool: Pool) -> Scores:
         budget = self._budget()
         judges = [judge.settled(budget=budget) for judge in self._judges()]
         watched = Watched(pool.rows)
@@ -129,6 +139,8 @@ class Judge:
         from dfilter.llm.quote import quote
 
         judges = [judge.settled(ask=False) for judge in self._judges()]
+        views = Views.of(pool.rows, self.turns)
+        pool = pool if views is None else replace(pool, rows=views.rows)
         return [
             quote(pool.rows, judge, extra=() if judge.imported else health_requests(pool, judge))
             for judge in judges
@@ -145,6 +157,8 @@ class Judge:
             )
         if len({judge.hash for judge in judges}) < len(judges):
             raise SettingsError("Two of the judges are the same; give each another model, template or mode.")
+        if self.turns in {"mean", "min"} and any(judge.imported for judge in judges):
+            raise SettingsError(f"Imported ratings are of rows; turns = '{self.turns}' finds none.")
         scales = {(judge.low, judge.high) for judge in judges}
         if len(scales) > 1 and self.combine != "ranks" and not self.map_scales:
             named = ", ".join(f"{judge.model} from {judge.low} to {judge.high}" for judge in judges)

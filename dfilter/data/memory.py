@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
 from dfilter.data.unread import Met
 from dfilter.errors import InputError
+from dfilter.replies import answer
 from dfilter.types import KEY_BYTES, Example
 
 if TYPE_CHECKING:
@@ -157,7 +159,7 @@ def _of_examples(
     kept, keys, lengths = [], [], []
     for number, row in enumerate(examples, start=1):
         try:
-            if shapes.is_blank(row.response):
+            if shapes.is_blank(answer(row.response)):
                 raise ValueError("The response is empty.")  # noqa: TRY301 - as the others
             keys.append(row.key)
         except ValueError as error:  # no assistant turn, or half of a surrogate pair
@@ -177,13 +179,20 @@ def _of_examples(
 
 
 def _with_fields(row: Example) -> Example:
-    turns = [(message.role, message.content) for message in row.messages]
+    turns = shapes.turns_in(row)
     try:
         if row.fields and detect([row.fields]).reader()(row.fields) == (turns, row.context):
             return row
     except (InputError, RowError):
         pass
-    others = {name: value for name, value in row.fields.items() if name not in shapes.TEXT_COLUMNS}
-    messages = [{"role": role, "content": content} for role, content in turns]
+    held = {*shapes.TEXT_COLUMNS, *shapes.DEFINITIONS}
+    others = {name: value for name, value in row.fields.items() if name not in held}
+    messages = [
+        {"role": m.role, "content": m.content}
+        | ({} if m.trained or m.role != "assistant" else {"train": False})
+        for m in row.messages
+    ]
     fields = others | {"id": row.id, "messages": messages}
-    return Example(row.id, row.messages, fields, row.context)
+    if row.tools:
+        fields["tools"] = json.loads(row.tools)
+    return replace(row, fields=fields)

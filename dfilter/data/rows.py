@@ -13,6 +13,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dfilter.data.jsontext import parse
@@ -202,7 +203,7 @@ class ExampleRows:
     def example(self, index: int, row_id: str) -> Example:
         """See :class:`Rows`."""
         row = self._examples[index]
-        return row if row.id == row_id else Example(row_id, row.messages, row.fields, row.context)
+        return row if row.id == row_id else replace(row, id=row_id)
 
     def stream(self, ids: Sequence[str]) -> Iterator[Example]:
         """See :class:`Rows`."""

@@ -10,7 +10,8 @@
 A shape is detected from the first rows or named; ``mapping`` says which column stands for a
 field (``{"response": "answer"}``; ``a/b`` reaches into nested columns); the names that fields go by in
 public data sets are known, see ``FIELDS``. Any shape may have a text column ``system``, which becomes the
-first message, and a column ``id``. Lists of turns may have any form of :mod:`dfilter.data.messages`.
+first message, a column ``tools`` (or ``functions``) of definitions, and a column ``id``. Lists of turns may
+have any form of :mod:`dfilter.data.messages`.
 """
 
 from __future__ import annotations
@@ -23,10 +24,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dfilter.data.messages import Turn, is_turns, listed, turns_of, turns_or_text, written_turns
+from dfilter.data.messages import (
+    Turn,
+    definitions_of,
+    is_turns,
+    listed,
+    turns_of,
+    turns_or_text,
+    written_turns,
+)
 from dfilter.data.rejects import RowError, kind_of
 from dfilter.data.trees import best_path
-from dfilter.types import KEY_BYTES, Example, Message
+from dfilter.replies import answer
+from dfilter.types import KEY_BYTES, TOOLS, UNTRAINED, Example, Message
 
 Row: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[Row], tuple[list[Turn], str]]
@@ -55,6 +65,8 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
 BEFORE = ("messages", "conversations", "conversation", "input/messages")  # and those that hold turns of it
 CHOICES = ("choices", "options")
+DEFINITIONS = ("tools", "functions")  # columns that define tools
+TEXTS_ALONE = ("alpaca", "prompt-response")  # here such a column may be one that happens to have this name
 MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
 _SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
@@ -93,6 +105,8 @@ class Shape:
         else:
             read = _turns(self.columns[self.name])
         read = _with_system(read, self.columns["system"], named="system" in self.mapped)
+        columns = [name for name in DEFINITIONS if name not in self.columns.values()]
+        read = _with_tools(read, columns, strict=self.name not in TEXTS_ALONE)
         return _without_bad(read, self.marks())
 
     def marks(self) -> list[str]:
@@ -108,7 +122,7 @@ class Shape:
         whole = set(self.columns.values())
         heads = whole | {column.split("/")[0] for column in whole}
         more = {"alpaca": ("history",), "preference": (*ASKED, *BEFORE, "input")}.get(self.name, ())
-        return frozenset(heads).union(more)
+        return frozenset(heads).union(more, DEFINITIONS)
 
     def turn_columns(self) -> list[str]:
         """Return the columns that may hold turns."""
@@ -143,13 +157,28 @@ def content_key_of(turns: Sequence[Turn], context: str) -> bytes:
 
 def text_length(turns: Sequence[Turn]) -> int:
     """Return ``len(Example.text)`` without building the text."""
+    if turns[0][0] == TOOLS:
+        turns = turns[1:]
     last = _last_assistant(turns)
     return sum(len(text) for _, text in turns[: last + 1]) + 2 * max(last - 1, 0) + 2
 
 
 def example(row_id: str, turns: Sequence[Turn], context: str, fields: Row) -> Example:
     """Return the canonical form of a row that was read."""
-    return Example(row_id, tuple(Message(role, text) for role, text in turns), fields, context)
+    tools = ""
+    if turns[0][0] == TOOLS:
+        tools, turns = turns[0][1], turns[1:]
+    return Example(row_id, tuple(_message(*turn) for turn in turns), fields, context, tools)
+
+
+def turns_in(row: Example) -> list[Turn]:
+    """Return the turns that :func:`example` made a row of."""
+    named = [(m.role if m.trained or m.role != "assistant" else UNTRAINED, m.content) for m in row.messages]
+    return [(TOOLS, row.tools), *named] if row.tools else named
+
+
+def _message(role: str, text: str) -> Message:
+    return Message(role, text) if role != UNTRAINED else Message("assistant", text, trained=False)
 
 
 def dig(row: Any, column: str) -> Any:
@@ -178,7 +207,7 @@ def _alpaca(instruction_column: str, input_column: str, output_column: str) -> R
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
         output = _text(row, output_column)
-        if is_blank(output):
+        if is_blank(answer(output)):
             raise RowError(f"the response ('{output_column}') is empty")
         before = _history(row["history"]) if row.get("history") else []
         context = dig(row, input_column)
@@ -280,7 +309,7 @@ def _answered(turns: list[Turn], where: str) -> list[Turn]:
     last = _last_assistant(turns)
     if last < 0:
         raise RowError(f"{where} has no assistant turn")
-    if is_blank(turns[last][1]):
+    if is_blank(answer(turns[last][1])):
         raise RowError(f"the response ({where}) is empty")
     return turns
 
@@ -319,6 +348,23 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         return turns, context
 
     return with_system
+
+
+def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
+    def with_tools(row: Row) -> tuple[list[Turn], str]:
+        turns, context = read(row)
+        for name in columns:
+            if row.get(name):
+                try:
+                    tools = definitions_of(row[name], name)
+                except RowError:
+                    if strict:
+                        raise
+                    return turns, context
+                return [(TOOLS, tools), *turns] if tools else turns, context
+        return turns, context
+
+    return with_tools
 
 
 def is_blank(text: str) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dfilter.data.messages import CONTENT, PAIRS, ROLE, UNTRAINED, listed
+from dfilter.data.messages import CONTENT, FLAGS, PAIRS, REASONING, ROLE, WEIGHTS, listed
 from dfilter.data.rejects import RowError
 from dfilter.data.shapes import Shape, dig, truth
 
 # Columns and keys of turns that change what a row means where a project reads them.
 MEANING = {
-    **dict.fromkeys(("tools", "functions"), "definitions of tools"),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "pictures, films or sound"),
     **dict.fromkeys(
         ("rejected", "rejected_response", "rejected_messages", "non_preferred_output"),
@@ -23,7 +22,9 @@ MEANING = {
     **dict.fromkeys(("label", "kto_tag"), "a mark of good and bad answers"),
     "history": "earlier turns",
 }
-TURN = frozenset({*ROLE, *CONTENT, *PAIRS, *UNTRAINED, "tool_calls", "function_call"})
+TURN = frozenset(
+    {*ROLE, *CONTENT, *PAIRS, *WEIGHTS, *FLAGS, *REASONING, "tool_calls", "tool_call_id", "function_call"}
+)
 
 
 class Met:

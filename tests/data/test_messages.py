@@ -95,8 +95,15 @@ def test_forms_of_public_files(row, expected):
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.0}]}, "('weight' is 0.0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"train": False}]}, "('train' is False)"),
         ({"messages": [TURNS[0], TURNS[1] | {"content": "", "reasoning_content": "hm"}]}, "is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.5}]}, "'weight' of turn 2 is 0.5, and a turn is"),
+        ({"messages": [TURNS[0], TURNS[1] | {"train_detail": [{"begin_offset": 0}]}]}, "(train_detail or"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": [{"type": "text", "text": "A", "train": False}]}]},
+         "a part of turn 2 is not to be learnt"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking", "text": "hm"}]}]},
-         "a part of turn 2 is of type 'thinking'"),
+         "is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"tool_calls": [{"arguments": {}}]}]}, "without the name of"),
+        ({"messages": [TURNS[0] | {"tools": '[{"name": "a"}]'}, TURNS[1]]}, "turn 1 defines tools"),
+        ({"messages": TURNS, "tools": "a hammer"}, "'tools' holds text that defines no tool"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, "'image_url'"),
         ({"messages": "[1, 2"}, "'messages' is text, expected a list of turns"),
         ({"messages": {"role": ["user"], "content": ["Q", "A"]}}, "an object, expected a list of turns"),
@@ -127,8 +134,6 @@ def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
         "the column 'images' (pictures, films or sound) is not read: 1 row",
         "the column 'label' (a mark of good and bad answers) is not read: 1 row",
         "the column 'loss_mask' (what is to be learnt) is not read: 1 row",
-        "the column 'tools' (definitions of tools) is not read: 2 rows",
-        "'reasoning_content' of turns (reasoning apart from the answer) is not read: 1 turn",
         "columns that are kept and not read: source",
         "parts of turns that are kept and not read: name",
     ]
@@ -149,7 +154,8 @@ def test_only_what_is_not_read_is_named():
     chosen = {"prompt": "Q", "answer": "A", "rejected": "B"}
     [note] = Dataset.from_rows([chosen]).source.notes
     assert note == "the column 'rejected' (answers that were refused) is not read: 1 row"
-    assert not Dataset.from_rows([{"prompt": "Q", "tools": "A"}], mapping={"response": "tools"}).source.notes
+    mapped = Dataset.from_rows([{"prompt": "Q", "rejected": "A"}], mapping={"response": "rejected"})
+    assert not mapped.source.notes
     for row in (
         {"id": 1, "system": "S", "messages": TURNS, "label": True},
         {"instruction": "Q", "input": "I", "output": "A", "history": [["a", "b"]]},

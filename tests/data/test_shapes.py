@@ -49,10 +49,7 @@ def test_messages_keep_system_tool_and_every_turn():
     }
     turns, _ = read(row)
     assert [role for role, _ in turns] == ["system", "user", "assistant", "tool", "assistant", "user"]
-    assert turns[2][1] == (
-        '<tool_call>\n{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '
-        '"{\\"a\\": 1}"}}\n</tool_call>'
-    )
+    assert turns[2][1] == '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     assert turns[4][1] == "It is 2."
 
 
