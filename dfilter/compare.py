@@ -66,6 +66,7 @@ from dfilter.run import Request, prepared, run_prepared
 from dfilter.run_folder import (
     IDENTITY,
     STRATEGY,
+    kept_keys,
     lasting,
     needs_force,
     other_identity,
@@ -325,6 +326,7 @@ def _job(
     return {
         "rows": str((selection_folder(setting, place) / "selected.jsonl").absolute()),
         "reading": dict(setting.shape),
+        "keys": kept_keys(selection_folder(setting, place)),
         "seed": place.seed,
         "trainer": plan.trainer,
         "train": trainer_of(plan),

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from dfilter.data.dataset import Dataset
+from dfilter.data.detect import detect
 from dfilter.data.ingest import FIRST_ROWS
-from dfilter.data.shapes import detect
 from dfilter.data.write import replacing
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
@@ -140,7 +140,10 @@ def misleading(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
         rows = [json.loads(line) for line in islice(lines, FIRST_ROWS)]
     if not rows or not shape:
         return {}
-    found = detect(rows)
+    try:
+        found = detect(rows)
+    except InputError:  # of columns that could be meant alike
+        return dict(shape)
     columns = dict(found.columns) | dict(shape["mapping"])
     return {} if (found.name, found.columns) == (shape["format"], columns) else dict(shape)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dfilter.data.dataset import Dataset
 from dfilter.digests import json_digest
@@ -88,6 +89,22 @@ def as_read(rows: Dataset) -> str:
         text = name.encode()
         digest.update(b"%d %s" % (len(text), text))
     return digest.hexdigest()
+
+
+def keys_digest(keys: NDArray[np.uint8]) -> str:
+    """Return hex digits that name rows by their content keys, in their order."""
+    return hashlib.blake2b(np.ascontiguousarray(keys).tobytes(), digest_size=8).hexdigest()
+
+
+def kept_keys(folder: Path) -> str:
+    """Return what names the rows that a run kept; nothing where an early version wrote no keys."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / "decisions.parquet")
+    if "key" not in table.column_names:
+        return ""
+    kept = table.filter(table["kept"])["key"].to_pylist()
+    return keys_digest(np.frombuffer(b"".join(kept), np.uint8))
 
 
 def recorded_identity(folder: Path) -> dict[str, Any] | None:

@@ -19,17 +19,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dfilter import own_code, registry
 from dfilter.data import load
-from dfilter.errors import DFilterError
+from dfilter.data.dataset import Dataset
+from dfilter.errors import DFilterError, InputError
 from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
 from dfilter.llm.budget import Terms, spending
 from dfilter.plaintext import guard_reports, say_error
+from dfilter.run_folder import keys_digest
 from dfilter.store.disk import claim, write_json
 from dfilter.trained import keep
 from dfilter.types import Duel, Evaluator, Trainer
@@ -50,10 +52,7 @@ def work(cell: Path) -> None:
     job = json.loads((cell / "job.json").read_text(encoding="utf-8"))
     trainer: Trainer = registry.create("trainers", job["trainer"], job["train"])
     took: dict[str, float] = {}
-    how = job.get("reading", {})  # as the data was read: alone, its rows may look like those of another shape
-    model = _timed(
-        took, "train", lambda: trainer.train(load(job["rows"], **how), cell / "model", seed=job["seed"])
-    )
+    model = _timed(took, "train", lambda: trainer.train(_rows(job), cell / "model", seed=job["seed"]))
     keep(cell)
     for name, entry in job["evaluations"].items():
         place = cell / RESULTS / f"{name}.json"
@@ -66,6 +65,21 @@ def work(cell: Path) -> None:
             found = _timed(took, f"evaluate {name}", partial(evaluator.evaluate, model, seed=job["seed"]))
         write_result(place, found, entry["identity"])
     write_json(cell / TIMINGS, took)
+
+
+def _rows(job: Mapping[str, Any]) -> Dataset:
+    """Return the rows to train on, read as the data was: alone, they may look like those of another shape.
+
+    Raises:
+        InputError: what is read says something else than what was selected.
+    """
+    rows = load(job["rows"], **job.get("reading", {}))
+    if job.get("keys", "") not in ("", keys_digest(rows.keys)):
+        raise InputError(
+            f"{job['rows']} does not read back as the rows that were selected: {len(rows):,} rows are "
+            f"usable, {len(rows.rejected):,} are not. Please report it, with a row or two."
+        )
+    return rows
 
 
 def _timed(took: dict[str, float], name: str, step: Callable[[], T]) -> T:

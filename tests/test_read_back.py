@@ -17,9 +17,10 @@ from dfilter.compare import compare
 from dfilter.comparison import Comparison, prepare
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
-from dfilter.errors import FolderError
+from dfilter.errors import FolderError, InputError
 from dfilter.progress import Silent
 from dfilter.store.seal import read_checked, write_checked
+from dfilter.worker import work
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 
@@ -71,6 +72,16 @@ def test_what_is_trained_on_is_what_was_selected(plan: Comparison, csv: str) -> 
         assert told == texts(kept)
     longest = next(cell for cell in cells if cell.strategy == "longest")
     assert longest.trained_tokens == sum(len(row.response) for row in list(data)[52:])
+
+
+def test_rows_that_do_not_read_back_as_selected_are_not_trained_on(plan: Comparison) -> None:
+    compare(plan)
+    cell = plan.out / "cells" / "longest-8-seed0"
+    job = json.loads((cell / "job.json").read_text())
+    for change in ({"reading": {}}, {"rows": str(plan.data)}):
+        (cell / "job.json").write_text(json.dumps(job | change))
+        with pytest.raises(InputError, match="does not read back as the rows that were selected"):
+            work(cell)
 
 
 def test_a_cell_that_was_trained_on_other_texts_is_not_kept(plan: Comparison) -> None:
