@@ -12,6 +12,7 @@ folders beside it, which is what such code adds. Whatever else it imports while 
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import warnings
@@ -141,8 +142,9 @@ def loading(file: Path) -> Iterator[None]:
         _added.update(set(sys.path) - before)
     unseen = list(filter(None, map(_own_file, sorted(set(sys.modules) - modules - set(found)))))
     if unseen:
+        more = f" and {len(unseen) - 3:,} more files" if len(unseen) > 3 else ""
         warnings.warn(
-            f"{file} imports {', '.join(unseen)} by names that it makes while it runs. When these files are "
+            f"{file} imports {', '.join(unseen[:3])}{more} by names that it makes while it runs. When these files are "
             "edited, what is stored of it is not made anew; name them in import statements, and keep them "
             "beside it.",
             stacklevel=3,
@@ -194,7 +196,9 @@ def _root(top: str, beside: Path | None) -> Path | None:
     """Return the folder that a module or package of the user's own lies in; none for what is installed."""
     if top in sys.stdlib_module_names:
         return None
-    spec = _spec(top) or PathFinder.find_spec(top, [*_around(beside), *_roots])
+    spec = _spec(top)
+    if spec is None:
+        spec = PathFinder.find_spec(top, [*_around(beside), *_roots])
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     if spec is not None and spec.has_location and spec.origin:
         places.append(str(Path(spec.origin).parent if places else spec.origin))
@@ -208,7 +212,7 @@ def _installed(place: Path) -> bool:
 
 def _around(folder: Path | None) -> list[str]:
     """Return the folder of a file, the one around it, and those in it."""
-    if folder is None:
+    if folder is None or not os.access(folder, os.R_OK):
         return []
     inside = sorted(place for place in folder.iterdir() if place.is_dir() and place.name.isidentifier())
     return [str(place) for place in (folder, folder.parent, *inside) if place.name != "__pycache__"]
