@@ -130,6 +130,7 @@ def compare(
     from dfilter.comparison import from_options
     from dfilter.leaderboard.likeness import equal_budgets
     from dfilter.progress import for_stream
+    from dfilter.protocol import chosen_late
 
     typed = {n for n in options if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
     plan = from_options(data, out, options, typed)
@@ -139,7 +140,7 @@ def compare(
         say(outlook(plan, for_stream(sys.stderr)))
         return
     cells = run_comparison(plan, for_stream(sys.stderr))
-    board = _print_board(plan.out, cells, plan.margin, style)
+    board = _print_board(plan.out, cells, plan.margin, style, late=chosen_late([plan.out]))
     budgets = equal_budgets(board.rows)
     if budgets:
         say(shown(f"At equal tokens: {with_budgets(ctx.meta[WORDS], budgets)}"), err=True)
@@ -179,20 +180,24 @@ def leaderboard(folders: tuple[Path, ...], style: str, strategies: str | None, k
     """
     from dfilter.comparison import only
     from dfilter.leaderboard.logs import read_all
-    from dfilter.protocol import recorded_margin
+    from dfilter.protocol import chosen_late, recorded_margin
 
     cells = read_all(folders)
     margin = recorded_margin(folders)
     chosen = only(cells, _list(strategies), _list(keep)) if strategies or keep else None
-    _print_board(None, cells, margin, style, chosen)
+    _print_board(None, cells, margin, style, chosen, late=chosen_late(folders))
 
 
-def _print_board(out: Path | None, cells: Any, margin: float | None, style: Any, only: Any = None) -> Any:
+def _print_board(
+    out: Path | None, cells: Any, margin: float | None, style: Any, only: Any = None, *, late: bool = False
+) -> Any:
     """Print the table, or the rows of the cells ``only``; with a folder, write it in every form too."""
+    from dataclasses import replace
+
     from dfilter.leaderboard import leaderboard as make
     from dfilter.store.disk import disk_errors, write_text
 
-    board = make(cells, margin=margin)
+    board = replace(make(cells, margin=margin), late=late)
     if only is not None:
         board = board.showing((cell.strategy, cell.budget) for cell in only)
     if out is not None:

@@ -144,9 +144,9 @@ def loading(file: Path) -> Iterator[None]:
     if unseen:
         more = f" and {len(unseen) - 3:,} more files" if len(unseen) > 3 else ""
         warnings.warn(
-            f"{file} imports {', '.join(unseen[:3])}{more} by names that it makes while it runs. When these files are "
-            "edited, what is stored of it is not made anew; name them in import statements, and keep them "
-            "beside it.",
+            f"{file} imports {', '.join(unseen[:3])}{more} by names that it makes while it runs. When these "
+            "are edited, what is stored of it is not made anew; name them in import statements, and keep "
+            "them beside it.",
             stacklevel=3,
         )
 

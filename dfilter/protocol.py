@@ -21,6 +21,7 @@ from dfilter.store.seal import read_checked, write_checked
 from dfilter.types import Progress
 
 PROTOCOL = "protocol.json"
+LATE = "margin_chosen_late"
 TABLES = ("leaderboard.json", "leaderboard.md", "leaderboard.csv")
 
 
@@ -32,7 +33,7 @@ def changes(out: Path, here: Mapping[str, Any], *, force: bool) -> Sequence[str]
     """
     if not (out / PROTOCOL).exists():
         return []
-    there = read_checked(out / PROTOCOL)
+    there = _recorded(out)
     clauses = ["it does not say which, or is damaged"] if there is None else difference(there, here)
     if clauses and not force:
         raise FolderError(
@@ -47,36 +48,52 @@ def begin(out: Path, here: Mapping[str, Any], clauses: Sequence[str], progress: 
     """Write the protocol of a comparison; where it differs, clear the folder of what is of another one."""
     if (out / PROTOCOL).exists() and not clauses:
         return
+    late = False
     if clauses:
-        _clear(out, here, clauses, progress)
+        late = _clear(out, here, clauses, progress)
         for name in (PROTOCOL, *TABLES):
             (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    write_checked(out / PROTOCOL, here)
+    write_checked(out / PROTOCOL, {**here, LATE: True} if late else here)
 
 
-def _clear(out: Path, here: Mapping[str, Any], clauses: Sequence[str], progress: Progress) -> None:
+def _recorded(out: Path) -> dict[str, Any] | None:
+    held = read_checked(out / PROTOCOL)
+    return held and {name: value for name, value in held.items() if name != LATE}
+
+
+def _clear(out: Path, here: Mapping[str, Any], clauses: Sequence[str], progress: Progress) -> bool:
+    """Remove what is of another protocol; return whether the margin was chosen when there were results."""
     cells, selections = (
         [folder for folder in sorted((out / kind).glob("*/")) if made_here(folder)]
         for kind in ("cells", "selections")
     )
-    there = read_checked(out / PROTOCOL) or {**_of_cells(cells), "margin": here["margin"]}
+    there = _recorded(out) or {**_of_cells(cells), "margin": here["margin"]}
+    late = chosen_late([out]) or any((cell / CELL).is_file() for cell in cells)
     differs = {name for name in {*there, *here} if bare(there.get(name)) != bare(here.get(name))}
     why = "; ".join(clauses)
     if differs <= {"margin"}:
         progress.say(
-            f"--force keeps all {len(cells):,} cells ({why}): a margin changes none. It should be chosen "
-            "before results are seen."
+            f"--force keeps all {len(cells):,} cells ({why}). The table says when a margin was chosen after "
+            "there were results."
         )
-    elif differs <= {"margin", "evaluations"}:
+        return late and bool(differs or chosen_late([out]))
+    if differs <= {"margin", "evaluations"}:
         for cell in cells:
             for name in (CELL, JOB):
                 (cell / name).unlink(missing_ok=True)
         progress.say(f"--force keeps {len(cells):,} trained cells, which are evaluated again ({why}).")
-    else:
-        progress.say(f"--force removes {len(cells):,} cells and {len(selections):,} selections ({why}).")
-        for folder in (*cells, *selections):
-            remove(folder, progress)
+        return late and ("margin" in differs or chosen_late([out]))
+    progress.say(f"--force removes {len(cells):,} cells and {len(selections):,} selections ({why}).")
+    for folder in (*cells, *selections):
+        remove(folder, progress)
+    return False
+
+
+def chosen_late(folders: Sequence[Path]) -> bool:
+    """Return whether the margin of a comparison was chosen when there were results already."""
+    files = [file for folder in folders for file in folder.rglob(PROTOCOL)]
+    return any((read_checked(file) or {}).get(LATE) is True for file in files)
 
 
 def _of_cells(cells: Sequence[Path]) -> dict[str, Any]:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from dfilter.cli import main
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, prepare
 from dfilter.errors import DFilterError, FolderError, InputError, SettingsError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import read_cells
 from dfilter.progress import Silent
-from dfilter.protocol import recorded_margin
+from dfilter.protocol import chosen_late, recorded_margin
 from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
 from dfilter.testing import Heard
@@ -289,6 +291,10 @@ def test_another_margin_trains_and_evaluates_nothing(plan: Comparison, calls: Ca
     assert calls() == 2
     assert "--force keeps all 2 cells (margin was 0.1 and is 0.5)" in " ".join(heard.lines)
     assert recorded_margin([plan.out]) == 0.5
+    assert chosen_late([plan.out])
+    compare(replace(plan, margin=0.5))  # it is the comparison's own
+    words = ["leaderboard", str(plan.out)]
+    assert "Margin chosen after there were results: 0.5" in CliRunner().invoke(main, words).output
 
 
 @pytest.mark.usefixtures("in_process")

@@ -55,7 +55,8 @@ class Leaderboard:
     """The table, and the sentence above it.
 
     ``shown`` names the strategies and budgets whose rows are printed, where not all are. What is hidden
-    still belongs to the table: its tests count in every p.
+    still belongs to the table: its tests count in every p. ``late`` says that the margin was chosen when
+    there were results already.
     """
 
     rows: tuple[Row, ...]
@@ -66,6 +67,7 @@ class Leaderboard:
     failed: tuple[str, ...]
     protocol: Mapping[str, Json]
     shown: tuple[Key, ...] | None = None
+    late: bool = False
 
     @property
     def visible(self) -> tuple[Row, ...]:

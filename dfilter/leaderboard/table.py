@@ -223,7 +223,8 @@ def _legend(board: Leaderboard) -> list[str]:
     if any("one training seed" in method for method in methods):
         lines.append(f"Some rows: {ONE_SEED}.")
     if board.margin is not None:
-        lines.append(f"Margin fixed before the run: {board.margin:g}; equivalent means inside ± that.")
+        when = "chosen after there were results" if board.late else "fixed before the run"
+        lines.append(f"Margin {when}: {board.margin:g}; equivalent means inside ± that.")
     if any(row.short for row in board.rows):
         lines.append("(short): fewer rows than the budget; compared at its real size.")
     if any(row.contaminated for row in board.rows):
