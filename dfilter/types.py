@@ -54,19 +54,24 @@ class Example:
         return self.messages[self._last()].content
 
     @property
+    def before(self) -> tuple[Message, ...]:
+        """The turns before the last assistant turn."""
+        return self.messages[: self._last()]
+
+    @property
     def prompt(self) -> str:
         """Everything before the last assistant turn, turns separated by an empty line."""
-        return "\n\n".join(m.content for m in self.messages[: self._last()])
+        return "\n\n".join(m.content for m in self.before)
 
     @property
     def asked(self) -> str:
         """The prompt without its system turns."""
-        return "\n\n".join(m.content for m in self.messages[: self._last()] if m.role != "system")
+        return "\n\n".join(m.content for m in self.before if m.role != "system")
 
     @property
     def system(self) -> str:
-        """What the system turns before the last assistant turn say, separated by an empty line."""
-        return "\n\n".join(m.content for m in self.messages[: self._last()] if m.role == "system")
+        """What the prompt's system turns say, separated by an empty line."""
+        return "\n\n".join(m.content for m in self.before if m.role == "system")
 
     @property
     def instruction(self) -> str:

@@ -154,8 +154,8 @@ def sentences(name: str, found: Mapping[str, Any], step: str = "STEP") -> list[s
     rows = f"of {found['rows']:,} rows"
     if found["cut"]:
         said.append(
-            f"{name}: {found['cut']:,} {rows} were cut to a window of {found['window']:,} tokens; of "
-            f"{found['response_not_seen']:,} nothing of the response was seen"
+            f"{name}: {found['cut']:,} {rows} are longer than a window of {found['window']:,} tokens and "
+            f"were not read whole; of {found['response_not_seen']:,} nothing of the response was seen"
         )
     if found["in_pieces"]:
         said.append(f"{name}: {found['in_pieces']:,} {rows} were longer than a window and read in pieces")

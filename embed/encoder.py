@@ -78,14 +78,13 @@ class Encoder:
         """
         if limit >= BOUNDLESS:
             return limit
-        shown = self.model.preprocess([LETTER], prompt=prompt)["input_ids"]
-        left = limit - (int(shown.shape[-1]) - len(self.spans([LETTER])[0].places))
-        if left < 1:
+        shown = int(self.model.preprocess([LETTER], prompt=prompt)["input_ids"].shape[-1])
+        if shown >= limit:
             raise SettingsError(
                 f"embedding: a window of {limit} tokens leaves none to the rows behind the prompt '{prompt}' "
                 "and the special tokens. Shorten the prompt, or raise max_tokens."
             )
-        return left
+        return limit - shown + len(self.spans([LETTER])[0])
 
     def spans(self, texts: Sequence[str]) -> list[Spans]:
         """Return where the tokens of every text lie, uncut and without special tokens."""
@@ -109,14 +108,11 @@ class Encoder:
             for text, ids, places in zip(texts, found["input_ids"], offsets, strict=True)
         ]
 
-    def encode(
-        self, texts: Sequence[str], sizes: Sequence[int], prompt: str, limit: int
-    ) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], prompt: str, limit: int) -> NDArray[np.float32]:
         """Return the vectors of texts as the encoder itself makes them, (n, d) float32.
 
         Args:
             texts: (n,) what is read.
-            sizes: (n,) their tokens, for batches of like length.
             prompt: what is put in front of every text.
             limit: longer texts are cut to so many tokens, prompt and special tokens included.
         """
@@ -125,8 +121,9 @@ class Encoder:
         if limit < self.window:
             how = {"processing_kwargs": {"text": {"max_length": limit, "truncation": True}}}
         budget = CPU_TOKENS if self.placement.on_cpu else ACCELERATOR_TOKENS
-        shown = np.minimum(np.asarray(sizes, np.int64) + 2, limit)
-        for batch in token_batches(shown, budget) if len(texts) else ():
+        added = len(self.spans([prompt])[0]) + 2 if texts else 0
+        sizes = [min(len(lie) + added, limit) for lie in self.spans(texts)] if texts else []
+        for batch in token_batches(sizes, budget):
             vectors = self.model.encode(
                 [texts[at] for at in batch.tolist()],
                 prompt=prompt,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Share of a window that is left free where a text is parted, so that parting it between words does not make
 # a piece too long; cut within a word it may have a token more than before.
 SLACK = 16
+LONGEST_WORD = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,16 @@ def passages(text: str, spans: Spans, room: int) -> list[str]:
     marks = [round(at * len(spans) / count) for at in range(1, count)]
     cuts = [0, *(_between_words(text, spans, mark, -slack) for mark in marks), len(text)]
     return [text[start:stop] for start, stop in itertools.pairwise(cuts) if start < stop]
+
+
+def evenly(text: str, count: int) -> list[str]:
+    """Part a text into so many pieces of about equal length, between words where there are blanks."""
+    cuts = [0]
+    for at in range(1, count):
+        mark = round(at * len(text) / count)
+        blank = text.find(" ", mark, mark + LONGEST_WORD)
+        cuts.append(max(cuts[-1], blank if blank >= 0 else mark))
+    return [text[start:stop] for start, stop in itertools.pairwise([*cuts, len(text)])]
 
 
 def tail(text: str, spans: Spans, room: int) -> str:

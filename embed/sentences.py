@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 VECTOR_ROUNDING = 6.0
 
 
-LONG = ("chunks", "tail", "cut")
+LONG = ("turns", "chunks", "tail", "cut")
+PARTED = ("turns", "chunks")  # these read all of a row
 
 
 @dataclass(frozen=True)
 class Embedding:
     """A sentence embedding of every row, (n, d) float32.
 
-    A vector that is not finite is not stored; the row has none, and the next run tries again.
+    A row that fits the model's window is embedded as one text, prompt and response with an empty line
+    between them. A vector that is not finite is not stored; the row has none, and the next run tries again.
 
     Attributes:
         model: ``minilm`` (the packaged all-MiniLM-L6-v2), a hub id, or a folder. A plain transformer
@@ -47,9 +49,10 @@ class Embedding:
         text: ``row`` embeds prompt and response together, as LTD does; ``prompt`` leaves the response out.
         system: embed system turns too. Without them rows are not alike because one system turn stands
             before them all; a row that has nothing else is embedded with it.
-        long: what becomes of a row longer than the model's window. ``chunks`` reads it piece by piece and
-            takes the mean of the pieces' vectors, ``tail`` reads its end, ``cut`` its beginning, as plain
-            encoding does.
+        long: what becomes of a row longer than the model's window. ``turns`` reads each turn by itself,
+            piece by piece where it is long, and takes the mean of the turns, so that a long text that many
+            rows share is one turn of several; ``chunks`` reads piece by piece and takes the mean of the
+            pieces; ``tail`` reads the row's end, ``cut`` its beginning, as plain encoding does.
         prompt: put in front of every text and every piece of it, such as E5's "query: ". None is the
             model's own default, which is mostly nothing; the name of one of its own prompts stands for it.
         max_tokens: window to use; 0 takes the model's own limit, and more than that is refused.
@@ -65,7 +68,7 @@ class Embedding:
     normalize: bool = True
     text: Literal["row", "prompt"] = "row"
     system: bool = False
-    long: Literal["chunks", "tail", "cut"] = "chunks"
+    long: Literal["turns", "chunks", "tail", "cut"] = "turns"
     prompt: str | None = None
     max_tokens: int = 0
     dtype: str = "float32"
@@ -119,13 +122,15 @@ class Embedding:
         prompt = encoder.prompt(self.prompt)
         room = encoder.room(prompt, limit)
         texts = [self.reads(row)[0] for row in rows]
-        spans = encoder.spans(texts)
-        pieces = [self._pieces(text, lie, room) for text, lie in zip(texts, spans, strict=True)]
-        counts = np.array([len(part) for part in pieces])
-        sizes = np.repeat([len(lie) for lie in spans], counts) // np.repeat(counts, counts)
-        vectors = encoder.encode([piece for part in pieces for piece in part], sizes.tolist(), prompt, limit)
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        out = np.add.reduceat(vectors, starts, axis=0) / counts[:, None].astype(np.float32)
+        groups = [
+            self._groups(row, text, lie, encoder, room)
+            for row, text, lie in zip(rows, texts, encoder.spans(texts), strict=True)
+        ]
+        pieces = [piece for row in groups for group in row for piece in group]
+        shares = [1 / len(row) / len(group) for row in groups for group in row for _ in group]
+        vectors = encoder.encode(pieces, prompt, limit) * np.array(shares, np.float32)[:, None]
+        counts = [sum(map(len, row)) for row in groups]
+        out = np.add.reduceat(vectors, np.cumsum([0, *counts[:-1]]), axis=0)
         if self.normalize:
             out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), np.float32(1e-12))
         return out.astype(np.float32)
@@ -140,8 +145,8 @@ class Embedding:
         for at, ((text, response), lie) in enumerate(zip(told, spans, strict=True)):
             size = len(lie)
             found["tokens"][at], found["unknown"][at] = size, lie.unknown_share
-            found["windows"][at] = len(self._pieces(text, lie, room))
-            found["read"][at] = size if self.long == "chunks" else min(size, room)
+            found["windows"][at] = sum(map(len, self._groups(rows[at], text, lie, encoder, room)))
+            found["read"][at] = size if self.long in PARTED else min(size, room)
             before = int(np.searchsorted(lie.places[:, 0], response))
             found["unseen"][at] = self.long == "cut" and room <= before < size
         return found
@@ -171,7 +176,15 @@ class Embedding:
             )
         return encoder, self.max_tokens or encoder.window
 
-    def _pieces(self, text: str, spans: Spans, room: int) -> list[str]:
+    def _groups(self, row: Example, text: str, spans: Spans, encoder: Encoder, room: int) -> list[list[str]]:
+        """Return what is read of a row: its vector is the mean of the groups, theirs that of their pieces."""
+        if len(spans) <= room or self.long == "cut":
+            return [[text]]
+        if self.long == "tail":
+            return [[tail(text, spans, room)]]
         if self.long == "chunks":
-            return passages(text, spans, room)
-        return [tail(text, spans, room) if self.long == "tail" else text]
+            return [passages(text, spans, room)]
+        said = [turn.content for turn in row.before if self.system or turn.role != "system"]
+        turns = [turn for turn in [*said, *([row.response] if self.text == "row" else [])] if turn.strip()]
+        found = zip(turns, encoder.spans(turns), strict=True)
+        return [passages(turn, lie, room) for turn, lie in found] or [passages(text, spans, room)]

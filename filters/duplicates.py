@@ -5,7 +5,7 @@ also compares with rows that were dropped already, so that a chain of small chan
 first link. Here a row leaves only if it is that near to a row that stays.
 
 A vector does not tell all of a row that is longer than the encoder's window, or whose system turn is not
-embedded. Such rows are near duplicates only if their texts agree as well (:mod:`dfilter.sametext`).
+embedded. Such rows are near duplicates only if their texts agree as well (:mod:`dfilter.filters.agreement`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
+from dfilter.filters.agreement import agreeing
 from dfilter.filters.clusters import CLUSTERS, Clusters, Embedded, embedded
 from dfilter.filters.order import content_order, content_places
-from dfilter.sametext import PARTS, agreement
 from dfilter.store.arrays import read_arrays
 from dfilter.types import Scores
 from dfilter.view import partial
@@ -168,14 +168,16 @@ class Duplicates:
         seen = pool.view(self.embedding)
         if seen is None:
             return None
-        rows = pool.rows.take(inside)
-        doubtful = partial(seen)[inside]
+        rows, seen = pool.part(inside), seen[inside]
+        long = partial(seen)
+        doubtful = long.copy()
         if not self.embedding.system:
-            said = [row.system for row in rows]
+            said = [row.system for row in rows.rows]
             commonest = Counter(said).most_common(1)[0][0]
             doubtful |= np.array([system != commonest for system in said])
-        parts = PARTS if self.embedding.text == "row" else PARTS[1:]
-        return Doubt(doubtful, agreement(rows, parts)) if doubtful.any() else None
+        if not doubtful.any():
+            return None
+        return Doubt(doubtful, agreeing(rows, self.embedding, self.threshold, seen["tokens"], long))
 
     def _values(self, pool: Pool) -> NDArray[np.float64]:
         if self.prefer == "prior":

@@ -247,6 +247,12 @@ def tokenizers() -> ModuleType:
     return beside("tokenizer_kinds")
 
 
+@pytest.fixture(scope="session")
+def encoders() -> ModuleType:
+    """Small sentence encoders of every kind."""
+    return beside("encoder_kinds")
+
+
 def beside(name: str) -> ModuleType:
     """Load a module that lies beside this one."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
