@@ -5,7 +5,8 @@
 The folder holds alpaca/alpaca_data.json and lima/lima_1k.json. From Alpaca's rows come pools whose rows share
 a beginning longer than the encoder's window. There the truth is known: the vectors of the same rows without
 what they share. LIMA's rows share nothing; their truth is the cosine of TF-IDF over all of their words but
-the commonest, which no window cuts. A tenth of every pool is copied with one word changed: near duplicates that should be found.
+the commonest, which no window cuts. A tenth of every pool is copied with one word changed: near duplicates
+that should be found.
 
 rank      Spearman correlation of all pairs' cosines with the true ones
 distance  mean true distance of a row to the nearest of k-center's picks, 10% of the rows (lower is better)
@@ -190,8 +191,8 @@ def main() -> None:
         store = Store(Path(folder))
         plain = Embedding(model=args.model)
         rng = np.random.default_rng(0)
-        print("                                                      vectors     texts")
-        print("pool            embedded                  rank distance copies other copies other  least")
+        print("                                                      by vectors   by texts")
+        print("                embedded                  rank distance copies other copies other  least")
         for trial in trials(args, plain, store):
             count = max(2, len(trial.rows) // 10)
             drawn = [rng.choice(len(trial.rows), count, replace=False) for _ in range(20)]

@@ -8,7 +8,6 @@ similar length, what runs in which number format, and where a text's tokens lie.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -229,18 +228,14 @@ def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> None:
 
 def _refuse_pickles(model: str, folder: Path) -> None:
     """Refuse what sentence-transformers would unpickle: a model is known by its safetensors."""
-    listed = folder / "modules.json"
-    parts = [folder]
-    if listed.is_file():
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # loading says what is wrong
-            parts = [folder / part["path"] for part in json.loads(listed.read_text(encoding="utf-8"))]
-    for part in parts:
-        pickled = sorted([*part.glob("pytorch_model*.bin"), *part.glob("*.pt"), *part.glob("*.pkl")])
-        if pickled and not any(part.glob("*.safetensors")):
-            raise ModelError(
-                f"The layer {part.name} of '{model}' is pickled ({pickled[0].name}), which is never read; "
-                "convert it to model.safetensors first."
-            )
+    pickled = sorted(
+        f for f in folder.rglob("pytorch_model*.bin") if not any(f.parent.glob("*.safetensors"))
+    )
+    if pickled:
+        raise ModelError(
+            f"The layer {pickled[0].parent.name} of '{model}' is pickled ({pickled[0].name}), which is never "
+            "read; convert it to model.safetensors first."
+        )
 
 
 @contextlib.contextmanager
