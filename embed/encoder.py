@@ -228,9 +228,7 @@ def _in_float32(_module: Any, _inputs: Any, features: dict[str, Any]) -> None:
 
 def _refuse_pickles(model: str, folder: Path) -> None:
     """Refuse what sentence-transformers would unpickle: a model is known by its safetensors."""
-    pickled = sorted(
-        f for f in folder.rglob("pytorch_model*.bin") if not any(f.parent.glob("*.safetensors"))
-    )
+    pickled = sorted(f for f in folder.rglob("pytorch_model*.bin") if not any(f.parent.glob("*.safetensors")))
     if pickled:
         raise ModelError(
             f"The layer {pickled[0].parent.name} of '{model}' is pickled ({pickled[0].name}), which is never "

@@ -99,7 +99,13 @@ def test_a_system_turn_is_left_out_unless_it_is_all_there_is_or_asked_for(encode
     )
     one, two = signal.compute([bare, other])
     np.testing.assert_allclose(one, two, atol=1e-6)
+    long = [("user", "the sum " * 20), ("assistant", "a list " * 20)]
+    for how in ("turns", "chunks", "tail"):
+        made = Embedding(model=encoder, device="cpu", long=how)  # type: ignore[arg-type]
+        one, two = made.compute([conversation(*long), conversation(("system", "as one"), *long)])
+        np.testing.assert_allclose(one, two, atol=1e-6)
     with_system = Embedding(model=encoder, device="cpu", system=True)
+    one = signal.compute([bare])[0]
     assert np.abs(with_system.compute([other])[0] - one).max() > 1e-3
     alone = conversation(("system", "a list"), ("assistant", "as one"))
     assert Embedding(text="prompt").reads(alone) == ("a list", 6)

@@ -185,6 +185,20 @@ def test_a_system_turn_that_is_not_embedded_tells_rows_apart(encoder: str) -> No
     assert np.isnan(by_system.values).tolist() == [False, True, False, False]
 
 
+def test_a_piece_that_differs_more_than_the_whole_keeps_its_row(encoder: str) -> None:
+    words = (SHARED * 9).split()
+    other = [*words[:140], "query", *words[141:]]
+    rows = Dataset.from_rows([{"instruction": "a list", "output": " ".join(text)} for text in (words, other)])
+    embedding = Embedding(model=encoder)
+    one, two = Pool(rows).signal(embedding)
+    near = float(one @ two) - 1e-5
+    kept = Duplicates(embedding=embedding, threshold=near).score(Pool(rows))
+    assert not np.isnan(kept.values).any()
+    assert kept.facts["told_apart_by_their_texts"] == 1
+    scores = Duplicates(embedding=embedding, threshold=0.5).score(Pool(rows))
+    assert np.isnan(scores.values).tolist() == [False, True]
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 6)), min_size=2, max_size=12))
 @settings(max_examples=10)
 def test_no_row_is_dropped_of_which_a_piece_differs(encoder: str, made: list[tuple[int, int, int]]) -> None:
