@@ -17,7 +17,7 @@ import click
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command, reading_options, seconds
+from dfilter.commands import Command, pairs, reading_options, wait_option
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.llm.panel import local_mode, words
@@ -147,7 +147,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--judge",
                 metavar="MODEL",
-                help="Who rates, where a judge is asked; local:NAME runs here. Several with commas.",
+                help="Who rates; local:NAME runs here, imported:NAME has its ratings. Several with commas.",
             ),
             click.option(
                 "--base-url",
@@ -175,12 +175,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
             ),
-            click.option(
-                "--wait-for-server",
-                callback=seconds,
-                metavar="TIME",
-                help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
-            ),
+            wait_option,
             click.option(
                 "--accept-failed",
                 metavar="SHARE|COUNT",
@@ -275,7 +270,7 @@ def _request(
         always=options["always"],
         target=options["target"],
         format=options["format_"],
-        mapping=_pairs("--map", options["mapping"]),
+        mapping=pairs("--map", options["mapping"]),
         csv=options["csv"] or "",
         on_bad_rows=options["on_bad_rows"],
         output_format=output_format,
@@ -494,14 +489,6 @@ def cache(action: str, name: str | None, older_than: str | None, dry_run: bool) 
         say(shown(f"{size}  {entry.kind:<8} {entry.name}  {entry.settings}"))
     verb = {"list": "stored", "remove": "would be removed" if dry_run else "removed"}[action]
     say(f"{sum(e.bytes for e in found) / 1e6:10.1f} MB {verb} in {len(found)} places")
-
-
-def _pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    for name, equals, value in pairs:
-        if not equals or not name or not value:
-            raise click.UsageError(f"{flag} {name}{equals}{value} is not of the form NAME=COLUMN.")
-    return {name: value for name, _, value in pairs}
 
 
 def _progress(quiet: bool = False) -> Any:

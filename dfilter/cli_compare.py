@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dfilter.commands import WORDS, Command, reading_options, with_budgets
+from dfilter.commands import WORDS, Command, reading_options, wait_option, with_budgets
 from dfilter.plaintext import pass_on, say, shown
 
 
@@ -41,7 +41,7 @@ key_option = click.option(
     "--judge-key",
     metavar="VARIABLE",
     help="The environment variable with the judge's key; for several judges one, or one each. "
-    "[default: OPENAI_API_KEY]",
+    "[default: OPENAI_API_KEY for OpenAI or OPENAI_BASE_URL, none for any other address]",
 )
 reprobe_option = click.option(
     "--reprobe",
@@ -85,6 +85,7 @@ STYLES = ["table", "md", "csv", "json"]
 )
 @key_option
 @reprobe_option
+@wait_option
 @click.option(
     "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
 )

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 
+from dfilter.errors import SettingsError
+from dfilter.settings import seconds as read_seconds
+
 WORDS = "dfilter.words"
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Read an option's time such as 90s, 20m or 2h; a bare number is seconds."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
-    if found is None or found[2] not in _UNITS or not float(found[1]):
-        raise click.BadParameter(f"{text} is not a time such as 90s, 20m or 2h.")
-    return float(found[1]) * _UNITS[found[2]]
+    """Read an option's time such as 90s, 20m or 2h."""
+    try:
+        return None if text is None else read_seconds(text)
+    except SettingsError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+wait_option = click.option(
+    "--wait-for-server",
+    callback=seconds,
+    metavar="TIME",
+    help="How long a judge's server that is down is waited for: 90s, 20m, 2h. [default: 1h]",
+)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,6 +48,19 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """Read an option's NAME=COLUMN texts.
+
+    Raises:
+        click.UsageError: one is not of that form.
+    """
+    split = [text.partition("=") for text in given]
+    for name, equals, value in split:
+        if not equals or not name or not value:
+            raise click.UsageError(f"{flag} {name}{equals}{value} is not of the form NAME=COLUMN.")
+    return {name: value for name, _, value in split}
 
 
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:

@@ -45,6 +45,7 @@ from dfilter.comparison import (
 from dfilter.errors import DFilterError, FolderError
 from dfilter.figures import Figures, cell_folder, renew, selection_folder, training_identity
 from dfilter.identity import bare, digest
+from dfilter.judged import verdicts_asked_again
 from dfilter.leaderboard.cells import (
     RESULTS,
     Cell,
@@ -240,6 +241,9 @@ def _finish(
     training = training_identity(setting, place)
     _refuse_other(setting, cell, training, progress)
     job = _job(setting, places, place, training)
+    for name, entry in job["evaluations"].items():
+        judges = {judge["model"] for judge in entry["settings"].get("judges", ())}
+        entry["anew"] = verdicts_asked_again(cell / RESULTS / f"{name}.json", judges)
     if _is_finished(cell, job):
         return
     cell.mkdir(parents=True, exist_ok=True)
@@ -286,6 +290,8 @@ def _is_finished(cell: Path, job: Mapping[str, Any]) -> bool:
     except FolderError:  # absent or damaged; what is whole is not done again
         return False
     wanted = {name: entry["identity"] for name, entry in job["evaluations"].items()}
+    if any(entry["anew"] for entry in job["evaluations"].values()):
+        return False
     return all(result_identity(cell / RESULTS / f"{name}.json") == told for name, told in wanted.items())
 
 

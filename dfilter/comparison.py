@@ -26,7 +26,7 @@ from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
 from dfilter.selector import meant
-from dfilter.settings import build, fields_of, merged, parse_assignment
+from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
 from dfilter.store.disk import discard, read_text
 from dfilter.store.seal import read_checked, write_checked
 from dfilter.strategy import Strategy
@@ -71,6 +71,8 @@ class Comparison:
         judge_names: a name for each judge, by which it is known wherever its server answers.
         explain: "no" asks judges for the verdict alone.
         judge_keys: the environment variable with the judges' key, or one each.
+        wait_for_server: seconds for which a judge's server that is down is waited for, in evaluations and
+            selections; as the judges' own settings have it unless given.
         against: the opponent in pairwise judging.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
@@ -99,6 +101,7 @@ class Comparison:
     judge_names: Sequence[str] = ()
     explain: Literal["yes", "no"] | None = None
     judge_keys: Sequence[str] = ()
+    wait_for_server: float | None = None
     against: str | None = None
     margin: float | None = None
     references: Sequence[str] = REFERENCES
@@ -158,6 +161,8 @@ def from_options(
         "judge_names": _words(given.pop("judge_name", None) or ()),
         "judge_keys": _words(given.pop("judge_key", None) or ()),
     }
+    if isinstance(given.get("wait_for_server"), str):  # of a file
+        given["wait_for_server"] = seconds(given["wait_for_server"])
     made: Comparison = build(Comparison, entry | {k: v for k, v in given.items() if v is not None}, "compare")
     return made
 
@@ -346,21 +351,25 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
     return made_of(asked, {"judges": _judges(plan), "against": plan.against, "explain": plan.explain})
 
 
-def _judges(plan: Comparison) -> list[dict[str, str]]:
+def _judges(plan: Comparison) -> list[dict[str, Any]]:
     given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
-    return panel(plan.judges, given)
+    return [judge | _patience(plan) for judge in panel(plan.judges, given)]
 
 
-def _selection_judge(plan: Comparison, made: Any) -> dict[str, str]:
+def _patience(plan: Comparison) -> dict[str, Any]:
+    return {} if plan.wait_for_server is None else {"wait_for_server": plan.wait_for_server}
+
+
+def _selection_judge(plan: Comparison, made: Any) -> dict[str, Any]:
     """Return the settings of the judge of a filter that rates rows; a strategy's own judge stays."""
     models = list(plan.selection_judges or plan.judges)
     if not models or (made.judge.model and not plan.selection_judges):
-        return {}
+        return _patience(plan)
     same = models == list(plan.judges)
     given = {"base_url": words(plan.base_url), "name": plan.judge_names, "key_env": plan.judge_keys}
     told = {n: ",".join(v) for n, v in given.items() if v and (same or (n != "name" and len(v) == 1))}
     mode = {"mode": local_mode(models)} if local_mode(models) else {}
-    return {"model": ",".join(models)} | told | mode
+    return {"model": ",".join(models)} | told | mode | _patience(plan)
 
 
 def settings_for(plan: Comparison, made: Strategy) -> list[str]:

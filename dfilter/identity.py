@@ -33,7 +33,7 @@ from dfilter import chat, registry
 from dfilter.digests import json_digest, path_sha256
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, resolve
-from dfilter.own_code import code_sha256
+from dfilter.own_code import code_sha256, is_own
 from dfilter.plaintext import safe_name
 from dfilter.types import Json, Signal
 
@@ -266,10 +266,10 @@ class Kind:
 def kind_of(component: Any, group: str) -> Kind:
     """Return the name and the version under which what a component makes is stored.
 
-    A class of a file that was named on the command line is known by that file's contents. Else the
-    name is the class's own ``kind`` (not an inherited one: a class computes something of its own),
-    else the one that it is registered under, with the release of the package that registered it; a class
-    of a file of the user's own is known by the contents of that file and of those that it imports.
+    A class of a file of the user's own, named on the command line or imported from there, is known by
+    the contents of that file and of those that it imports. Of what is registered or installed the name is
+    the class's own ``kind`` (not an inherited one: a class computes something of its own), else the one
+    that it is registered under, with the release of the package that registered it.
 
     Args:
         component: a signal, a fit, a filter, a trainer, ...
@@ -279,8 +279,9 @@ def kind_of(component: Any, group: str) -> Kind:
         SettingsError: it has none of these, so nothing could tell it from another one.
     """
     found = type(component)
-    named = str(vars(found).get("kind") or registry.name_of(group, found))
-    if found.__module__.startswith(registry.LOCAL):
+    registered = registry.name_of(group, found)
+    named = str(vars(found).get("kind") or registered)
+    if found.__module__.startswith(registry.LOCAL) or (not registered and is_own(found.__module__)):
         named = ""  # what it calls itself does not tell that its file was edited
     version: Json = getattr(found, "version", None)
     if named:

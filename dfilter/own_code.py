@@ -41,6 +41,11 @@ def code_sha256(file: Path) -> str:
     return json_digest([file_sha256(file), *sorted(file_sha256(other) for other in found)], 32)
 
 
+def is_own(module: str) -> bool:
+    """Return whether a module is a file of the user's own: neither installed nor dfilter's."""
+    return _root(module.partition(".")[0]) is not None
+
+
 def _imported(file: Path) -> set[Path]:
     found: set[Path] = set()
     open_ = [file.resolve()]

@@ -17,16 +17,9 @@ from dfilter.selection import Selection
 from dfilter.store.disk import sync
 
 VERSIONS = ("numpy", "torch", "transformers", "sentence-transformers", "scikit-learn", "pyarrow", "openai")
-WRITTEN = ("sel", "dec", "rej")  # how the files of write() begin
 ROW_GROUP = 65_536  # rows of decisions.parquet that are read together; one row is found without all others
-RESULTS = (
-    "done",
-    "selected.jsonl",
-    "selected.parquet",
-    "decisions.parquet",
-    "rejected.jsonl",
-    "manifest.json",
-)
+WRITTEN = ("decisions.parquet", "rejected.jsonl", "selected.jsonl", "selected.parquet")  # by write()
+RESULTS = ("done", *WRITTEN, "manifest.json")
 
 
 def write(selection: Selection, folder: Path, *, parquet: bool = False) -> None:
@@ -90,7 +83,7 @@ def manifest(selection: Selection, folder: Path, table: Mapping[str, Any], secon
         },
         "facts": {name: dict(facts) for name, facts in selection.facts.items()},
         "versions": _versions(),
-        "files": {p.name: file_sha256(p) for p in sorted(folder.iterdir()) if p.name.startswith(WRITTEN)},
+        "files": {name: file_sha256(folder / name) for name in WRITTEN if (folder / name).is_file()},
         "timings": {
             "seconds": seconds,
             "device": _device(),

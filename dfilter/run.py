@@ -30,10 +30,11 @@ from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, is_there, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, difference, digest
+from dfilter.judged import asked_again
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
-from dfilter.record import RESULTS, manifest, write, write_text
+from dfilter.record import RESULTS, WRITTEN, manifest, write, write_text
 from dfilter.selection import Selection, select
 from dfilter.selector import Budget
 from dfilter.settings import plain
@@ -133,7 +134,7 @@ def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) ->
     with disk_errors(folder), claim(folder / ".claim", wait=False) as mine:
         if not mine:
             raise FolderError(f"Another process is writing {folder}; wait for it, or choose another -o.")
-        if not force and run_folder.is_finished(folder, ready.identity, progress):
+        if not force and _is_finished(ready, progress):
             return True
         finished = (folder / run_folder.DONE).exists()
         if not finished:
@@ -147,6 +148,17 @@ def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) ->
             _discard(fresh)  # it holds nothing but the mistake, and would stand in the next try's way
             raise
     return False
+
+
+def _is_finished(ready: Prepared, progress: Progress) -> bool:
+    """Return whether the run is whole, and its judges are to be asked nothing again."""
+    if not run_folder.is_finished(ready.folder, ready.identity, progress):
+        return False
+    again = asked_again(ready.folder, ready.chosen)
+    if again:
+        ratings = "1 of its ratings was" if again == 1 else f"{again:,} of its ratings were"
+        progress.say(f"{ready.folder} is made again: {ratings} to be asked again, or forgotten, since.")
+    return not again
 
 
 def _discard(fresh: Sequence[Path]) -> None:
@@ -358,7 +370,7 @@ def _write(ready: Prepared, selection: Selection, seconds: float, progress: Prog
     with progress.stage("writing"):
         write(selection, ready.folder, parquet=ready.table["run"].get("output_format") == "parquet")
     taken = round(seconds + time.monotonic() - started, 3)
-    run_folder.finish(ready.folder, manifest(selection, ready.folder, ready.table, taken))
+    run_folder.finish(ready.folder, manifest(selection, ready.folder, ready.table, taken), WRITTEN)
 
 
 def sample_pool(progress: Progress) -> Path:

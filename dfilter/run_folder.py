@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +182,19 @@ def _is_whole(folder: Path, progress: Progress) -> bool:
     return not wrong
 
 
-def finish(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest and seal the run: what lies in the folder now is to be found there later.
+def finish(folder: Path, manifest: Mapping[str, Any], files: Collection[str]) -> None:
+    """Write the manifest and seal the run: what was written is to be found there later.
 
     The manifest carries its checksum among its timings, so that all else repeats byte for byte.
+
+    Args:
+        folder: the run's.
+        manifest: its provenance and figures.
+        files: the names of what was written of it; a file of the user's is no part of the run.
     """
     timings = dict(manifest["timings"])
     write_json(folder / MANIFEST, {**manifest, "timings": timings | {"checksum": json_digest(manifest)}})
-    seal(folder, SEALED_AS, DONE, but=(MANIFEST,))
+    seal(folder, SEALED_AS, DONE, only=(*files, IDENTITY, STRATEGY))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

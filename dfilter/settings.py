@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 import types
 import typing
@@ -10,6 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dfilter.errors import SettingsError, suggest
+
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> float:
+    """Return a time such as 90s, 20m or 2h in seconds; a bare number is seconds.
+
+    Raises:
+        SettingsError: it is none, or no time at all.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if found is None or found[2] not in _UNITS or not float(found[1]):
+        raise SettingsError(f"{text} is not a time such as 90s, 20m or 2h.")
+    return float(found[1]) * _UNITS[found[2]]
 
 
 def build(kind: type, settings: Mapping[str, Any], where: str) -> Any:

@@ -5,8 +5,9 @@
 reads CELL/job.json and leaves CELL/model, CELL/results/NAME.json, and CELL/timings.json with the seconds
 that each took. Code is loaded from the named files alone, whatever the job says. What is finished is not
 done again: the trainer continues from its last checkpoint, an evaluation that has the result of the
-asked-for identity is skipped. It ends with the process of that id, however that ends, and a second worker
-of a cell waits for the first: else a comparison that was killed would write into the one after it.
+asked-for identity is skipped, unless its judges are to be asked again. It ends with the process of that
+id, however that ends, and a second worker of a cell waits for the first: else a comparison that was killed
+would write into the one after it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def work(cell: Path) -> None:
     model = _timed(took, "train", lambda: trainer.train(load(job["rows"]), cell / "model", seed=job["seed"]))
     for name, entry in job["evaluations"].items():
         place = cell / RESULTS / f"{name}.json"
-        if result_identity(place) == entry["identity"]:
+        if result_identity(place) == entry["identity"] and not entry.get("anew"):
             continue
         evaluator: Evaluator = registry.create("evaluators", entry["kind"], entry["settings"])
         if isinstance(evaluator, Duel) and evaluator.needs:

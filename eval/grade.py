@@ -15,7 +15,7 @@ from dfilter.eval.judging import Explain, Wording, ask_judge, judge_names, local
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.llm.grades import SCALES, OneOf, Scale
-from dfilter.llm.server import Server, with_own_keys
+from dfilter.llm.server import Server
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Grade:
         missing = 0
         reader = OneOf(SCALES[self.scale], self.scale)
         scale = [value for _, value in SCALES[self.scale]]
-        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
+        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, reader, wording)
             missing += int(np.isnan(found).sum())
             grades = np.full(len(conversations), math.nan)

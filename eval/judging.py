@@ -165,7 +165,8 @@ def ask_judge(
         requests = [_request(base, in_user_turn(question), params) for question in questions]
     values = np.full(len(requests), np.nan)
     why = ""
-    asker = {"kind": "evaluation", "model": server.model, "template": wording.name, "reader": kind}
+    asker = {"kind": "evaluation", "model": server.model, "server": server.identity, "reader": kind}
+    asker["template"] = wording.name
     with open_session(server, progress=for_stream(sys.stderr)) as session:
         for answer in session.ask(requests, reader=reader, asker=asker):
             # What an older reader understood of a stored reply is read again.
@@ -187,8 +188,9 @@ def _request(base: str, question: Sequence[ChatMessage], params: Mapping[str, Js
 
 
 def local_judges(servers: Sequence[Server]) -> list[str]:
-    """Return a finding for every judge that cannot answer in words."""
-    return [
+    """Return a finding for every judge that cannot answer in words, or cannot be asked at all."""
+    imported = [s.model for s in servers if s.imported]
+    return [f"{model} is known by its imported ratings alone and cannot be asked." for model in imported] + [
         f"{server.model} runs in this process and answers with probabilities of single tokens only; "
         "comparing and grading answers needs a judge on a server."
         for server in servers

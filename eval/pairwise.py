@@ -20,7 +20,7 @@ from dfilter.human import Pair, read_sheet, write_sheet
 from dfilter.identity import CONTENT, PLACE, settings_identity
 from dfilter.leaderboard.agreement import JudgeHealth, judge_health, win_shares
 from dfilter.llm.pairs import PairScores
-from dfilter.llm.server import Server, with_own_keys
+from dfilter.llm.server import Server
 from dfilter.types import EvalResult, Json
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Pairwise:
         ]
         gaps = np.array([len(ours[at]) - len(theirs[at]) for at in asked], dtype=np.float64)
         shares, health, reported = {}, {}, {}
-        for server, name in zip(with_own_keys(self.judges), judge_names(self.judges), strict=True):
+        for server, name in zip(self.judges, judge_names(self.judges), strict=True):
             found, reported[name] = ask_judge(server, questions, PairScores(), wording)
             first, second = np.sign(found[: len(asked)]), -np.sign(found[len(asked) :])
             column = np.full(len(prompts), 0.5)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from dfilter.errors import SettingsError
+from dfilter.errors import CheckError, SettingsError
 from dfilter.filters.judge_faults import accepted, named, refuse_failed, why_not
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
 from dfilter.identity import ANYHOW, CONTENT, settings_identity
@@ -23,7 +23,6 @@ from dfilter.llm.judge import Judge as Model
 from dfilter.llm.judge import counts, rate
 from dfilter.llm.panel import FLAGS, panel, words
 from dfilter.llm.prices import Budget
-from dfilter.llm.server import with_own_keys
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
 from dfilter.types import Json, Scores
@@ -91,8 +90,7 @@ class Judge:
     def settled(self) -> Judge:
         """Return the same with all made out that depends on the judges' servers; it may ask them."""
         budget = Budget(self.max_usd)
-        keyed = zip((self.judge, *self.others), self._keyed(), strict=True)
-        first, *others = (replace(judge, system=k.settled(budget=budget).system) for judge, k in keyed)
+        first, *others = (judge.settled(budget=budget) for judge in (self.judge, *self.others))
         return replace(self, judge=first, others=tuple(others))
 
     def score(self, pool: Pool) -> Scores:
@@ -124,14 +122,13 @@ class Judge:
         from dfilter.llm.quote import quote
 
         judges = [judge.settled(ask=False) for judge in self._judges()]
-        return [quote(pool.rows, judge, extra=health_requests(pool, judge)) for judge in judges]
-
-    def _keyed(self) -> tuple[Model, ...]:
-        """Return the judges, of which only those of one address get the key that belongs to one."""
-        return with_own_keys((self.judge, *self.others))
+        return [
+            quote(pool.rows, judge, extra=() if judge.imported else health_requests(pool, judge))
+            for judge in judges
+        ]
 
     def _judges(self) -> list[Model]:
-        judges = list(self._keyed())
+        judges = [self.judge, *self.others]
         if any(not judge.model for judge in judges):
             raise SettingsError(
                 "No judge is named. Give one with --judge MODEL (or --set judge.judge.model=MODEL)."
@@ -165,6 +162,8 @@ class Judge:
         self, judge: Model, said: dict[int, str], pool: Pool, watched: Watched, budget: Budget
     ) -> tuple[NDArray[Any], dict[str, Json]]:
         """Examine one judge, then rate all rows with it."""
+        if judge.imported:
+            return _imported(judge, said, pool, watched)
         say, before = pool.progress.say, budget.spent
         say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
         with open_session(judge.server, budget=budget, progress=pool.progress) as live:
@@ -252,7 +251,7 @@ def _each(judge: Model) -> list[Model]:
 
 def _at(judge: Model, first: Model) -> Model:
     """Return a judge at the first one's address, unless it has its own: nothing goes where nobody said."""
-    if judge.base_url or judge.model.startswith("local:"):
+    if judge.base_url or judge.model.startswith("local:") or judge.imported:
         return judge
     return replace(
         judge,
@@ -260,6 +259,34 @@ def _at(judge: Model, first: Model) -> Model:
         api_version=judge.api_version or first.api_version,
         key_env=judge.key_env or first.key_env,
     )
+
+
+def _imported(
+    judge: Model, said: dict[int, str], pool: Pool, watched: Watched
+) -> tuple[NDArray[Any], dict[str, Json]]:
+    """Take the ratings that were imported for a judge; it is asked nothing, not even for its health.
+
+    Raises:
+        CheckError: no row has one.
+    """
+    with open_session(judge.server, progress=pool.progress) as session:
+        ratings = rate(watched, judge, session=session, progress=pool.progress, said=said)
+        facts = session.facts()
+    rated = int((ratings["status"] == 0).sum())
+    if not rated:
+        raise CheckError(
+            f"None of the {len(ratings):,} rows has a rating by {judge.model} from {judge.low} to "
+            f"{judge.high}. 'dfilter judge list' shows what was imported, and on which scale."
+        )
+    pool.progress.say(f"{judge.model}: {rated:,} of {len(ratings):,} rows have an imported rating.")
+    facts |= {
+        "model": judge.model,
+        "scale": [judge.low, judge.high],
+        "statuses": dict(counts(ratings)),
+        "not_rated": named(ratings["status"], said, pool.rows.ids),
+        "length_correlation": rounded(spearman(ratings["value"], watched.lengths)),
+    }
+    return ratings, facts
 
 
 def combine(ratings: NDArray[np.float64], how: str) -> NDArray[np.float64]:

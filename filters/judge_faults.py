@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfilter.errors import ServerError, SettingsError
-from dfilter.llm.answers import BROKEN, CUT, FAILED, FILTERED, REJECTED, STATUSES, TRUNCATED, WORDS
+from dfilter.llm.answers import (
+    ABSENT,
+    BROKEN,
+    CUT,
+    FAILED,
+    FILTERED,
+    REJECTED,
+    STATUSES,
+    TRUNCATED,
+    WORDS,
+)
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -51,7 +61,7 @@ def refuse_failed(status: NDArray[np.uint8], said: Mapping[int, str], model: str
 def named(status: NDArray[np.uint8], said: Mapping[int, str], ids: Sequence[str]) -> dict[str, Json]:
     """Return, for each way in which a server did not answer, how many rows, which, and its words."""
     out: dict[str, Json] = {}
-    for name in (BROKEN, REJECTED, CUT, TRUNCATED, FILTERED, FAILED):
+    for name in (BROKEN, REJECTED, CUT, TRUNCATED, FILTERED, FAILED, ABSENT):
         rows = np.flatnonzero(status == STATUSES.index(name)).tolist()
         if rows:
             words = WORDS.get(name, name)

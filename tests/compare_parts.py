@@ -14,7 +14,10 @@ import numpy as np
 
 from dfilter.data import load
 from dfilter.errors import CheckError
+from dfilter.eval.judging import Wording, ask_judge
 from dfilter.filters.kcenter import KCenter
+from dfilter.llm.grades import SCALES, OneOf
+from dfilter.llm.server import Server
 from dfilter.types import EvalResult, Example
 
 
@@ -66,6 +69,19 @@ class Judged(Near):
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         found = super().evaluate(model, seed=seed)
         return replace(found, facts={"reported_models": {"judge": {os.environ["LOADED"]: 40}}})
+
+
+@dataclass(frozen=True)
+class Asking(Near):
+    """Its judges' word on each model's mean."""
+
+    judges: tuple[Server, ...] = ()
+
+    def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
+        said = [{"role": "user", "content": (model / "weights.json").read_text()}]
+        reader = OneOf(SCALES["likert"], "likert")
+        values = [ask_judge(judge, [said], reader, Wording("own", ""))[0][0] for judge in self.judges]
+        return EvalResult(["p"], np.array([np.mean(values)]), "grade", higher_is_better=True)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,12 +195,14 @@ def test_the_whole_of_alpaca_trains_whatever_is_drawn(
         assert (told["rows"], told["skipped"]) == (cell.rows, [])
 
 
-def test_how_the_data_is_read_reaches_the_strategies(tmp_path: Path) -> None:
+def test_how_the_data_is_read_reaches_the_strategies(
+    tmp_path: Path, cheap: Callable[..., Comparison]
+) -> None:
     data = tmp_path / "rows.csv"
     lines = [f"say {at} now;it is {at};x" for at in range(12)]
     data.write_text("\n".join(["prompt;answer;n", *lines, *["oops"] * 14]) + "\n")
-    asked = {"strategies": ("longest",), "keep": ("5",), "seeds": 1, "references": ("random",)}
-    plan = Comparison(out=tmp_path / "out", data=str(data), csv="delimiter=;", **asked)  # type: ignore[arg-type]
+    asked = {"strategies": ("longest",), "keep": ("5",), "references": ("random",)}
+    plan = replace(cheap(tmp_path, **asked), data=str(data), csv="delimiter=;")
     with pytest.raises(InputError, match=r"14 of 26 rows cannot be used.*--on-bad-rows keep-going"):
         prepare(plan, Silent())
     heard = Heard()

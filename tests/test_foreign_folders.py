@@ -140,6 +140,7 @@ def half(name: str, share: float = 0.5) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_seeds_added_to_a_natural_size_leave_no_cell_beside_the_old_reference(
     plan: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +222,10 @@ def test_a_remedy_helps_and_a_file_that_is_gone_is_said(
         run(asked)
 
 
-@pytest.mark.parametrize("change", [{"margin": 0.5}, {"settings": ("lima.min_characters=2",)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"margin": 0.5}, pytest.param({"settings": ("lima.min_characters=2",)}, marks=pytest.mark.slow)],
+)
 def test_force_leaves_folders_alone_whose_names_or_files_only_look_like_ours(
     plan: Comparison, change: dict[str, Any]
 ) -> None:
@@ -238,8 +242,8 @@ def test_force_leaves_folders_alone_whose_names_or_files_only_look_like_ours(
 
 
 @pytest.mark.parametrize("change", [{"margin": 0.5}, {"settings": ("lima.min_characters=300",)}])
-@pytest.mark.parametrize("kind", ["cells", "selections"])
-@pytest.mark.parametrize("name", ["lima-8-seed0", "lima-12-seed0"])
+@pytest.mark.parametrize("kind", ["cells", pytest.param("selections", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["lima-8-seed0", pytest.param("lima-12-seed0", marks=pytest.mark.slow)])
 def test_force_unlinks_a_link_and_spares_what_it_leads_to(
     plan: Comparison, tmp_path: Path, change: dict[str, Any], kind: str, name: str
 ) -> None:

@@ -7,8 +7,10 @@ commands do about a difference.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -676,6 +678,19 @@ def test_code_of_a_file_is_known_by_the_file_whatever_it_calls_itself() -> None:
         registry.allow_code("own.py")
         names.append(kind_of(registry.create("filters", "own.py:Mine"), "filters").name)
     assert names[0] != names[1]
+
+
+def test_a_class_of_an_imported_file_is_known_by_the_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for body in ("return 1", "return 2"):
+        Path("own_signals.py").write_text(
+            f"class Mine:\n    kind = 'mine'\n    def compute(self, rows): {body}\n"
+        )
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "own_signals", raising=False)
+        names.append(kind_of(importlib.import_module("own_signals").Mine(), "signals").name)
+    assert names[0] != names[1]
+    assert kind_of(Embedding(), "signals").name == "embedding"
 
 
 def test_a_file_called_like_a_reference_is_not_the_opponent() -> None:

@@ -22,6 +22,7 @@ from dfilter.packaged import packaged_file
 from dfilter.store import home
 
 
+@pytest.mark.slow
 def test_tiny_is_the_same_model_in_every_process(tmp_path: Path) -> None:
     here = models.resolve("tiny")
     code = "from dfilter import models; print(models.resolve('tiny').path)"

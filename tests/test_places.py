@@ -82,7 +82,17 @@ def test_what_is_planned_is_what_is_trained(plan: Comparison) -> None:
 
 @pytest.mark.parametrize(
     ("against", "keep"),
-    [("random", ("own",)), ("longest", ("own",)), ("full", ("own",)), ("longest", ("20", "10"))],
+    [
+        ("longest", ("own",)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("random", ("own",)),
+                ("full", ("own",)),
+                ("longest", ("20", "10")),
+            ]
+        ),
+    ],
 )
 def test_every_opponent_is_there_when_it_is_needed(
     plan: Comparison, against: str, keep: tuple[str, ...]
@@ -149,6 +159,7 @@ def test_a_plan_has_the_time_of_every_part_and_the_models_size(plan: Comparison)
     assert not plan.out.exists()
 
 
+@pytest.mark.slow
 def test_the_probe_of_a_plan_chooses_no_epoch(plan: Comparison) -> None:
     """It makes one pass, which ends before the first epoch that lima chooses from."""
     held = str(Path(str(plan.data)).with_name("heldout.jsonl"))

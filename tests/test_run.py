@@ -29,6 +29,7 @@ from dfilter.run import Request, run
 from dfilter.run_folder import read_manifest
 from dfilter.selection import select
 from dfilter.selector import ranking
+from dfilter.store import home
 from dfilter.store.disk import claim
 from dfilter.summary import explain, shown_rows, summary
 from dfilter.testing import Heard
@@ -342,6 +343,20 @@ def test_force_makes_it_again(data: Path, tmp_path: Path) -> None:
     assert files_of(run(Request(str(data), "longest", "10", out=folder, force=True))) == before
     run(Request(str(data), "longest", "4", out=folder, force=True))
     assert len(selected(folder)) == 4
+
+
+def test_the_users_files_in_a_run_folder_are_no_part_of_it(data: Path, tmp_path: Path) -> None:
+    request = Request(str(data), "longest", "10", out=tmp_path / "run", force=True)
+    before = files_of(run(request))
+    notes = [tmp_path / "run" / name for name in ("notes.txt", "selected-by-hand.jsonl")]
+    for file in notes:
+        file.write_text("mine")
+    folder = run(request)  # made beside them
+    assert all(file.read_text() == "mine" for file in notes)
+    for file in notes:
+        file.unlink()
+    assert read_manifest(folder)["files"].keys() == {"selected.jsonl", "decisions.parquet", "rejected.jsonl"}
+    assert files_of(folder) == before
 
 
 def test_a_folder_of_other_settings_is_refused_naming_the_setting(data: Path, tmp_path: Path) -> None:
@@ -705,6 +720,15 @@ def test_explain_tells_everything_about_one_row(data: Path, tmp_path: Path) -> N
     assert "score_Column_rank" not in explain(folder, "11")
     with pytest.raises(FolderError, match="has no row with id '77'"):
         explain(folder, "77")
+
+
+def test_a_damaged_stored_copy_is_said_when_it_is_shown(data: Path, tmp_path: Path) -> None:
+    folder = run(Request(str(data), "longest", "10", out=tmp_path / "run"))
+    stored = next((home() / "data").glob("*/rows.arrow"))
+    stored.write_bytes(b"spoilt" + stored.read_bytes()[6:])
+    heard = Heard()
+    assert next(iter(shown_rows(folder, "kept", 1, progress=heard)))["response"]
+    assert any("The stored copy" in line and "is damaged" in line for line in heard.lines)
 
 
 def test_what_moved_is_shown_from_where_it_is_now(data: Path, tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ def test_a_comparisons_file_that_is_none(
     names = [
         p.relative_to(plan.out) for p in sorted(plan.out.rglob("*")) if p.is_file() and "model" not in p.parts
     ]
-    for number, name in enumerate(names):
+    # Every third file in the fast suite; the slow ones try all.
+    for number, name in enumerate(names[::3] if other is pipe else names):
         folder = tmp_path / str(number)
         shutil.copytree(plan.out, folder)
         other(folder / name)

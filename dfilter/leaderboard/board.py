@@ -361,11 +361,11 @@ def amount(
         metric: whose value it is.
         sign: write a plus, too.
         places: decimals.
-        exact: what is not 0 may not look like it; it gets two digits however small it is.
+        exact: what is not 0 may not look like it; it gets a digit however small it is.
     """
     scale, usual = (100.0, 1) if metric.rate else (1.0, 3)
     plus, scaled = "+" if sign else "", value * scale
     text = f"{scaled:{plus}.{usual if places is None else places}f}"
     if exact and scaled and float(text) == 0:
-        text = f"{scaled:{plus}.2g}"
+        text = f"{scaled:{plus}.1g}"
     return f"{text} points" if metric.rate and places is None else text

@@ -16,7 +16,7 @@ from dfilter.llm.finishes import finish_of
 from dfilter.llm.usage import usage_of
 from dfilter.types import Json
 
-OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STATUSES = (
+OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT, ABSENT = STATUSES = (
     "ok",  # answered and understood
     "unparsed",  # answered, and not understood
     "refused",  # the model declined
@@ -26,9 +26,15 @@ OK, UNPARSED, REFUSED, TRUNCATED, FILTERED, FAILED, BROKEN, REJECTED, CUT = STAT
     "broken",  # broken at the server: it answers others, and this one never
     "rejected",  # refused by the server: this request, while it takes others
     "cut",  # truncated by the server: it answered, and had not read the whole prompt
+    "absent",  # not among imported ratings; nobody can be asked, and nothing is stored
 )  # ratings hold their positions: new ones come last
-FINAL = frozenset(STATUSES) - {FAILED}
-WORDS = {BROKEN: "broken at the server", REJECTED: "refused by the server", CUT: "truncated by the server"}
+FINAL = frozenset(STATUSES) - {FAILED, ABSENT}
+WORDS = {
+    BROKEN: "broken at the server",
+    REJECTED: "refused by the server",
+    CUT: "truncated by the server",
+    ABSENT: "not among the imported ratings",
+}
 TEXT_PARTS = ("text", "output_text")  # of a content in parts; others are thoughts, refusals, calls of tools
 CALLS = ("tool_calls", "function_call")  # finish reasons of a model that wants a tool to be called
 

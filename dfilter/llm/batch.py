@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from dfilter.digests import json_digest
 from dfilter.errors import CheckError, Interrupted, ServerError
 from dfilter.llm.answers import FAILED, REJECTED, Answer, GarbledError, Reader, Request, TextReader, read_body
+from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Ending, Ledger, Stored
 from dfilter.llm.limits import Gate
 from dfilter.llm.loop import LoopThread
 from dfilter.llm.prices import Budget, price_of, refuse_unpriced
 from dfilter.llm.probe import Capabilities, known, shape_of
 from dfilter.llm.reported import Reported
-from dfilter.llm.server import Server, check_url, key_of
+from dfilter.llm.server import Server, check_url
 from dfilter.llm.wire import Wire, encode
 from dfilter.llm.work import answer_of
 from dfilter.progress import Silent

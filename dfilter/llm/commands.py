@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dfilter.errors import InputError
 from dfilter.llm.answers import Reader
 from dfilter.llm.grades import SCALES, OneOf
-from dfilter.llm.ledger import Ledger
 from dfilter.llm.pairs import PairScores
 from dfilter.llm.scores import ExpectedScore, TextScore
-from dfilter.llm.session import ledger_path
 from dfilter.llm.templates import asked_about
+from dfilter.llm.verdicts import opened, who
 
 
 @dataclass(frozen=True)
@@ -38,27 +36,13 @@ class Asked:
 
     def line(self) -> str:
         """Return it as a person reads it."""
-        kind, model, place = (self.spec.get(name, "?") for name in ("kind", "model", "server"))
-        mode = f", {self.spec['mode']}" if "mode" in self.spec else ""
-        return f"{self.name}  {kind} by {model}{mode} at {place}: {self.answers:,} answers"
-
-
-def _book(path: Path | None) -> Ledger:
-    path = path or ledger_path()
-    if not path.is_file():
-        raise InputError(
-            f"There is no ledger at {path}; nothing was ever asked. DFILTER_HOME says where it lies."
-        )
-    return Ledger(path)
+        return f"{self.name}  {who(self.spec)}: {self.answers:,} answers"
 
 
 def askers(ledger: Path | None = None) -> list[Asked]:
     """Return everybody who asked, oldest first."""
-    book = _book(ledger)
-    try:
+    with opened(ledger) as book:
         return [Asked(number, name, spec, answers, {}) for number, name, spec, answers in book.askers()]
-    finally:
-        book.close()
 
 
 def reparse(
@@ -75,8 +59,7 @@ def reparse(
     Returns:
         One entry a judge, with what changed.
     """
-    book = _book(ledger)
-    try:
+    with opened(ledger) as book:
         out = []
         for number, name, spec, answers in book.askers():
             reader = _reader(spec, readers)
@@ -88,8 +71,6 @@ def reparse(
             )
             out.append(Asked(number, name, spec, answers, dict(changed)))
         return out
-    finally:
-        book.close()
 
 
 def _reader(spec: Mapping[str, Any], readers: Sequence[Reader]) -> Reader | None:
@@ -103,6 +84,8 @@ def _reader(spec: Mapping[str, Any], readers: Sequence[Reader]) -> Reader | None
 def _own_reader(spec: Mapping[str, Any]) -> Reader | None:
     """Return the reader of an asker's answers; None where its answers are no verdicts."""
     if spec.get("kind") == "rating":
+        if "mode" not in spec:  # imported
+            return None
         if spec["mode"] == "expected":
             return ExpectedScore(spec["low"], spec["high"])
         return TextScore(spec["low"], spec["high"], asked_about(spec["template"]))

@@ -148,6 +148,7 @@ def fault_of(
     url: str,
     now: float,
     clean: Callable[[str], str] = str,
+    keyless: str = "",
 ) -> Fault:
     """Return what a status code with an error body means.
 
@@ -158,6 +159,7 @@ def fault_of(
         url: the server's, for the sentence.
         now: seconds since 1970, for dates.
         clean: takes secrets out of what the server said.
+        keyless: what to do where it asks for a key, when none was sent.
     """
     body = opened(body)
     said = clean(message(body))[:SAID]
@@ -167,11 +169,11 @@ def fault_of(
     if then == "row":
         sentence = f"{_ROW[status]} ({code}{': ' if said else ''}{said})"
     elif then == "stop":
-        sentence = f"{sentence}. {_remedy(code, marks, said)}"
+        sentence = f"{sentence}. {_remedy(code, marks, said, keyless)}"
     return Fault(
         str(code), then, sentence, code, headers,
         strain=code in STRAIN, status=status, wait=wait,
-        advice=ADVICE.get(code, "Nothing can be judged this way."), body=body,
+        advice=_advice(code, said, keyless), body=body,
     )  # fmt: skip
 
 
@@ -212,11 +214,17 @@ def _may_be_long(code: int, said: str) -> bool:
     return code in {400, 403, 404, 422, 500}
 
 
-def _remedy(code: int, marks: frozenset[str], said: str) -> str:
+def _remedy(code: int, marks: frozenset[str], said: str, keyless: str) -> str:
     if 300 <= code < 400:
         return "This is a redirect, which is not followed. Give the final --base-url."
     if code == 402 or marks & (ACCOUNT | OVER_QUOTA) or (code != 401 and _ACCOUNT_SAID.search(said)):
         return "The quota is used up; add credit and run again."
+    return _advice(code, said, keyless)
+
+
+def _advice(code: int, said: str, keyless: str) -> str:
+    if keyless and (code in {401, 403} or _KEY_SAID.search(said)):
+        return keyless
     return ADVICE.get(code, "Nothing can be judged this way.")
 
 

@@ -108,8 +108,10 @@ class Judge(Server):
         if not self.model:
             return settings  # nobody is named yet
         own = {n: v for n, v in settings.items() if n not in self.spec}
-        words = {"content": json_digest(self.spec["template"], 16)[:SHORT], "named": self.template}
         told = {n: v for n, v in self.spec.items() if n != "kind"}
+        if self.imported:
+            return told | {"repeat": self.repeat}
+        words = {"content": json_digest(self.spec["template"], 16)[:SHORT], "named": self.template}
         return own | told | {"template": words, "reader": self.reader.name}
 
     @property
@@ -160,7 +162,9 @@ class Judge(Server):
 
     @cached_property
     def spec(self) -> dict[str, Json]:
-        """Everything that makes an answer this judge's."""
+        """Everything that makes an answer this judge's; of an imported one, its name and scale."""
+        if self.imported:
+            return imported_spec(self.model, self.low, self.high)
         short: dict[str, Json] = {"explain": "no"} if self.short else {}
         return short | {
             "kind": "rating",
@@ -184,7 +188,8 @@ class Judge(Server):
         from dfilter.llm.roles import settled
         from dfilter.llm.session import ledger_path
 
-        if self.system != "auto" or not self.model or not dict(self.wording.parts).get("system"):
+        asks = self.model and not self.imported
+        if self.system != "auto" or not asks or not dict(self.wording.parts).get("system"):
             return self
         asked = [{"role": "system", "content": ""}, {"role": "user", "content": ""}]
         return settled(
@@ -199,12 +204,12 @@ class Judge(Server):
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
-        return hashlib.blake2b(
-            row.key + bytes.fromhex(self.hash) + repeat.to_bytes(4, "big"), digest_size=16
-        ).digest()
+        return rating_key(row.key, self.hash, repeat)
 
     def request(self, row: Example, repeat: int = 0) -> Request:
-        """Return the question whose answer rates ``row``."""
+        """Return the question whose answer rates ``row``; of an imported judge it is its key alone."""
+        if self.imported:
+            return Request(self.key(row, repeat), ())
         ending = NUMBER_ALONE if self.short else self.mode
         messages = self.wording.messages(row, ending, self.low, self.high)
         messages = in_user_turn(messages) if self.system == "user" else messages
@@ -213,6 +218,19 @@ class Judge(Server):
     def requests(self, rows: Iterable[Example], repeats: Sequence[int]) -> Iterator[Request]:
         """Return the questions for all rows, those of one row together."""
         return (self.request(row, repeat) for row in rows for repeat in repeats)
+
+
+def imported_spec(model: str, low: int, high: int) -> dict[str, Json]:
+    """Return what makes an imported judge; nobody knows how it was asked."""
+    server = Server(model).identity
+    return {"kind": "rating", "model": model, "server": server, "low": low, "high": high}
+
+
+def rating_key(content: bytes, judge: str, repeat: int = 0) -> bytes:
+    """Return the key of a rating, given the keys of the row's content and of the judge (its ``hash``)."""
+    return hashlib.blake2b(
+        content + bytes.fromhex(judge) + repeat.to_bytes(4, "big"), digest_size=16
+    ).digest()
 
 
 def rate(

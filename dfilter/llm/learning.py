@@ -10,6 +10,7 @@ from dfilter.errors import ServerError, SettingsError
 from dfilter.llm.answers import TRUNCATED
 from dfilter.llm.faults import Fault
 from dfilter.llm.probe import (
+    LEAD,
     LEAST_ROOM,
     Capabilities,
     Trial,
@@ -20,6 +21,7 @@ from dfilter.llm.probe import (
     wants_logprobs,
 )
 from dfilter.llm.refusals import REFUSING, read_refusal
+from dfilter.llm.scores import first_said
 from dfilter.llm.templates import in_user_turn
 from dfilter.llm.tokens import at_most
 from dfilter.llm.wire import Got, encode
@@ -137,8 +139,10 @@ class Learner:
     async def _doubted(self, request: Request, sent: Capabilities, got: Got) -> Capabilities | None:
         """Look at a reply that says less than was asked for."""
         if wants_logprobs(request.params):
-            silent = not got.reply.logprobs and bool(got.reply.text.strip())
-            return await self._without_logprobs(request, sent) if silent else None
+            if got.reply.logprobs:
+                cut = first_said(got.reply) is None and got.reply.finish == "length" and not sent.lead
+                return self._learnt(request, replace(sent, lead=LEAD)) if cut else None
+            return await self._without_logprobs(request, sent) if got.reply.text.strip() else None
         room = self.engine.server.thought_tokens
         if (
             got.reply.finish != "length"
@@ -149,10 +153,13 @@ class Learner:
             return None
         if not thinks(got, 0):
             return None
-        better = replace(sent, room=room)
-        keep(self.engine.ledger, self.engine.server, self._shape(request), better)
-        self.found[self._shape(request)] = better
-        return better
+        return self._learnt(request, replace(sent, room=room))
+
+    def _learnt(self, request: Request, found: Capabilities) -> Capabilities:
+        """Keep what a row's answer told."""
+        keep(self.engine.ledger, self.engine.server, self._shape(request), found)
+        self.found[self._shape(request)] = found
+        return found
 
     async def _without_logprobs(self, request: Request, sent: Capabilities) -> Capabilities | None:
         """Look into a reply that lacks its log probabilities, but not for ever."""

@@ -3,7 +3,7 @@
 One SQLite file, ``DFILTER_HOME/ledger.sqlite``, in WAL mode with synchronous FULL: what was
 committed survives a killed process and a lost power supply. An answer's key is a content hash of
 what was asked (row, judge, repeat), so other runs, strategies, thresholds and grown datasets find
-it again. A final answer is never replaced; a failed one gives way to the next.
+it again. A final answer is never replaced unless somebody asked for that; a failed one gives way to the next.
 
 An attempt that was begun and never ended was in flight when its process died. Nobody can know
 whether it was billed; it counts as such, and its row is asked again.
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from dfilter.errors import StoreError
-from dfilter.llm.answers import CUT, FAILED, Reader, Reading, read_body
-from dfilter.llm.tables import TABLES
+from dfilter.llm.answers import BROKEN, CUT, FAILED, Reader, Reading, read_body
+from dfilter.llm.tables import ASKED_AGAIN, TABLES
 from dfilter.types import Json
 
 FORMAT = 1
 BUSY_MS = 30_000  # how long another process may hold the file
 LOOKUP = 500  # keys in one SELECT; SQLite's own limit is far above
+ASKED = "EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = answer.key AND open)"  # see ``verdicts``
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Ledger:
                 f"The ledger {self.path} has format {version}, this version of dfilter reads {FORMAT}. "
                 "Use the version that wrote it, or another DFILTER_HOME."
             )
+        self.db.execute(ASKED_AGAIN)
 
     def close(self) -> None:
         """Close the file; what was not committed is gone."""
@@ -164,14 +166,22 @@ class Ledger:
                 " reader = excluded.reader, raw = excluded.raw, model = excluded.model,"
                 " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens,"
                 " usd = excluded.usd, latency = excluded.latency, created = excluded.created"
-                " WHERE answer.status = 'failed'",
+                " WHERE answer.status = 'failed' OR (excluded.status != 'failed' AND"
+                " EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = excluded.key AND open))",
                 [_columns(e.stored, e.asker, now) for e in endings if e.stored],
+            )
+            self.db.executemany(
+                "UPDATE asked_again SET open = 0 WHERE key = ? AND open",
+                [(e.stored.key,) for e in endings if e.stored and e.stored.status != FAILED],
             )
 
     # -- reading --------------------------------------------------------------------------
 
     def find(self, keys: Iterable[bytes], *, raw: bool = True) -> dict[bytes, Stored]:
-        """Return the final answers to those of ``keys`` that have one; failed ones are none."""
+        """Return the final answers to those of ``keys`` that have one.
+
+        Failed ones are none, and neither are those that are to be asked again.
+        """
         wanted = list(keys)
         found: dict[bytes, Stored] = {}
         body = "raw" if raw else "NULL"
@@ -182,7 +192,7 @@ class Ledger:
                 for row in self.db.execute(
                     f"SELECT key, status, value, mass, reason, reader, {body}, model, input_tokens,"  # noqa: S608
                     f" output_tokens, usd, latency FROM answer WHERE key IN ({marks})"
-                    f" AND status != '{FAILED}'",
+                    f" AND status != '{FAILED}' AND NOT {ASKED}",
                     part,
                 ):
                     found[row[0]] = _stored(row)
@@ -196,7 +206,8 @@ class Ledger:
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
-                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND status = '{FAILED}'"  # noqa: S608
+                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND (status = '{FAILED}'"  # noqa: S608
+                text += f" OR (status = '{BROKEN}' AND {ASKED}))"
                 found |= {row[0] for row in self.db.execute(text, part)}
         return found
 

@@ -19,6 +19,7 @@ from dfilter.digests import json_digest
 from dfilter.errors import ServerError, SettingsError
 from dfilter.llm.faults import Fault
 from dfilter.llm.refusals import AMBIGUOUS, LIMITS, REFUSING, Refusal, read_refusal
+from dfilter.llm.scores import first_said, last_said
 from dfilter.llm.tokens import at_most
 from dfilter.llm.wire import Got, encode
 from dfilter.types import Json
@@ -34,6 +35,7 @@ OTHERS = "You answer briefly."  # stands where the request has other messages
 TOPS = (20, 5, 0)  # the most that common servers give, OpenAI's older limit, none
 DIGIT_TOKENS = 16  # who needs as many for a digit is thinking
 LEAST_ROOM = 256
+LEAD = 4  # tokens for blanks before a score: one or two were seen, and every one is paid for
 ROUNDS = 8
 TRIES = 2  # of a request that asks for more than an answer: a server may break where it should refuse
 TROUBLE = frozenset({"retry", "down", "pause"})  # what a fault says of the server rather than of a request
@@ -54,6 +56,8 @@ class Capabilities:
         top_logprobs: how many alternatives a token come with log probabilities; 0 for none.
         system: whether a message may have the system's role.
         room: tokens for thought that come on top of the answer's, for a model that thinks within the limit.
+        lead: tokens on top of a single one whose log probabilities are read, for a model that begins its
+            answers with blank ones.
     """
 
     refused: tuple[str, ...] = ()
@@ -61,6 +65,7 @@ class Capabilities:
     top_logprobs: int = TOPS[0]
     system: bool = True
     room: int = 0
+    lead: int = 0
 
     @classmethod
     def kept(cls, found: object) -> Capabilities | None:
@@ -80,7 +85,7 @@ class Capabilities:
         out = {name: value for name, value in params.items() if name not in self.refused}
         most = out.pop(LIMITS[0], None)
         if isinstance(most, int):
-            out[self.limit] = most + (0 if wants_logprobs(params) else self.room)
+            out[self.limit] = most + (self.lead if wants_logprobs(params) else self.room)
         if not self.top_logprobs:
             out.pop("logprobs", None)
             out.pop("top_logprobs", None)
@@ -156,10 +161,11 @@ class Trial:
                 better = await self._without(found, outcome)
                 if wants_logprobs(self.params) and not better.top_logprobs:
                     return better  # nothing more needs to be known
-            elif wants_logprobs(self.params):
-                return found if outcome.reply.logprobs else replace(found, top_logprobs=0)
+            elif wants_logprobs(self.params) and not outcome.reply.logprobs:
+                return replace(found, top_logprobs=0)
             else:
-                better = self._with_room(found, outcome)
+                fit = self._with_lead if wants_logprobs(self.params) else self._with_room
+                better = fit(found, outcome)
                 if better == found:
                     return found
             found = better
@@ -174,6 +180,17 @@ class Trial:
         if found.room or not thinks(got, found.most(self.params)):
             return found
         return replace(found, room=self.engine.server.thought_tokens)
+
+    def _with_lead(self, found: Capabilities, got: Got) -> Capabilities:
+        if first_said(got.reply) is not None:
+            return found
+        if found.lead:
+            raise SettingsError(
+                f"{self._where} begins its answers with blank tokens and says nothing within "
+                f"{len(got.reply.logprobs)} ({last_said(got.reply)} came last), so mode 'expected' finds no "
+                "score. Use mode 'text' (--set judge.judge.mode=text)."
+            )
+        return replace(found, lead=LEAD)
 
     async def _without(self, found: Capabilities, fault: Fault) -> Capabilities:
         """Return what may be accepted after a refusal, by what that names, else by trial.

@@ -133,7 +133,7 @@ class _Tally:
             held = found.get(keys[i, 0])
             self.stored += self.judge.repeat - missing
             sample = held is not None and held.input_tokens and len(self.shown) < SAMPLE
-            if not missing and not sample:
+            if self.judge.imported or not (missing or sample):
                 continue
             tokens = self.count(self.judge.request(row).messages)
             if missing:
@@ -144,6 +144,21 @@ class _Tally:
 
     def quote(self, rows: int) -> Quote:
         judge, exact = self.judge, bool(self.judge.server.local)
+        if judge.imported:
+            none = (0, 0, 0)
+            return Quote(
+                judge.model,
+                rows,
+                self.stored,
+                0,
+                0,
+                none,
+                none,
+                (0.0, 0.0, 0.0),
+                0.0,
+                "nobody is asked",
+                None,
+            )
         calls = self.calls + self.extra
         mean = self.tokens / calls if calls else 0.0
         spread, basis, latency = 0.15, "estimated from the text's length", SECONDS

@@ -77,7 +77,7 @@ def reader_of(template: str | None, kind: Kind | None = None, scale: str | None 
     template = template or OURS[kind or "rating"]
     words = next((words for name, words in SCALES.items() if name == template), None)
     kind = kind or ("pair" if template == "pairwise" else "grade" if words else "rating")
-    low, high = _ends(scale) if scale else DEFAULTS[kind]
+    low, high = ends(scale) if scale else DEFAULTS[kind]
     if kind == "rating":
         return TextScore(low, high, asked_about(dict(load(template).parts)))
     if template != "pairwise" and words is None and not Path(template).expanduser().is_file():
@@ -89,7 +89,12 @@ def reader_of(template: str | None, kind: Kind | None = None, scale: str | None 
     return OneOf(tuple((str(grade), float(grade)) for grade in range(low, high + 1)), "likert")
 
 
-def _ends(scale: str) -> tuple[int, int]:
+def ends(scale: str) -> tuple[int, int]:
+    """Return the ends of a scale such as 0-5.
+
+    Raises:
+        SettingsError: it is none.
+    """
     found = re.fullmatch(r"\s*(\d{1,3})\s*(?:-|to|\.\.|:)\s*(\d{1,3})\s*", scale)
     if found is None or not 0 <= int(found[1]) < int(found[2]) <= 100:
         raise SettingsError(f"--scale {scale} is no scale; expected LOW-HIGH within 0 to 100, such as 0-5.")

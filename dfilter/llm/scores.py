@@ -84,16 +84,25 @@ class ExpectedScore:
             return Reading(
                 UNPARSED, reason="the model begins with its thoughts; ask one that answers without"
             )
-        tops = next((tops for token, tops in reply.logprobs if not BLANK.fullmatch(token)), None)
+        tops = first_said(reply)
         if tops is None:
-            tops = reply.logprobs[-1][1]
-            mass = expectation(tops, self.low, self.high)[1]
-            return Reading(UNPARSED, math.nan, mass, f"the answer ends in blank tokens: {_likely(tops)}")
+            mass = expectation(reply.logprobs[-1][1], self.low, self.high)[1]
+            return Reading(UNPARSED, math.nan, mass, f"the answer ends in blank tokens: {last_said(reply)}")
         value, mass = expectation(tops, self.low, self.high)
         stood = _likely(tops, self.low, self.high)
         if mass <= 0.0:
             return Reading(UNPARSED, math.nan, 0.0, f"no score is among the likely tokens: {_likely(tops)}")
         return Reading(OK, value, mass, f"besides scores: {stood}" if stood else "")
+
+
+def first_said(reply: Reply) -> tuple[tuple[str, float], ...] | None:
+    """Return the alternatives of an answer's first token that is not blank; none where all are."""
+    return next((tops for token, tops in reply.logprobs if not BLANK.fullmatch(token)), None)
+
+
+def last_said(reply: Reply) -> str:
+    """Return the likely alternatives of an answer's last token, as a reason shows them."""
+    return _likely(reply.logprobs[-1][1])
 
 
 def expectation(tokens: Iterable[tuple[str, float]], low: int, high: int) -> tuple[float, float]:

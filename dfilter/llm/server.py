@@ -10,9 +10,9 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
 from dfilter.errors import ServerError, SettingsError
@@ -29,15 +29,14 @@ SECONDS = (
     "attempt_seconds", "row_seconds", "longest_pause", "patience", "first_wait", "poll_seconds",
     "wait_for_server",
 )  # fmt: skip
+IMPORTED = "imported:"
 OPENAI = "https://api.openai.com/v1"
-USUAL_KEY, NO_KEY = "OPENAI_API_KEY", "none"
 METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 # Metadata services that do not live in a link-local range: AWS over IPv6, Alibaba, Oracle's.
 METADATA_ADDRESSES = frozenset(
     ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 )
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-KEY_SHAPE = re.compile(r"\b(sk|key|pk)-[A-Za-z0-9_\-]{12,}")
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ class Server:
     """A model on a server, and how to treat it.
 
     Attributes:
-        model: the model's name on the server; ``local:NAME`` runs it in this process.
+        model: the model's name on the server; ``local:NAME`` runs it in this process, ``imported:NAME`` is a
+            judge whose ratings were imported, and is never asked.
         base_url: up to and with ``/v1``; empty takes ``OPENAI_BASE_URL``, else OpenAI's.
-        key_env: the environment variable that holds the API key; empty takes ``OPENAI_API_KEY``, which
-            goes to no other address than ``OPENAI_BASE_URL`` where that is set.
+        key_env: the environment variable that holds the API key, or ``none``; empty takes
+            ``OPENAI_API_KEY`` for OpenAI, or for ``OPENAI_BASE_URL`` where that is set, and no key for any
+            other address.
         name: names the server in the ledger instead of its address, so that a server of yours keeps
             its answers when it moves to another port.
         api_version: Azure's, for its classic address (``https://NAME.openai.azure.com``, where the model
@@ -157,6 +158,11 @@ class Server:
         return self.model.removeprefix("local:") if self.model.startswith("local:") else ""
 
     @property
+    def imported(self) -> bool:
+        """Whether its ratings were made elsewhere and imported; nobody is asked then."""
+        return self.model.startswith(IMPORTED)
+
+    @property
     def url(self) -> str:
         """The address that is used, without a slash at its end."""
         given = (self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
@@ -184,99 +190,7 @@ class Server:
             other = "" if fast_dtype() == "bfloat16" else f", {fast_dtype()}"
             day = shown("")  # its chat template may write a date
             return f"in process, weights {resolve(self.local).sha[:16]}{other}{day}"
-        return self.name or self.url
-
-
-S = TypeVar("S", bound=Server)
-
-
-class Secret:
-    """An API key that does not print."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def __repr__(self) -> str:
-        return "Secret(...)"
-
-    __str__ = __repr__
-
-    def reveal(self) -> str:
-        """Return the key; only the transport calls this."""
-        return self._value
-
-    def redact(self, text: str) -> str:
-        """Return ``text`` without the key, and without anything shaped like one."""
-        if self._held:
-            text = text.replace(self._value, "[key]")
-        return KEY_SHAPE.sub("[key]", text)
-
-    def within(self, raw: bytes) -> bool:
-        """Return whether the key stands in ``raw``."""
-        return self._held and self._value.encode() in raw
-
-    @property
-    def _held(self) -> bool:
-        """Whether it is a key at all; what stands in its place is a word of everyday."""
-        return len(self._value) >= 4 and self._value != NO_KEY
-
-
-def key_of(server: Server) -> Secret:
-    """Return the server's API key.
-
-    A variable that is named for the server is read for it; ``OPENAI_API_KEY`` goes where
-    ``OPENAI_BASE_URL`` says, and where that is not set, to the address that was given.
-
-    Raises:
-        SettingsError: the variable that is named for it is not set, or the server is OpenAI's and there
-            is no key.
-    """
-    variable, host = server.key_env or USUAL_KEY, urlsplit(server.url).hostname or ""
-    usual = os.environ.get("OPENAI_BASE_URL", "").strip()
-    elsewhere = not server.key_env and bool(usual) and _origin(usual) != _origin(server.url)
-    key = "" if variable == NO_KEY or elsewhere else os.environ.get(variable, "").strip()
-    if key:
-        if not key.isascii() or not key.isprintable():
-            raise SettingsError(f"{variable} holds characters that no API key has; set it again.")
-        return Secret(key)
-    if elsewhere and os.environ.get(variable) and host.endswith("openai.com"):
-        raise SettingsError(
-            f"{variable} is the key for OPENAI_BASE_URL and is not sent to {host}. Name the variable with "
-            f"the key for {host}: --judge-key VARIABLE (key_env in a file)."
-        )
-    if host.endswith("openai.com") or server.key_env not in {"", USUAL_KEY, NO_KEY}:
-        raise SettingsError(
-            f"{variable} is not set, and {host} needs a key. Set it, or name another --base-url."
-        )
-    return Secret(NO_KEY)  # servers of one's own ask for no key, but the header must hold something
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    """Return what tells one server from another: scheme, host and port."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
-    except ValueError:  # no address; it is refused when it is used
-        return url, "", None
-    return parts.scheme, (parts.hostname or "").lower(), port
-
-
-def with_own_keys(servers: Sequence[S]) -> tuple[S, ...]:
-    """Return servers that are asked in one run, of which only one address gets ``OPENAI_API_KEY``.
-
-    Of several addresses it belongs to OpenAI's, else to the first one; each other one has the key of the
-    variable that is named for it, or none.
-    """
-    openai = [s for s in servers if (urlsplit(s.url).hostname or "").endswith("openai.com")]
-    owner = next(iter([*openai, *servers]), None)
-    return tuple(
-        s
-        if s.key_env or s.local or owner is None or _origin(s.url) == _origin(owner.url)
-        else replace(s, key_env=NO_KEY)
-        for s in servers
-    )
+        return IMPORTED.rstrip(":") if self.imported else self.name or self.url
 
 
 def check_url(url: str) -> None:

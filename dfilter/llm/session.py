@@ -24,10 +24,11 @@ from dfilter.digests import json_digest
 from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
 from dfilter.llm.clock import Clock
+from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
 from dfilter.llm.reported import Reported
-from dfilter.llm.server import Server, check_url, key_of
+from dfilter.llm.server import Server, check_url
 from dfilter.progress import Silent
 from dfilter.store import home
 from dfilter.types import Bar, Json, Progress
@@ -355,7 +356,7 @@ def open_session(
     transport: str = "live",
     progress: Progress | None = None,
 ) -> Asking:
-    """Return the session for a server: live, a batch, or in this process for ``local:MODEL``.
+    """Return the session for a server: live, a batch, in this process, or of what was imported.
 
     Args:
         server: where to ask.
@@ -368,6 +369,10 @@ def open_session(
         from dfilter.llm.local import LocalSession
 
         return LocalSession(server, ledger=ledger, progress=progress)
+    if server.imported:
+        from dfilter.llm.imported import ImportedSession
+
+        return ImportedSession(server, ledger=ledger, progress=progress)
     if transport == "batch":
         from dfilter.llm.batch import BatchSession
 

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+# Made in every ledger that lacks it: a version that does not know it asks nothing again, and loses nothing.
+ASKED_AGAIN = """
+CREATE TABLE IF NOT EXISTS asked_again (
+    key BLOB PRIMARY KEY,           -- of an answer that somebody asked to be asked again
+    asker INTEGER,
+    since REAL NOT NULL,            -- seconds since 1970
+    open INTEGER NOT NULL           -- 1 until a new answer is in
+) WITHOUT ROWID
+"""
 TABLES = """
 CREATE TABLE asker (
     id INTEGER PRIMARY KEY,

@@ -19,7 +19,8 @@ from dfilter.llm.breaks import broken
 from dfilter.llm.clock import Clock
 from dfilter.llm.faults import SAID, Fault, error_within, fault_of, message
 from dfilter.llm.finishes import ended
-from dfilter.llm.server import Secret, Server, check_url
+from dfilter.llm.keys import Secret, keyless
+from dfilter.llm.server import Server, check_url
 from dfilter.types import Json
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class Wire:
 
     def refused(self, code: int, headers: Mapping[str, str], body: object) -> Fault:
         """Return what a status code with an error body means."""
-        now = self.clock.wall()
-        return fault_of(code, headers, body, url=self.server.url, now=now, clean=self.key.redact)
+        now, url, lacking = self.clock.wall(), self.server.url, keyless(self.server)
+        return fault_of(code, headers, body, url=url, now=now, clean=self.key.redact, keyless=lacking)
 
 
 def _content(response: httpx2.Response) -> object:

@@ -19,8 +19,8 @@ FORMAT = 1
 BLOCK = 1 << 20
 
 
-def seal(folder: Path, name: str, into: str = "seal.json", but: Collection[str] = ()) -> None:
-    """Write the sealed list of all files of a folder, whatever their depth.
+def seal(folder: Path, name: str, into: str = "seal.json", only: Collection[str] | None = None) -> None:
+    """Write the sealed list of the files of a folder, whatever their depth.
 
     Names that begin with a dot are scratch and no part of it.
 
@@ -28,7 +28,7 @@ def seal(folder: Path, name: str, into: str = "seal.json", but: Collection[str] 
         folder: the folder; its files are flushed.
         name: what the folder is; a seal of another name is none.
         into: the list's file, which is no part of it.
-        but: paths in the folder that are no part of it either.
+        only: paths in the folder; others are no part of it either, as where users put files of their own.
 
     Raises:
         OSError: a file cannot be read or the list not be written.
@@ -36,7 +36,7 @@ def seal(folder: Path, name: str, into: str = "seal.json", but: Collection[str] 
     files = {}
     for file in _files(folder):
         path = file.relative_to(folder).as_posix()
-        if path != into and path not in but:
+        if path != into and (only is None or path in only):
             sync(file)
             files[path] = list(_checksum(file))
     write_checked(folder / into, {"format": FORMAT, "name": name, "files": files})

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from dfilter import strategy as strategies
 from dfilter.cli import main
-from dfilter.comparison import Comparison, from_options, settings_for
+from dfilter.comparison import Comparison, from_options, parse_evaluations, settings_for
 from dfilter.data.dataset import Dataset
 from dfilter.errors import SettingsError
 from dfilter.filters.judge import Judge
-from dfilter.identity import identity
+from dfilter.identity import component_identity, identity
 from dfilter.llm.judge import Judge as Model
 from dfilter.pool import Pool
 from dfilter.run_folder import read_manifest
@@ -158,6 +158,38 @@ def test_the_judge_of_a_comparison_selects_too_unless_another_one_does(tmp_path:
     assert own == {"judge.judge.model": "mine"}
     plan = from_options(None, tmp_path, {"strategies": "alpagasus", "keep": "5", "selection_judge": "a,b"})
     assert plan.selection_judges == ["a", "b"]
+
+
+def judged(tmp_path: Path, **options: Any) -> tuple[list[dict[str, Any]], Any]:
+    """Return the judges' settings of a comparison's evaluation, and the evaluation's identity."""
+    plan = Comparison(out=tmp_path, judges=("a", "b"), **options)
+    (made,) = parse_evaluations(["grade:vicuna"], plan)
+    return list(made.settings["judges"]), component_identity("evaluators", made.kind, made.settings)
+
+
+def test_all_judges_of_a_comparison_wait_for_their_server_as_long_as_is_said(tmp_path: Path) -> None:
+    options = {"strategies": "alpagasus", "keep": "5", "judge": "a,b"}
+    judges, usual = judged(tmp_path)
+    assert [judge["wait_for_server"] for judge in judges] == [3600.0] * 2
+    for given in (7200.0, "2h"):  # as the option gives it, and as a file has it
+        plan = from_options(None, tmp_path, {**options, "wait_for_server": given})
+        judges, patient = judged(tmp_path, wait_for_server=plan.wait_for_server)
+        assert [judge["wait_for_server"] for judge in judges] == [7200.0] * 2
+        assert patient == usual
+        told = assignments(tmp_path, judges=("a",), wait_for_server=plan.wait_for_server)
+        own = assignments(tmp_path, wait_for_server=7200.0, settings=("judge.judge.model=mine",))
+        assert (told["judge.judge.wait_for_server"], own["judge.judge.wait_for_server"]) == ("7200.0",) * 2
+    with pytest.raises(SettingsError, match="not a time such as 90s"):
+        from_options(None, tmp_path, {**options, "wait_for_server": "soon"})
+    shown = CliRunner().invoke(main, ["compare", "--help"]).output
+    assert "--wait-for-server" in shown
+
+
+def test_a_named_judge_of_a_comparison_is_the_same_at_any_address(tmp_path: Path) -> None:
+    places = ("http://localhost:8000/v1", "http://127.0.0.1:8000/v1", "http://localhost:9/v1")
+    named = [judged(tmp_path, base_url=place, judge_names=("x", "y"))[1] for place in places]
+    assert named[0] == named[1] == named[2] != judged(tmp_path, judge_names=("x", "z"))[1]
+    assert len({json.dumps(judged(tmp_path, base_url=place)[1]) for place in places}) == 3
 
 
 def test_a_judge_in_the_process_needs_no_mode(pool: Path, tmp_path: Path) -> None:

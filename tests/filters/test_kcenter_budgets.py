@@ -65,23 +65,27 @@ def told(selection: Selection) -> tuple[list[int], str, object]:
     return selection.kept.tolist(), repr(selection.decisions().to_pylist()), selection.facts
 
 
-@settings(max_examples=50)
-@given(
-    method=st.sampled_from(METHODS),
-    metric=st.sampled_from(METRICS),
-    budgets=st.lists(st.integers(1, ROWS), min_size=2, max_size=4),
-)
+@pytest.mark.parametrize("sequences", [8, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_sequence_of_budgets_gives_each_the_selection_of_a_fresh_store(
-    tmp_path_factory: pytest.TempPathFactory,
-    alone: Callable[[KCenter, int], Selection],
-    method: Literal["kmeans", "agglomerative", "none"],
-    metric: Literal["cosine", "euclidean"],
-    budgets: list[int],
+    tmp_path_factory: pytest.TempPathFactory, alone: Callable[[KCenter, int], Selection], sequences: int
 ) -> None:
-    made = KCenter(Written(), method, CLUSTERS, metric)
-    folder = tmp_path_factory.mktemp("shared")
-    for keep in budgets:
-        assert told(selected(made, keep, Store(folder))) == told(alone(made, keep))
+    @settings(max_examples=sequences)
+    @given(
+        method=st.sampled_from(METHODS),
+        metric=st.sampled_from(METRICS),
+        budgets=st.lists(st.integers(1, ROWS), min_size=2, max_size=4),
+    )
+    def holds(
+        method: Literal["kmeans", "agglomerative", "none"],
+        metric: Literal["cosine", "euclidean"],
+        budgets: list[int],
+    ) -> None:
+        made = KCenter(Written(), method, CLUSTERS, metric)
+        folder = tmp_path_factory.mktemp("shared")
+        for keep in budgets:
+            assert told(selected(made, keep, Store(folder))) == told(alone(made, keep))
+
+    holds()
 
 
 @pytest.mark.parametrize("method", ["kmeans", "agglomerative"])

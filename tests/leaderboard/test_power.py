@@ -147,7 +147,12 @@ def usual(kind, prompts, effect, *, parity, seed):
 
 @pytest.mark.parametrize(
     ("kind", "prompts", "count"),
-    [("rate", 12, 100), ("rate", 20, 100), ("rate", 50, 100), ("win rate", 8, 100), ("loss", 8, 60)],
+    [
+        ("rate", 20, 100),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("rate", 12, 100), ("rate", 50, 100), ("win rate", 8, 100), ("loss", 8, 60),
+        ]),
+    ],
 )  # fmt: skip
 def test_the_planned_difference_of_few_prompts_is_found_about_four_times_in_five(kind, prompts, count):
     parity = kind == "win rate"
@@ -183,7 +188,9 @@ def test_too_few_prompts_find_nothing_and_no_scale_is_exceeded(kind, tests):
         assert not 0 < planning.prompts_needed(effect, TYPICAL[kind], 3, family) < least
 
 
-@pytest.mark.parametrize("kind", ["rate", "win rate", "loss"])
+@pytest.mark.parametrize(
+    "kind", ["rate", *(pytest.param(k, marks=pytest.mark.slow) for k in ["win rate", "loss"])]
+)
 def test_drawn_tables_and_the_formula_meet(kind):
     for family in (power.Family(2, 2), power.Family(8, 4, parity=kind == "win rate")):
         drawn, computed = (

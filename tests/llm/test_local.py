@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,12 +126,15 @@ def test_a_real_local_server_is_judged_through_end_to_end(tmp_path: object) -> N
             facts = session.facts()
             stored = rate(rows(50), judge, session=session)
             assert session.facts()["calls"] == facts["calls"]
+        # This server gives no log probabilities. That is found out where they are wanted, and only there.
+        reader = replace(judge, mode="expected", max_tokens=1)
+        with Session(reader.server) as session, pytest.raises(SettingsError, match="no log probabilities"):
+            rate(rows(50), reader, session=session)
     finally:
         child.terminate()
         child.wait(timeout=30)
     assert facts["failed"] == 0
     assert facts["answered"] == 50
-    assert facts["accepts"]["top_logprobs"] == 0  # this server gives none, and that was found out
     assert stored.tobytes() == ratings.tobytes()
 
 

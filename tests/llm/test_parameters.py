@@ -13,7 +13,6 @@ from dfilter.errors import ServerError, SettingsError
 from dfilter.llm.judge import Judge, rate
 from dfilter.llm.ledger import Ledger
 from dfilter.llm.refusals import read_refusal
-from dfilter.llm.server import Server, key_of, with_own_keys
 from dfilter.llm.session import ledger_path, open_session
 from dfilter.testing import Say, ScriptedServer
 from dfilter.types import Example, Message
@@ -328,32 +327,6 @@ def test_capabilities_of_another_version_are_learnt_again_and_on_request(
 def test_a_refusal_is_read_for_all_that_it_names(body: Any, names: set[str]) -> None:
     sent = ("max_tokens", "temperature", "seed", "n", "stop", "stream", "logprobs", "top_logprobs")
     assert read_refusal(body, sent).names == names
-
-
-def test_nothing_goes_where_nobody_named_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-0123456789abcdef")
-    monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
-    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-canary")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: yes\nauthorization: Bearer canary")
-    with ScriptedServer(azure) as one, ScriptedServer(azure) as two:
-        first, second = with_own_keys(
-            [Judge(model="a", base_url=one.url), Judge(model="b", base_url=two.url)]
-        )
-        for server, judge in ((one, first), (two, second)):
-            asked(server, judge, 2)
-        assert {e.authorization for e in one.log} == {"Bearer sk-canary-0123456789abcdef"}
-        for entry in (*one.log, *two.log):
-            text = json.dumps({n: v for n, v in entry.headers.items() if n != "authorization"})
-            assert "canary" not in text
-        assert not any("canary" in e.authorization for e in two.log)
-        monkeypatch.setenv("OPENAI_BASE_URL", one.url)
-        assert key_of(Server("m", base_url=two.url)).reveal() == "none"
-        assert key_of(Server("m")).reveal().startswith("sk-canary")
-        assert (
-            key_of(Server("m", base_url=two.url, key_env="OPENAI_API_KEY")).reveal().startswith("sk-canary")
-        )
-    with pytest.raises(SettingsError, match="MISSING_KEY is not set"):
-        key_of(Server("m", base_url=two.url, key_env="MISSING_KEY"))
 
 
 def test_log_probabilities_that_a_restart_loses_stop_the_run_and_make_no_row_unparsed() -> None:

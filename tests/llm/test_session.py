@@ -69,7 +69,14 @@ def test_mixed_faults_end_in_names_and_cost_nothing_the_second_time(
     caplog.set_level(logging.DEBUG)
     script = faulty(0.3, list(FAULTS.values()))
     with ScriptedServer(script, latency=0.002) as server:
-        settings = quick(server.url, concurrency=32, attempt_seconds=0.5, longest_pause=0.02, attempts=40)
+        settings = quick(
+            server.url,
+            key_env="OPENAI_API_KEY",
+            concurrency=32,
+            attempt_seconds=0.5,
+            longest_pause=0.02,
+            attempts=40,
+        )
         answers = list(ask(requests(600), settings, reader=TextScore()))
         assert Counter(a.status for a in answers) == {"ok": 600}
         assert {a.value for a in answers} == {4.5}
@@ -131,16 +138,16 @@ def test_each_status_is_final(say: Say, status: str, requests: Callable, quick: 
         calls = server.calls
         (again,) = ask(requests(1), quick(server.url), reader=TextScore())
         assert (again.status, again.stored, server.calls) == (status, True, calls)
-    assert len(STATUSES) == 9
+    assert len(STATUSES) == 10
 
 
 @pytest.mark.parametrize(
     ("say", "sentence"),
     [
         (Say("unknown parameter: foo", status=400), "unknown parameter"),
-        (Say("bad key", status=401), "Check the API key"),
+        (Say("bad key", status=401), "answered 401: bad key.*--judge-key"),
         (Say("out of credit", status=402), "quota"),
-        (Say("not yours", status=403), "may not use"),
+        (Say("not yours", status=403), "answered 403: not yours.*No key was sent"),
         (Say("no such model", status=404), "--base-url"),
         (Say("You exceeded your current quota", status=429, code="insufficient_quota"), "quota is used up"),
         (Say("", status=302, headers={"location": "http://127.0.0.1:1/v1"}), "redirect"),
@@ -163,7 +170,7 @@ def test_a_wrong_key_that_the_server_repeats_is_not_repeated_by_us(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ScriptedServer("4.5", key="another") as server, pytest.raises(ServerError) as caught:
-        list(ask(requests(5), quick(server.url)))
+        list(ask(requests(5), quick(server.url, key_env="OPENAI_API_KEY")))
     import traceback
 
     _nowhere(KEY, home(), "".join(traceback.format_exception(caught.value)))
@@ -175,7 +182,7 @@ def test_a_body_that_repeats_the_key_is_kept_without_it(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ScriptedServer(lambda _: f"4.5\nYour key is {KEY}") as server:
-        answers = list(ask(requests(3), quick(server.url)))
+        answers = list(ask(requests(3), quick(server.url, key_env="OPENAI_API_KEY")))
     assert all("[key]" in a.text for a in answers)
     _nowhere(KEY, home(), repr(answers))
 
@@ -311,7 +318,7 @@ def test_what_a_model_accepts_is_found_out_once(
             return Say(f"Unsupported parameter: '{refuses}'", status=400, paid=False)
         return Say("4.5", tokens=[{"4": 0.5, "5": 0.5}])
 
-    usual = {"refused": (), "top_logprobs": 20, "limit": "max_tokens", "system": True, "room": 0}
+    usual = {"refused": (), "top_logprobs": 20, "limit": "max_tokens", "system": True, "room": 0, "lead": 0}
     with ScriptedServer(script) as server:
         with Session(quick(server.url)) as session:
             assert {a.status for a in session.ask(requests(5))} == {"ok"}
