@@ -23,7 +23,7 @@ from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
 from dfilter.strategy import Step, Strategy
 from dfilter.transforms import transformed
 from dfilter.types import Example, Progress, Scores, Transform
-from dfilter.view import LEVELS, sentences
+from dfilter.view import LEVELS, report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,8 +54,7 @@ class Selection:
         keep: the budget as given or as the strategy has it.
         store: what was read from the store and what was computed.
         timings: seconds by stage.
-        seen: for each step that looked through windows (n,) how much of every row they showed, a place in
-            ``dfilter.view.LEVELS``; -1 where the step never saw the row.
+        seen: for each step with windows (n,) what they showed, a place in ``dfilter.view.LEVELS``, or -1.
     """
 
     rows: Dataset
@@ -354,21 +353,12 @@ class _Walk:
 
     def _note_views(self, step: Step, pool: Pool) -> None:
         """Count what the step's windows did not show, and say it."""
-        asked = [("seen", pool.views), *([("seen_of_target", pool.target.views)] if pool.target else [])]
-        for name, views in asked:
-            found = views.counts()
-            if found:
-                self.facts[step.name] = {**self.facts.get(step.name, {}), name: found}
-            about = step.name if name == "seen" else f"{step.name}, target"
-            for label, figures in found.items():
-                for line in sentences(label, figures, step.name):
-                    self.progress.say(f"{about}: {line}")
-        worst = pool.views.worst()
-        if worst is not None:
+        theirs = pool.target.views if pool.target else None
+        found = report(step.name, pool.views, theirs, self.progress.say)
+        if found:
+            self.facts[step.name] = {**self.facts.get(step.name, {}), **found}
             self.seen[step.name] = np.full(len(self.data), -1, np.int64)
-            self.seen[step.name][self.alive] = worst
-        if pool.target:
-            pool.target.views.clear()
+            self.seen[step.name][self.alive] = pool.views.worst()
 
     def _gate(self, step: Step, given: Scores) -> NDArray[np.int64]:
         """Return the positions that stay; an abstention never passes."""

@@ -6,7 +6,7 @@ Every signal that looks through a window says it the same way, a method ``seen(r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -122,10 +122,12 @@ class Views:
         """Return :func:`counts` of every signal by name."""
         return {self.names[place]: counts(seen) for place, seen in self.seen.items()}
 
-    def worst(self) -> NDArray[np.int64] | None:
-        """Return every row's worst place in :data:`LEVELS`, (n,); none where no signal has a window."""
-        found = [levels(seen) for seen in self.seen.values()]
-        return np.max(found, axis=0) if found else None
+    def worst(self) -> NDArray[np.int64]:
+        """Return every row's worst place in :data:`LEVELS`, (n,); -1 where no signal has a window."""
+        found = np.full(1, -1)
+        for seen in self.seen.values():
+            found = np.maximum(found, levels(seen))
+        return found
 
     def clear(self) -> None:
         """Forget all."""
@@ -166,3 +168,20 @@ def sentences(name: str, found: Mapping[str, Any], step: str = "STEP") -> list[s
             f"instance {MULTILINGUAL})"
         )
     return said
+
+
+def report(
+    step: str, own: Views, target: Views | None, say: Callable[[str], None]
+) -> dict[str, dict[str, dict[str, Json]]]:
+    """Say what a step's windows did not show of the rows and of its target's, and return the counts.
+
+    The target's are forgotten then: it is the same pool for every step.
+    """
+    found = {"seen": own.counts()} | ({"seen_of_target": target.counts()} if target is not None else {})
+    for name, about in (("seen", step), ("seen_of_target", f"{step}, target")):
+        for label, figures in found.get(name, {}).items():
+            for line in sentences(label, figures, step):
+                say(f"{about}: {line}")
+    if target is not None:
+        target.clear()
+    return {name: figures for name, figures in found.items() if figures}
