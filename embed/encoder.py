@@ -191,6 +191,7 @@ def _load(model: str, _sha: str, placement: Placement) -> Encoder:
                 module.float()
             loaded[0].register_forward_hook(_in_float32)
             loaded.encode([LETTER], show_progress_bar=False)
+            Encoder(loaded, placement).spans([LETTER])
     except Exception as error:
         raise ModelError(
             f"'{model}' in {folder} is no encoder of texts that can be loaded: {error}"

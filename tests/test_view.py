@@ -11,9 +11,11 @@ from typing import ClassVar
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import dfilter
 from dfilter import Message, Pool
+from dfilter.cli import main
 from dfilter.data.dataset import Dataset
 from dfilter.embed.hidden import HiddenState
 from dfilter.embed.losses import ResponseLoss
@@ -190,6 +192,8 @@ def test_a_run_says_what_was_cut_at_once_at_its_end_and_row_by_row(encoder: str,
     assert line in summary(out)
     column = pq.read_table(out / "decisions.parquet")["seen_kcenter"].to_pylist()
     assert column == ["whole", "whole", "whole", "response not seen"]
+    told = CliRunner().invoke(main, ["explain", str(out), "3"]).output
+    assert "kcenter saw it: response not seen" in told
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,15 @@ def test_what_is_no_encoder_of_texts_is_refused(folder: Path, encoders: ModuleTy
     (place / "modules.json").write_text(json.dumps(listed))
     with pytest.raises(ModelError, match="no encoder of texts"):
         plain(place).compute(encoders.rows(1))
+
+
+def test_an_encoder_that_tells_no_tokens_is_refused(folder: Path, encoders: ModuleType) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
+    words = encoders.WORDS[:16]
+    first = WordEmbeddings(WhitespaceTokenizer(words), np.ones((16, 4), np.float32))
+    SentenceTransformer(modules=[first, Pooling(4, "mean")], device="cpu").save(str(folder / "words"))
+    with pytest.raises(ModelError, match="no encoder of texts"):
+        plain(folder / "words").compute(encoders.rows(1))
