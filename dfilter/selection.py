@@ -24,6 +24,7 @@ from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
 from dfilter.strategy import Step, Strategy
 from dfilter.transforms import transformed
 from dfilter.types import Example, Progress, Scores, Transform
+from dfilter.view import LEVELS, report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +55,7 @@ class Selection:
         keep: the budget as given or as the strategy has it.
         store: what was read from the store and what was computed.
         timings: seconds by stage.
+        seen: for each step with windows (n,) what they showed, a place in ``dfilter.view.LEVELS``, or -1.
     """
 
     rows: Dataset
@@ -71,6 +73,7 @@ class Selection:
     keep: str | None
     store: Sequence[Mapping[str, Any]]
     timings: Mapping[str, float]
+    seen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -95,7 +98,7 @@ class Selection:
         return Counter(v for i, v in enumerate(self.verdicts) if i not in kept)
 
     def decisions(self) -> pa.Table:
-        """Return one line a row: id, key, score at each step, group, kept, rank (1 is best), reason.
+        """Return one line a row: id, key, score at each step, group, kept, rank (1 is best), seen, reason.
 
         The key is the hash of the row's content, 16 bytes. It says which rows are equal, and it breaks ties.
         """
@@ -111,8 +114,9 @@ class Selection:
         columns |= {
             "kept": pa.array(rank > 0),
             "rank": pa.array(rank, mask=rank == 0),
-            "reason": pa.array(said),
         }
+        columns |= {f"seen_{n}": pa.array(LEVELS[at].tolist(), mask=at < 0) for n, at in self.seen.items()}
+        columns["reason"] = pa.array(said)
         return pa.table(columns)
 
 
@@ -208,6 +212,7 @@ def select(
         keep=text,
         store=tuple(store.log),
         timings=dict(getattr(progress, "timings", {})),
+        seen=walk.seen,
     )
 
 
@@ -233,6 +238,7 @@ class _Walk:
     target: Pool | None = None
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    seen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     groups: NDArray[np.int64] | None = None
     usable: int = 0
 
@@ -273,6 +279,7 @@ class _Walk:
             with self.progress.stage(step.name):
                 given = checked(made, made.score(pool), len(self.alive))
             self._record(step, given)
+            self._note_views(step, pool)
             passed = self._gate(step, given)
             self.alive = self.alive[passed]
             prior = part(given, passed)
@@ -349,6 +356,15 @@ class _Walk:
         if given.reasons is not None:
             for row, reason in zip(self.alive.tolist(), given.reasons, strict=True):
                 self.reasons[row] = reason
+
+    def _note_views(self, step: Step, pool: Pool) -> None:
+        """Count what the step's windows did not show, and say it."""
+        theirs = pool.target.views if pool.target else None
+        found = report(step.name, pool.views, theirs, self.progress.say)
+        if found:
+            self.facts[step.name] = {**self.facts.get(step.name, {}), **found}
+            self.seen[step.name] = np.full(len(self.data), -1, np.int64)
+            self.seen[step.name][self.alive] = pool.views.worst()
 
     def _gate(self, step: Step, given: Scores) -> NDArray[np.int64]:
         """Return the positions that stay; an abstention never passes."""

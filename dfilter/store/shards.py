@@ -78,16 +78,23 @@ class Shards:
         stored, _, _ = self._index()
         return _positions(keys, stored) < 0
 
-    def read(self, keys: Keys) -> NDArray[Any]:
-        """Return the values of rows that are all stored, (n, *shape), aligned with ``keys`` (n, 16)."""
+    def read(self, keys: Keys, *, gaps: bool = False) -> NDArray[Any]:
+        """Return the values of rows, (n, *shape), aligned with ``keys`` (n, 16).
+
+        Args:
+            keys: of rows that are all stored.
+            gaps: rows that are not have NaN instead, if any is.
+        """
         stored, starts, shards = self._index()
         at = _positions(keys, stored)
-        if (at < 0).any():
+        if (at < 0).any() and not (gaps and (at >= 0).any()):
             raise StoreError(
                 f"{int((at < 0).sum())} rows have no value in {self.folder}; run the command again."
             )
         first = shards[0]["values"]
         out = self._room((len(keys), *first.shape[1:]), first.dtype)
+        if gaps:
+            out[at < 0] = np.nan
         shard = np.searchsorted(starts, at, side="right") - 1
         by_shard = np.argsort(shard, kind="stable")
         cuts = np.searchsorted(shard[by_shard], np.arange(len(shards) + 1))
