@@ -359,8 +359,7 @@ class _Walk:
 
     def _note_views(self, step: Step, pool: Pool) -> None:
         """Count what the step's windows did not show, and say it."""
-        theirs = pool.target.views if pool.target else None
-        found = report(step.name, pool.views, theirs, self.progress.say)
+        found = report(step.name, pool.views, pool.target.views if pool.target else None, self.progress.say)
         if found:
             self.facts[step.name] = {**self.facts.get(step.name, {}), **found}
             self.seen[step.name] = np.full(len(self.data), -1, np.int64)
