@@ -21,6 +21,7 @@ from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
 from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
+from dfilter.store.shards import key_column
 from dfilter.strategy import Step, Strategy
 from dfilter.transforms import transformed
 from dfilter.types import Example, Progress, Scores, Transform
@@ -107,7 +108,8 @@ class Selection:
         rank = np.zeros(len(self.rows), np.int64)
         rank[self.kept] = np.arange(1, len(self.kept) + 1)
         said = [f"{v}: {r}" if r and v != r else v for v, r in zip(self.verdicts, self.reasons, strict=True)]
-        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string()), "key": _binary(self.rows.keys)}
+        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string())}
+        columns["key"] = key_column(self.rows.keys)
         columns |= {f"score_{name}": pa.array(values) for name, values in self.scores.items()}
         if self.groups is not None:
             columns["group"] = pa.array(self.groups, mask=self.groups < 0)
@@ -118,14 +120,6 @@ class Selection:
         columns |= {f"seen_{n}": pa.array(LEVELS[at].tolist(), mask=at < 0) for n, at in self.seen.items()}
         columns["reason"] = pa.array(said)
         return pa.table(columns)
-
-
-def _binary(keys: NDArray[np.uint8]) -> pa.Array:
-    """Return (n, width) bytes as a column of n values of that width."""
-    import pyarrow as pa
-
-    buffer = pa.py_buffer(np.ascontiguousarray(keys))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(keys.shape[1]), len(keys), [None, buffer])
 
 
 def select(
@@ -359,12 +353,11 @@ class _Walk:
 
     def _note_views(self, step: Step, pool: Pool) -> None:
         """Count what the step's windows did not show, and say it."""
-        theirs = pool.target.views if pool.target else None
-        found = report(step.name, pool.views, theirs, self.progress.say)
+        found = report(step.name, pool.views, pool.target.views if pool.target else None, self.progress.say)
         if found:
             self.facts[step.name] = {**self.facts.get(step.name, {}), **found}
-            self.seen[step.name] = np.full(len(self.data), -1, np.int64)
-            self.seen[step.name][self.alive] = pool.views.worst()
+            self.seen[step.name] = seen = np.full(len(self.data), -1, np.int64)
+            seen[self.alive] = pool.views.worst()
 
     def _gate(self, step: Step, given: Scores) -> NDArray[np.int64]:
         """Return the positions that stay; an abstention never passes."""

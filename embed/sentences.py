@@ -185,6 +185,7 @@ class Embedding:
         if self.long == "chunks":
             return [passages(text, spans, room)]
         said = [turn.content for turn in row.before if self.system or turn.role != "system"]
-        turns = [turn for turn in [*said, *([row.response] if self.text == "row" else [])] if turn.strip()]
+        replies = [row.messages[at].content for at in row.replies] if self.text == "row" else []
+        turns = [turn for turn in [*said, *replies] if turn.strip()]
         found = zip(turns, encoder.spans(turns), strict=True)
         return [passages(turn, lie, room) for turn, lie in found] or [passages(text, spans, room)]

@@ -257,16 +257,16 @@ def tokenizers() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def encoders() -> ModuleType:
+    """Small sentence encoders of every kind."""
+    return beside("encoder_kinds")
+
+
+@pytest.fixture(scope="session")
 def families() -> dict[str, str]:
     """Chat templates as families of models have them."""
     found: dict[str, str] = beside("chat_families").FAMILIES
     return found
-
-
-@pytest.fixture(scope="session")
-def encoders() -> ModuleType:
-    """Small sentence encoders of every kind."""
-    return beside("encoder_kinds")
 
 
 def beside(name: str) -> ModuleType:

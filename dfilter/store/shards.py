@@ -189,16 +189,18 @@ def shard_name(keys: Keys) -> str:
 
 def _positions(keys: Keys, stored: Keys) -> NDArray[np.int64]:
     """Return where each key stands in ``stored`` (its first place), -1 where it does not."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     if not len(stored):
         return np.full(len(keys), -1, np.int64)
-    found = pc.index_in(_arrow(keys, pa), value_set=_arrow(stored, pa))
+    found = pc.index_in(key_column(keys), value_set=key_column(stored))
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _arrow(keys: Keys, pa: Any) -> Any:
+def key_column(keys: Keys) -> Any:
+    """Return (n, KEY_BYTES) bytes as an Arrow column of n values."""
+    import pyarrow as pa
+
     data = pa.py_buffer(np.ascontiguousarray(keys))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, data])
 
