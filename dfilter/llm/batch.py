@@ -9,9 +9,7 @@ them are sent again.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -22,7 +20,8 @@ from dfilter.digests import json_digest
 from dfilter.errors import Interrupted, ServerError
 from dfilter.llm.answers import FAILED, REJECTED, Answer, Reader, Request, TextReader
 from dfilter.llm.batch_api import BatchApi
-from dfilter.llm.batch_lines import ending_of, read_result
+from dfilter.llm.batch_lines import Chunk, ending_of, read_result
+from dfilter.llm.batch_size import Size
 from dfilter.llm.budget import Budget, budget_here
 from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
@@ -35,29 +34,12 @@ from dfilter.llm.work import answer_of
 from dfilter.progress import Silent
 from dfilter.types import Json, Progress
 
-MOST_ROWS = 50_000  # in one batch, and the bytes of its file: the API's published limits
-MOST_BYTES = 190_000_000
+MOST_BYTES = 190_000_000  # of one batch's file; the API's published limit is 200 MB
 LOOKUP = 500
 ROUNDS = 10  # how often a row that came back in no file is sent again, while each turn brings something
 STRAY_SECONDS = 2 * 86_400.0
+QUEUE_FULL = "token_limit_exceeded"
 OVER = frozenset({"completed", "expired", "cancelled", "failed"})
-
-
-class _Chunk:
-    """A batch's file while it is written: one line a request."""
-
-    def __init__(self, folder: Path, turn: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.plan = hashlib.blake2b(f"{time.time_ns()} {os.getpid()}".encode(), digest_size=8).hexdigest()
-        self.turn, self.path = turn, folder / f"{self.plan}.jsonl"
-        self.rows: list[tuple[bytes, float, int]] = []  # keys, and the most that each may cost and take
-        self.size = 0
-        self.file = self.path.open("wb")
-
-    def add(self, key: bytes, line: bytes, worst: tuple[float, int]) -> None:
-        self.file.write(line + b"\n")
-        self.rows.append((key, *worst))
-        self.size += len(line) + 1
 
 
 class BatchSession:
@@ -65,10 +47,10 @@ class BatchSession:
 
     Args:
         server: where to ask.
-        budget: what may be spent; a batch's worst case is reserved before it is created.
+        budget: what may be spent; what a batch takes at most is reserved before it is created.
         ledger: the ledger's file.
         progress: where it says what it waits for.
-        most_rows: most requests in one batch.
+        most_rows: most requests in one batch; the server's ``batch_rows`` unless given.
     """
 
     def __init__(
@@ -78,11 +60,15 @@ class BatchSession:
         budget: Budget | None = None,
         ledger: Path | None = None,
         progress: Progress | None = None,
-        most_rows: int = MOST_ROWS,
+        most_rows: int | None = None,
     ) -> None:
         from dfilter.llm.session import ledger_path
 
-        self.server, self.budget, self.most_rows = server, budget or budget_here(), most_rows
+        self.server, self.budget, self.most_rows = (
+            server,
+            budget or budget_here(),
+            most_rows or server.batch_rows,
+        )
         self.progress: Progress = progress or Silent()
         self.reported = Reported(server, progress)
         self.price = price_of(server.model, server.price)
@@ -91,6 +77,8 @@ class BatchSession:
         self.key = key_of(server)
         self.ledger = Ledger(ledger or ledger_path())
         self._number = self.budget.open(self.ledger)
+        self.size = Size(self.price)
+        self._enqueued = 0  # tokens that wait at the server
         self.api = BatchApi(server, self.key)
         self.folder = self.ledger.path.parent / "batches"
         self.stored = self.answered = self.sent = self.failed = 0
@@ -136,6 +124,9 @@ class BatchSession:
     ) -> Iterator[Answer]:
         """Answer requests; those in the ledger at once, the others when their batches are over.
 
+        Where the budget, or what may wait at the server, has no room for all rows at once, as many as fit
+        are sent, and the others follow when these are back.
+
         Raises:
             ServerError: the server refuses.
             CheckError: the budget does not hold the next batch's worst case.
@@ -148,20 +139,23 @@ class BatchSession:
         try:
             self._take_up(name, number, reader)
             under_way = self._under_way(name)
-            chunk: _Chunk | None = None
+            chunk: Chunk | None = None
             for index, request, stored in self._looked_up(requests, texts=texts):
                 if stored is not None:
                     self.stored += 1
+                    self.size.see(request, stored)
                     yield self.reported.noted(
                         answer_of(index, stored, reader, texts=texts, stored_before=True)
                     )
                     continue
                 if request.key not in wanted and request.key not in under_way:
                     line, worst = self._line(request)
-                    if chunk and (len(chunk.rows) >= self.most_rows or chunk.size + len(line) >= MOST_BYTES):
+                    if chunk and not self._fits(chunk, line, worst):
                         self._create(chunk, name, number)
                         chunk = None
-                    chunk = chunk or _Chunk(self.folder, 1)
+                    if chunk is None:
+                        self._wait_for_room(worst, name, number, reader)
+                        chunk = Chunk(self.folder, 1)
                     chunk.add(request.key, line, worst)
                 wanted.setdefault(request.key, []).append(index)
             if chunk:
@@ -198,13 +192,47 @@ class BatchSession:
         body = encode(self.server.model, request.messages, params)
         head = f'{{"custom_id":"{request.key.hex()}","method":"POST","url":"/v1/chat/completions","body":'
         line = head.encode() + body + b"}"
-        return line, self._worst(line, found.most(request.params))
+        return line, self.size.worst(line, found.most(request.params))
 
-    def _worst(self, line: bytes, out: int) -> tuple[float, int]:
-        """Return the most that a row costs and takes; a token has a byte at least."""
-        return (self.price.worst(len(line), out, batch=True) if self.price else 0.0), len(line) + out
+    def _fits(self, chunk: Chunk, line: bytes, worst: tuple[float, int]) -> bool:
+        """Return whether one more row may go into a batch."""
+        if len(chunk.rows) >= self.most_rows or chunk.size + len(line) >= MOST_BYTES:
+            return False
+        usd, tokens = chunk.usd + worst[0], chunk.tokens + worst[1]
+        limits, seen = self.budget.limits, self.budget.totals
+        return not limits.passed(seen, usd, tokens, len(chunk.rows) + 1) and self._queued(tokens)
 
-    def _create(self, chunk: _Chunk, asker: str, number: int) -> None:
+    def _queued(self, tokens: int) -> bool:
+        """Return whether so many tokens more may wait at the server."""
+        most = self.server.batch_tokens
+        return not most or self._enqueued + tokens <= most
+
+    def _wait_for_room(self, worst: tuple[float, int], asker: str, number: int, reader: Reader) -> None:
+        """Wait until a row can be sent, taking in batches that are over.
+
+        Raises:
+            CheckError: the budget does not hold it, and nothing is under way that could give it room.
+            ServerError: the server's limit is smaller than the row.
+        """
+        while True:
+            self.budget.refresh(self.ledger)
+            self._enqueued = self.ledger.enqueued(self.server.identity)
+            room, queued = self.budget.fits(*worst), self._queued(worst[1])
+            if room and queued:
+                return
+            waiting = self.ledger.open_batches(self.server.identity, asker)
+            if not waiting:
+                raise self._no_room(worst) if room else self.budget.refusal(*worst)
+            if not any(self._harvest(plan, turn, asker, number, reader) for plan, _, turn in waiting):
+                time.sleep(self.server.poll_seconds)
+
+    def _no_room(self, worst: tuple[float, int]) -> ServerError:
+        return ServerError(
+            f"A row of up to {worst[1]:,} tokens has no room in batch_tokens = {self.server.batch_tokens:,}, "
+            "the most that may wait at the server. Raise it, or wait until other batches are over."
+        )
+
+    def _create(self, chunk: Chunk, asker: str, number: int) -> None:
         """Write down a batch with what it may cost, upload its file, create it, and write down its id."""
         chunk.file.close()
         now = time.time()
@@ -217,8 +245,7 @@ class BatchSession:
         )
         if not fits:
             chunk.path.unlink()
-            usd, tokens = sum(row[1] for row in chunk.rows), sum(row[2] for row in chunk.rows)
-            raise self.budget.refusal(usd, tokens, len(attempts))
+            raise self.budget.refusal(chunk.usd, chunk.tokens, len(attempts))
         self.ledger.name_batch(chunk.plan, self.api.create(chunk.plan, chunk.path.read_bytes()))
         self.sent += len(attempts)
         self.progress.say(f"A batch of {len(attempts):,} rows is with the server.")
@@ -294,10 +321,11 @@ class BatchSession:
         missing = set(attempts) - set(endings)
         if batch.status == "failed":
             self.ledger.end_batch(plan)
-            said = "; ".join(str(e.message) for e in (batch.errors.data if batch.errors else None) or [])
-            raise ServerError(
-                f"The server refused a batch of {len(attempts):,} rows: {self.key.redact(said)}."
-            )
+            errors = (batch.errors.data if batch.errors else None) or []
+            said = self.key.redact("; ".join(str(error.message) for error in errors))
+            full = any(error.code == QUEUE_FULL for error in errors)
+            advice = " Set batch_tokens to what your tier lets wait at the server." * full
+            raise ServerError(f"The server refused a batch of {len(attempts):,} rows: {said}.{advice}")
         self.ledger.end_batch(plan)  # what it reserved is free for the next one
         self._again(plan, turn if endings else ROUNDS, asker, number, missing)
         return True
@@ -337,7 +365,7 @@ class BatchSession:
             missing -= set(self.ledger.batch_rows(other))
         path = self.folder / f"{plan}.jsonl"
         if missing and turn < ROUNDS and path.is_file():
-            chunk = _Chunk(self.folder, turn + 1)
+            chunk = Chunk(self.folder, turn + 1)
             with path.open("rb") as file:
                 for line in file:
                     entry = json.loads(line)
@@ -346,7 +374,7 @@ class BatchSession:
                         limit = (
                             entry["body"].get("max_tokens") or entry["body"].get("max_completion_tokens") or 0
                         )
-                        chunk.add(key, line.rstrip(b"\n"), self._worst(line, limit))
+                        chunk.add(key, line.rstrip(b"\n"), self.size.worst(line, limit))
             self._create(chunk, asker, number)
         path.unlink(missing_ok=True)
 

@@ -7,10 +7,14 @@ the status into the error.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
+from pathlib import Path
 from typing import Any
 
 from dfilter.llm.answers import FAILED, REJECTED, GarbledError, Reader, read_body
@@ -30,6 +34,25 @@ AGAIN = (
     "unavailable",
 )
 UNNAMED = 400  # an error without a status is the request's own
+
+
+class Chunk:
+    """A batch's file while it is written: one line a request."""
+
+    def __init__(self, folder: Path, turn: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.plan = hashlib.blake2b(f"{time.time_ns()} {os.getpid()}".encode(), digest_size=8).hexdigest()
+        self.turn, self.path = turn, folder / f"{self.plan}.jsonl"
+        self.rows: list[tuple[bytes, float, int]] = []  # keys, and the most that each may cost and take
+        self.usd, self.tokens, self.size = 0.0, 0, 0
+        self.file = self.path.open("wb")
+
+    def add(self, key: bytes, line: bytes, worst: tuple[float, int]) -> None:
+        """Write a row's line, and note the most that it costs and takes."""
+        self.file.write(line + b"\n")
+        self.rows.append((key, *worst))
+        self.usd, self.tokens = self.usd + worst[0], self.tokens + worst[1]
+        self.size += len(line) + 1
 
 
 @dataclass(frozen=True)

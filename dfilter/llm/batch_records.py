@@ -73,6 +73,14 @@ class BatchRecords:
         )
         return [(row[0], row[1], row[2]) for row in rows]
 
+    def enqueued(self, server: str) -> int:
+        """Return the most tokens that the batches take which wait at a server, of all processes."""
+        told = (
+            "SELECT CAST(total(worst_tokens) AS INTEGER) FROM batch JOIN batch_row USING (plan)"
+            " JOIN attempt ON attempt.id = attempt WHERE server = ? AND batch.ended IS NULL"
+        )
+        return int(self.db.execute(told, (server,)).fetchone()[0])
+
     def batch_rows(self, plan: str) -> dict[bytes, int]:
         """Return a batch's rows: key to attempt."""
         return dict(self.db.execute("SELECT key, attempt FROM batch_row WHERE plan = ?", (plan,)))

@@ -230,7 +230,8 @@ class Ledger(BatchRecords):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
-                told = f"SELECT key FROM answer WHERE key IN ({marks}) AND status != '{FAILED}'"  # noqa: S608
+                told = f"SELECT key FROM answer WHERE key IN ({marks})"  # noqa: S608
+                told += f" AND status != '{FAILED}' AND NOT {ASKED}"
                 answered |= {key for (key,) in self.db.execute(told, part)}
                 told = f"SELECT key FROM attempt WHERE key IN ({marks}) AND ended IS NULL AND owner != ?"  # noqa: S608
                 asked |= {key for (key,) in self.db.execute(told, (*part, owner))}
