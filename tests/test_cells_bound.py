@@ -24,8 +24,7 @@ from dfilter.worker import work
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: Callable[..., Comparison]) -> Comparison:
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+def plan(tmp_path: Path, in_process: None, cheap: Callable[..., Comparison]) -> Comparison:
     return cheap(tmp_path, references=("random",))
 
 
@@ -116,8 +115,9 @@ def test_a_row_of_several_sizes_is_refused() -> None:
         leaderboard([*cells, replace(cells[0], seed=2, against="16")])
 
 
-@pytest.mark.usefixtures("in_process")
-def test_files_that_no_job_asked_for_are_no_results(tmp_path: Path, cheap: Callable[..., Comparison]) -> None:
+def test_files_that_no_job_asked_for_are_no_results(
+    tmp_path: Path, in_process: None, cheap: Callable[..., Comparison]
+) -> None:
     plan = cheap(tmp_path, seeds=1)
     compare(plan)
     before = leaderboard(read_cells(plan.out)).render("json")
@@ -137,7 +137,6 @@ def edited(file: Path, before: str, after: str) -> None:
     file.write_text(text.replace(before, after))
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("lost", [None, "cell.json", "trained.json"])
 def test_what_became_of_a_finished_trainings_own_file_is_in_no_table(
     plan: Comparison, lost: str | None
@@ -169,7 +168,6 @@ def test_a_training_that_was_sealed_and_changed_since_says_nothing(tmp_path: Pat
     assert (kept(tmp_path) or {})["trained_tokens"] == 5
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_margin_is_taken_only_as_it_was_written(plan: Comparison) -> None:
     plan = replace(plan, margin=0.25, references=())
     compare(plan)

@@ -28,8 +28,7 @@ PARTS = Path(__file__).with_name("compare_parts.py")
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: Callable[..., Comparison]) -> Comparison:
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+def plan(tmp_path: Path, in_process: None, cheap: Callable[..., Comparison]) -> Comparison:
     return cheap(tmp_path, references=("random",))
 
 
@@ -263,7 +262,9 @@ def test_force_unlinks_a_link_and_spares_what_it_leads_to(
     assert not link.is_symlink()
 
 
-def test_a_folder_of_the_user_s_that_has_a_cell_s_name_is_refused(tmp_path: Path, cheap: Any) -> None:
+def test_a_folder_of_the_user_s_that_has_a_cell_s_name_is_refused(
+    tmp_path: Path, in_process: None, cheap: Any
+) -> None:
     compare(cheap(tmp_path))
     mine = tmp_path / "out" / "cells" / "lima-8-seed1"
     mine.mkdir()
@@ -277,7 +278,7 @@ def test_a_folder_of_the_user_s_that_has_a_cell_s_name_is_refused(tmp_path: Path
 
 
 @pytest.fixture
-def calls(in_process: None, tmp_path: Path) -> Callable[[], int]:
+def calls(tmp_path: Path) -> Callable[[], int]:
     return lambda: len((tmp_path / "calls").read_text().split())
 
 
@@ -297,7 +298,6 @@ def test_another_margin_trains_and_evaluates_nothing(plan: Comparison, calls: Ca
     assert "Margin chosen after there were results: 0.5" in CliRunner().invoke(main, words).output
 
 
-@pytest.mark.usefixtures("in_process")
 def test_another_evaluation_trains_nothing_and_measures_what_is_new(plan: Comparison) -> None:
     compare(replace(plan, seeds=2))
     before = files_of(plan.out / "cells")
@@ -313,7 +313,6 @@ def test_another_evaluation_trains_nothing_and_measures_what_is_new(plan: Compar
     assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
 
 
-@pytest.mark.usefixtures("in_process")
 def test_what_force_removes_is_counted(plan: Comparison) -> None:
     compare(plan)
     heard = Heard()
@@ -321,7 +320,6 @@ def test_what_force_removes_is_counted(plan: Comparison) -> None:
     assert "--force removes 2 cells and 2 selections (trainer" in " ".join(heard.lines)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_what_the_user_put_beside_or_into_a_cell_is_kept_and_said(plan: Comparison) -> None:
     compare(plan)
     cell, selection = (plan.out / kind / "lima-8-seed0" for kind in ("cells", "selections"))
@@ -341,7 +339,6 @@ def test_what_the_user_put_beside_or_into_a_cell_is_kept_and_said(plan: Comparis
     assert files_of(kept)
 
 
-@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", ["pool.jsonl", "heldout.jsonl"])
 def test_a_file_of_the_users_is_not_written_over(plan: Comparison, name: str) -> None:
     compare(plan)
