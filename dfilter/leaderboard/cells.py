@@ -27,6 +27,7 @@ import numpy as np
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
 from dfilter.identity import bare
+from dfilter.leaderboard import imported
 from dfilter.plaintext import safe_name
 from dfilter.run_folder import lasting
 from dfilter.store.disk import read_text
@@ -120,13 +121,17 @@ def of_training(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
+def write_result(
+    path: Path, result: EvalResult, identity: str = "", *, imported_for: Sequence[Path] = ()
+) -> None:
     """Write an evaluation's result; the file appears whole or not at all.
 
     Args:
         path: ``results/NAME.json``.
         result: what was found.
         identity: names everything that the result depends on; see :func:`result_identity`.
+        imported_for: this cell, then cells beside it, whose models were looked at elsewhere. No
+            job asks for such a result, and it belongs to these trainings alone.
     """
     text = {
         "metric": result.metric,
@@ -135,6 +140,7 @@ def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
         "values": _plain(result.values.tolist()),
         "facts": _plain(result.facts),
         "identity": identity,
+        **imported.binding(imported_for),
     }
     _write(path, text)
 
@@ -174,7 +180,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(folder: Path) -> Cell:
-    """Read a cell with the results that its job asked for; without a job, all that its folder holds.
+    """Read a cell with the results that its job asked for or that were imported; without a job, with all.
 
     Raises:
         FolderError: the folder holds no cell, or one of another version.
@@ -187,7 +193,9 @@ def read_cell(folder: Path) -> Cell:
         )
     asked = _asked(folder)
     found = [
-        path for path in sorted((folder / RESULTS).glob("*.json")) if asked is None or path.stem in asked
+        path
+        for path in sorted((folder / RESULTS).glob("*.json"))
+        if asked is None or path.stem in asked or imported.is_imported(path)
     ]
     results = {path.stem: read_result(path) for path in found}
     lists = {name: tuple(data.get(name, ())) for name in ("selected_by", "warnings")}
@@ -217,6 +225,7 @@ def read_cells(folder: Path) -> list[Cell]:
     for path in paths:
         refuse_stale(path.parent)
         _refuse_foreign_results(path.parent)
+        imported.refuse_foreign(path.parent, sorted((path.parent / RESULTS).glob("*.json")))
     cells = [read_cell(path.parent) for path in paths]
     for path, cell in zip(paths, cells, strict=True):
         _refuse_misplaced(path, cell)
