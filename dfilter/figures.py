@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfilter import registry
-from dfilter.comparison import Setting
+from dfilter.comparison import Setting, counter_of
 from dfilter.data import load
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError
@@ -66,6 +66,9 @@ class Figures:
         pool = Pool(load(setting.data, progress=progress), progress=progress)
         counter = registry.create("signals", "tokens", {"tokenizer": setting.plan.model})
         self.tokens = pool.signal(counter).astype(np.int64)
+        trained = counter_of(setting.plan)
+        counter = registry.create("signals", trained.signal, trained.settings)
+        self.budget_tokens = pool.signal(counter).astype(np.int64)
         self.prompts = {e.name: _asked(e) for e in setting.evaluations}
         self.rows = pool.rows
 
@@ -108,6 +111,7 @@ class Figures:
             "rows": counts["counts"]["kept"],
             "short": bool(counts["counts"]["short"]),
             "response_tokens": int(self.tokens[kept].sum()),
+            "budget_tokens": int(self.budget_tokens[kept].sum()),
             "median_response_length": float(np.median(self.tokens[kept])) if kept.any() else None,
             "selection_seconds": counts["timings"]["seconds"],
             "selection_usd": sum(spent) if spent else None,

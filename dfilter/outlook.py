@@ -19,6 +19,7 @@ from dfilter.comparison import (
     REFERENCES,
     Comparison,
     Setting,
+    counter_of,
     prepare,
     settings_for,
     trainer_of,
@@ -66,7 +67,7 @@ class Group:
     def size(self) -> str:
         """How large the selections are, in words."""
         if self.tokens is not None:
-            return f"{self.tokens:,} response tokens"
+            return f"{self.tokens:,} tokens to train on"
         return "as many rows as pass its gate" if self.rows is None else f"{self.rows:,} rows"
 
 
@@ -158,7 +159,8 @@ def _tokens(setting: Setting, group: Group, rows: Dataset, measured: Probe) -> f
     number = group.rows
     sample = rows.take(_alike(group, rows))
     if group.tokens is not None:
-        counter = registry.create("signals", "tokens", {"tokenizer": plan.model})
+        counting = counter_of(plan)
+        counter = registry.create("signals", counting.signal, counting.settings)
         number = max(1, round(group.tokens / max(float(np.mean(counter.compute(sample))), 1.0)))
     if number is None:
         return None

@@ -230,6 +230,15 @@ class Screening(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A trainer that knows how many tokens of a row it would take its loss over."""
+
+    def counts(self) -> tuple[str, Mapping[str, Json]]:
+        """Return the registered signal that counts them in one pass over the rows, and its settings."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class EvalResult:
     """One value per prompt, so that statistics stay possible.

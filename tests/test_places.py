@@ -10,12 +10,15 @@ import pytest
 
 from dfilter import registry, sample
 from dfilter.compare import compare
-from dfilter.comparison import Comparison
+from dfilter.comparison import Comparison, trainer_of
 from dfilter.data import load
 from dfilter.errors import SettingsError
 from dfilter.outlook import outlook
-from dfilter.places import Size, lay_out
+from dfilter.places import Size, entry, lay_out
 from dfilter.progress import Silent
+from dfilter.run_folder import strategy_identity
+from dfilter.selection import select
+from dfilter.strategy import from_table
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 CHEAP = {"model": "words", "recipe": "none", "trainer": f"{PARTS}:Mean", "evals": (f"{PARTS}:Near",)}
@@ -121,6 +124,24 @@ def test_a_budget_in_tokens_is_one_in_the_trained_models_tokens_for_everybody(pl
     most = int(counter.compute(list(load(plan.data))).max())
     for label in ("lima", "random", "longest"):
         assert all(300 - most < count <= 300 for count in tokens_of(cells, label))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("label", ["random", "longest"])
+def test_a_budget_in_tokens_is_what_is_trained_after_cutting(plan: Comparison, label: str) -> None:
+    """Of the sample's 120 rows 28 are longer than 128 tokens, and the training loses their ends."""
+    real = replace(plan, trainer="dfilter", model="tiny", train={"overrides": {"max_tokens": 128}})
+    real = replace(real, keep=("600tok",), recipe="quick")
+    trainer = registry.create("trainers", "dfilter", trainer_of(real))
+    for seed in range(1 if label == "longest" else 4):
+        made = entry(real, label).strategy
+        found = select(str(real.data), strategy=made, keep="600tok", seed=seed)
+        told, encoded = trainer.plan(list(found), seed=seed)
+        assert encoded.cut
+        assert 0.98 * 600 <= told.trained_tokens <= 600
+    recorded = from_table(made.table())  # a run's own strategy file repeats it
+    assert list(select(str(real.data), strategy=recorded, keep="600tok", seed=seed)) == list(found)
+    plain = strategy_identity(entry(replace(real, keep=("10",)), label).strategy, "10")
+    assert strategy_identity(made, "10") == plain  # budgets in rows are what they were
 
 
 def test_a_selection_with_fewer_tokens_meets_references_with_as_few(plan: Comparison, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Cell:
         against: budget label of the random and longest cells of the same size, when it is not
             ``budget`` itself (a natural size, or a short selection).
         response_tokens: of the selected rows, together.
+        budget_tokens: likewise, as a budget in tokens counts them: those that one pass trains on.
         trained_tokens: label tokens seen in training, all epochs.
         median_response_length: tokens.
         overlap: Jaccard overlap with the random selection of the same seed and size.
@@ -81,6 +82,7 @@ class Cell:
     short: bool = False
     against: str = ""
     response_tokens: int | None = None
+    budget_tokens: int | None = None
     trained_tokens: int | None = None
     median_response_length: float | None = None
     overlap: float | None = None
