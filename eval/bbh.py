@@ -50,7 +50,7 @@ class BBH:
     limit: int | None = None
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=512))
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         findings = refused(self.shots, self.limit)

@@ -6,19 +6,23 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dfilter import registry, sample
 from dfilter.compare import compare
 from dfilter.comparison import Comparison, trainer_of
 from dfilter.data import load
-from dfilter.errors import SettingsError
+from dfilter.errors import FolderError, SettingsError
+from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import Cell
 from dfilter.outlook import outlook
 from dfilter.places import Size, entry, lay_out
 from dfilter.progress import Silent
 from dfilter.run_folder import strategy_identity
 from dfilter.selection import select
 from dfilter.strategy import from_table
+from dfilter.types import EvalResult
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 CHEAP = {"model": "words", "recipe": "none", "trainer": f"{PARTS}:Mean", "evals": (f"{PARTS}:Near",)}
@@ -142,6 +146,23 @@ def test_a_budget_in_tokens_is_what_is_trained_after_cutting(plan: Comparison, l
     assert list(select(str(real.data), strategy=recorded, keep="600tok", seed=seed)) == list(found)
     plain = strategy_identity(entry(replace(real, keep=("10",)), label).strategy, "10")
     assert strategy_identity(made, "10") == plain  # budgets in rows are what they were
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("two words", "two\u00a0words"),
+                                           ("ifd", "if\u200bd"), ("random", "ran\u200bdom")])  # fmt: skip
+def test_names_that_look_the_same_are_one_name(
+    plan: Comparison, tmp_path: Path, one: str, other: str
+) -> None:
+    files = []
+    for number, name in enumerate((one, other)):
+        files.append(str(tmp_path / f"{number}.toml"))
+        Path(files[-1]).write_text(f'name = "{name}"\nsteps = [{{filter = "lima"}}]\n')
+    with pytest.raises(SettingsError, match=r"Two strategies are called|reference's name"):
+        lay_out(replace(plan, strategies=files[one == "random" :]), set(), lambda place: Size(10))
+    result = EvalResult(["p0"], np.array([0.5]), "m", higher_is_better=True)
+    cells = [Cell(name, "10", 0, results={"m": result}) for name in (one, other)]
+    with pytest.raises(FolderError, match="letters that look alike"):
+        leaderboard(cells)
 
 
 def test_a_selection_with_fewer_tokens_meets_references_with_as_few(plan: Comparison, tmp_path: Path) -> None:
