@@ -120,7 +120,7 @@ def guard_reports() -> None:
 
 
 def looks_like(text: str) -> str:
-    """Return one text for all that look the same: other normal forms of Unicode, other blanks, unseen marks."""
+    """Return one text for all that look the same: in other normal forms, other blanks, with unseen marks."""
     seen = (c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
     return " ".join("".join(seen).split())
 

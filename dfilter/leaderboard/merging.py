@@ -47,8 +47,8 @@ def same_strategies(cells: Sequence[Cell]) -> None:
         other = first.setdefault(looks_like(cell.strategy), cell)
         if other.strategy != cell.strategy:
             raise FolderError(
-                f"Two strategies are called '{cell.strategy}', in letters that look alike: {other.strategy!a} and "
-                f"{cell.strategy!a}. Give one of them another name."
+                f"Two strategies are called '{cell.strategy}', in letters that look alike: "
+                f"{other.strategy!a} and {cell.strategy!a}. Give one of them another name."
             )
         known = cell.selected_as and other.selected_as  # not made by hand, nor by an earlier version
         differs = difference(dict(other.selected_as), dict(cell.selected_as)) if known else []
