@@ -286,6 +286,23 @@ def test_the_outlook_counts_cells_and_leaves_nothing_behind(plan, calls) -> None
     assert not plan.out.exists()
 
 
+def test_the_outlook_prices_what_is_still_to_be_made(finished, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    told = outlook(finished.plan, Silent())
+    assert "10 of them are in" in told
+    assert "there is nothing to train" in told
+    assert "Training and evaluation" not in told
+    assert not (tmp_path / "calls").exists()  # no probe, either
+    more = outlook(replace(finished.plan, keep=("10", "20", "40"), seeds=2), Silent())
+    assert "10 of them are in" in more
+    assert "what follows is of the other 4" in more
+    fresh = outlook(
+        replace(finished.plan, keep=("40",), out=tmp_path / "new", references=("random",)), Silent()
+    )
+    price = re.compile(r"Training and evaluation: about [\d,]+ trained tokens")
+    assert price.search(more)[0] == price.search(fresh)[0]  # of the four cells at 40
+
+
 def command(plan: Comparison) -> list[str]:
     return [
         *(
