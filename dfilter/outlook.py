@@ -40,7 +40,7 @@ from dfilter.pool import Pool
 from dfilter.probe import Probe, probe
 from dfilter.progress import duration
 from dfilter.selector import Budget
-from dfilter.types import Asking, Foretelling, Priced, Progress
+from dfilter.types import Asking, Fitting, Foretelling, Priced, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -251,7 +251,10 @@ def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
 def _findable(entry: Evaluation, plan: Comparison, family: Family) -> Iterator[str]:
     """Say what an evaluation can find by the test that decides in its table, and what an effect needs."""
     unit = KINDS.get(entry.kind, "")
-    kind, prompts, least = TYPICAL.get(unit), _prompts(entry), fewest_prompts(family.tests)
+    asked, prompts = _prompts(entry, plan.model)
+    if prompts < asked:
+        yield f"{entry.name}: {asked - prompts:,} of {asked:,} prompts cannot be shown to {plan.model}"
+    kind, least = TYPICAL.get(unit), fewest_prompts(family.tests)
     table = "1 verdict" if family.tests == 1 else f"{family.tests} verdicts"
     possible = not 0 < prompts < least
     if not possible:
@@ -278,7 +281,11 @@ def _findable(entry: Evaluation, plan: Comparison, family: Family) -> Iterator[s
         yield f"{named} needs {need} with {option.seeds} seeds"
 
 
-def _prompts(entry: Evaluation) -> int:
-    """Return how many prompts an evaluation has; 0 where it does not tell before it runs."""
+def _prompts(entry: Evaluation, model: str) -> tuple[int, int]:
+    """Return how many prompts an evaluation has, and how many get a value; 0 where it does not tell."""
     made = registry.create("evaluators", entry.kind, entry.settings)
-    return len(made.asked()) if isinstance(made, Asking) else 0
+    asked = len(made.asked()) if isinstance(made, Asking) else 0
+    try:
+        return asked, made.shown_to(model) if isinstance(made, Fitting) else asked
+    except DFilterError:  # a trainer of the user's own may call something a model that is none of ours
+        return asked, asked

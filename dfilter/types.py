@@ -277,6 +277,15 @@ class Asking(Protocol):
 
 
 @runtime_checkable
+class Fitting(Protocol):
+    """An evaluator that knows how many of its prompts a model can be shown; the others get no value."""
+
+    def shown_to(self, model: str) -> int:
+        """Return their number for a model's template, window and vocabulary; no weight is loaded."""
+        ...
+
+
+@runtime_checkable
 class Checking(Protocol):
     """An evaluator whose inputs can be read before there is a model."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Answer, Decoding, Refusal, answer, counted
+from dfilter.eval.generation import Answer, Decoding, Refusal, answer, answerable, counted
 from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
 from dfilter.eval.prompts import Prompt, read_answered, read_prompts, shared_facts
 from dfilter.identity import CONTENT
@@ -58,6 +58,10 @@ class Exact:
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def shown_to(self, model: str) -> int:
+        """Return how many of the prompts the model can be asked."""
+        return answerable(model, [prompt.messages for prompt in read_prompts(self.source)], self.decoding)
 
     def check(self) -> None:
         """Read the prompts and their answers, before there is a model."""

@@ -18,6 +18,7 @@ from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell
 from dfilter.outlook import outlook
 from dfilter.places import Size, entry, lay_out
+from dfilter.probe import Probe
 from dfilter.progress import Silent
 from dfilter.run_folder import strategy_identity
 from dfilter.selection import select
@@ -199,6 +200,23 @@ def test_a_plan_has_the_time_of_every_part_and_the_models_size(plan: Comparison)
     assert "a cell to start and save" in told
     assert "evaluation" in told.partition("a probe of 32 rows")[2]
     assert not plan.out.exists()
+
+
+def test_a_plan_counts_the_prompts_that_can_be_shown(
+    plan: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfilter.outlook.probe", lambda *_: Probe(failed="left out here"))
+    file = Path(str(plan.data)).with_name("asked.jsonl")
+    lines = [{"prompt": f"word {i}", "response": "a", "answer": "a"} for i in range(20)]
+    lines += [{"prompt": "word " * 9_999, "response": "a", "answer": "a"} for _ in range(2)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    real = replace(plan, trainer="dfilter", recipe="quick", model="tiny", seeds=3, references=("random",))
+    real = replace(real, keep=("24", "20%"))
+    told = outlook(replace(real, evals=(f"exact:{file}", f"heldout:{file}")), Silent())
+    assert "24 and 20% of random are 24 rows each, and are trained apart" in told
+    for name in ("exact", "heldout"):
+        assert f"{name}: 2 of 22 prompts cannot be shown to tiny" in told
+        assert f"{name}: 20 prompts and 3 seeds find" in told
 
 
 @pytest.mark.slow
