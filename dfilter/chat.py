@@ -17,16 +17,22 @@ Templates:
 A chat template that writes today's date is given a constant one (:func:`template_date`).
 
 What a template or a tokenizer cannot show is that row's own matter: :func:`render_many` says why and goes on.
+Names of control tokens in a row's text stay text (:mod:`dfilter.control_tokens`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dfilter import control_tokens
+from dfilter.control_tokens import as_text, reply_as_text
 from dfilter.cutting import chat_pieces
+from dfilter.encoded import IGNORE, Encoded
 from dfilter.errors import InputError, ModelError
+from dfilter.template_fields import Memo, defined
 from dfilter.token_ids import front_ids, piece_ids
 from dfilter.turns import (
     STAND_IN,
@@ -62,52 +68,10 @@ __all__ = [
 ]
 
 Template: TypeAlias = Literal["auto", "chat", "alpaca", "tulu", "lines", "turns"]
-IGNORE = -100  # a label that the loss passes over
-
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>")  # the first one a tokenizer has
 NEW_END_OF_TURN = "<|eot|>"
 TRAINED_TEMPLATE = "dfilter_template"  # names in tokenizer_config.json
 TRAINED_EOT = "dfilter_eot"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One conversation as a model reads it.
-
-    Attributes:
-        input_ids: token ids.
-        labels: the same ids where the assistant speaks, :data:`IGNORE` elsewhere; not shifted, as
-            transformers' models expect it.
-        refused: why the row cannot be shown, empty when it can; then there are no ids.
-        cut: whether the loss misses tokens of it that stand beyond the limit.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    refused: str = ""
-    cut: bool = False
-
-    @property
-    def trained(self) -> int:
-        """How many tokens the loss is taken over; the first token is never predicted."""
-        return sum(label != IGNORE for label in self.labels[1:])
-
-    @property
-    def start(self) -> int:
-        """Position of the first labelled token; the length when there is none."""
-        return next((at for at, label in enumerate(self.labels) if label != IGNORE), len(self.labels))
-
-    def lacks(self, max_tokens: int) -> str:
-        """Return why there is no token to take a loss over; empty when there is one.
-
-        Args:
-            max_tokens: what the row was cut to.
-        """
-        if self.trained:
-            return ""
-        if self.refused or len(self.input_ids) < max_tokens:
-            return self.refused or "its response has no token that can be predicted"
-        return f"no response within {max_tokens:,} tokens"
 
 
 def render(
@@ -118,12 +82,13 @@ def render(
     max_tokens: int | None = None,
     eot: bool | None = None,
     context: str = "",
+    tools: str = "",
     turns: Literal["all", "last"] = "all",
 ) -> Encoded:
     """Return ids and labels of one conversation.
 
     The labels cover what the assistant says and the token that ends its turn, not the white space
-    behind that token, which no model is asked to write.
+    behind that token, which no model is asked to write. Turns that are not to be learnt have no labels.
 
     Args:
         messages: the turns.
@@ -133,14 +98,15 @@ def render(
         eot: close every turn by the end-of-turn token, where the template has none of its own; none
             is what the model was fine-tuned with, else false.
         context: the row's ``Example.context``; alpaca's template shows it under "Input".
-        turns: label every assistant turn, or the last one.
+        tools: the row's ``Example.tools``.
+        turns: label every assistant turn that is to be learnt, or the last one.
 
     Raises:
         InputError: the template or the tokenizer cannot show the conversation, or it cannot be said which
             tokens of it the assistant speaks.
         ModelError: there is no chat template, or no end token.
     """
-    pieces = _pieces(messages, tokenizer, template, eot, context)
+    pieces = _pieces(messages, tokenizer, template, eot, context, tools)
     (found,) = _encode([pieces], tokenizer, template, max_tokens, turns)
     if found.refused:
         raise InputError(found.refused)
@@ -164,24 +130,27 @@ def render_many(
         ModelError: there is no chat template, or no end token.
     """
     pieces: list[list[Piece] | str] = []
-    tails: dict[tuple[str, ...], str] = {}
+    memo: Memo = {}
     for row in rows:
         try:
-            pieces.append(_pieces(row.messages, tokenizer, template, eot, shown_input(row), tails))
+            shown = _pieces(row.messages, tokenizer, template, eot, shown_input(row), row.tools, memo)
+            pieces.append(shown)
         except InputError as error:
             pieces.append(str(error))
     return _encode(pieces, tokenizer, template, max_tokens, turns)
 
 
 def last_reply(row: Example, tokenizer: PreTrainedTokenizerBase, template: Template) -> tuple[str, str]:
-    """Return as text what stands before a row's last reply, and the reply without what ends it.
+    """Return as text what stands before a row's last reply that is to be learnt, and it without its end.
+
+    The text has marks within names of control tokens, see :mod:`dfilter.control_tokens`.
 
     Raises:
         InputError: the template cannot show the conversation.
         ModelError: as in :func:`render`.
     """
-    pieces = _pieces(row.messages, tokenizer, template, False, shown_input(row))
-    last = max(at for at, piece in enumerate(pieces) if piece.spoken)
+    pieces = _pieces(row.messages, tokenizer, template, False, shown_input(row), row.tools)
+    last = max(at for at, piece in enumerate(pieces) if piece.spoken and piece.learnt)
     end = str(tokenizer.decode([special_ids(tokenizer).end]))
     return "".join(piece.text for piece in pieces[:last]), pieces[last].text.removesuffix(end)
 
@@ -194,6 +163,7 @@ def render_prompt(
     max_tokens: int | None = None,
     eot: bool | None = None,
     context: str = "",
+    tools: str = "",
 ) -> list[int]:
     """Return the ids after which the assistant is to speak.
 
@@ -206,6 +176,7 @@ def render_prompt(
         max_tokens: keep the last so many tokens, so that the question and the assistant's opening stay.
         eot: as in :func:`render`.
         context: as in :func:`render`.
+        tools: as in :func:`render`.
 
     Raises:
         InputError: the template or the tokenizer cannot show the turns, or none of them asks for an answer.
@@ -216,7 +187,7 @@ def render_prompt(
         asked.pop()
     if not asked:
         raise InputError("there is no turn that an assistant could answer")
-    pieces = _pieces([*asked, Message("assistant", STAND_IN)], tokenizer, template, eot, context)
+    pieces = _pieces([*asked, Message("assistant", STAND_IN)], tokenizer, template, eot, context, tools)
     last = max(at for at, piece in enumerate(pieces) if piece.spoken)
     (found,) = _encode([pieces[:last]], tokenizer, template, None, "all")
     if found.refused:
@@ -333,17 +304,34 @@ def _pieces(
     template: Template,
     eot: bool | None,
     context: str,
-    tails: dict[tuple[str, ...], str] | None = None,
+    tools: str = "",
+    memo: Memo | None = None,
 ) -> list[Piece]:
+    """Return a conversation's pieces; ``memo`` remembers what is found out about tokenizer and template."""
+    memo = {} if memo is None else memo
+    if "names" not in memo:
+        memo["names"] = control_tokens.names(tokenizer)
     template, eot = style(tokenizer, template=template, eot=eot)
     if template == "chat":
-        return chat_pieces(messages, tokenizer, eot, {} if tails is None else tails)
+        return _learnt(chat_pieces(messages, tokenizer, eot, memo, tools), messages)
     end = "" if eot else str(tokenizer.decode([special_ids(tokenizer).end]))
     build = {"alpaca": alpaca_pieces, "tulu": tulu_pieces, "lines": line_pieces, "turns": turn_pieces}
-    pieces = build[template](messages, end, context)
+    shown = [_as_text(message, memo["names"]) for message in defined(messages, tools)]
+    pieces = _learnt(build[template](shown, end, as_text(context, memo["names"])), messages)
     if eot:  # headers tell turns apart in the other templates, so only replies need closing there
         return [replace(p, eot=p.spoken or (template == "turns" and p is not pieces[-1])) for p in pieces]
     return pieces
+
+
+def _as_text(message: Message, names: re.Pattern[str] | None) -> Message:
+    shown = reply_as_text if message.role == "assistant" else as_text
+    return replace(message, content=shown(message.content, names))
+
+
+def _learnt(pieces: Sequence[Piece], messages: Sequence[Message]) -> list[Piece]:
+    """Return pieces of which those that are not to be learnt say so."""
+    wanted = iter([message.trained for message in messages if message.role == "assistant"])
+    return [replace(piece, learnt=False) if piece.spoken and not next(wanted) else piece for piece in pieces]
 
 
 def _encode(
@@ -365,7 +353,7 @@ def _encode(
         if isinstance(row, str) or isinstance(found, str):
             done.append(Encoded([], [], refused))
             continue
-        spoken = [at for at, piece in enumerate(row) if piece.spoken]
+        spoken = [at for at, piece in enumerate(row) if piece.spoken and piece.learnt]
         wanted = set(spoken if turns == "all" else spoken[-1:])
         input_ids = list(front)
         labels = [IGNORE] * len(front)

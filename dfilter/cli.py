@@ -17,7 +17,7 @@ import click
 from dfilter import __version__
 from dfilter.cli_compare import code_option, compare, key_option, leaderboard, reprobe_option
 from dfilter.cli_sheet import sheet
-from dfilter.commands import Command, pairs, reading_options, wait_option
+from dfilter.commands import Command, money_options, pairs, reading_options, wait_option
 from dfilter.errors import DFilterError, StoreError
 from dfilter.llm.cli import judge
 from dfilter.llm.panel import local_mode, words
@@ -33,6 +33,10 @@ WISHES = {
     "template": "judge.template",
     "explain": "judge.explain",
     "max_usd": "max_usd",
+    "max_calls": "max_calls",
+    "max_tokens": "max_total_tokens",
+    "budget": "budget",
+    "price": "judge.price",
     "skip_pilot": "skip_pilot",
     "wait_for_server": "judge.wait_for_server",
     "accept_failed": "accept_failed",
@@ -107,7 +111,7 @@ def main() -> None:
 
 
 def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = reading_options(command)
+    command = money_options(reading_options(command))
     for option in reversed(
         [
             click.option(
@@ -168,9 +172,6 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--explain",
                 type=click.Choice(["yes", "no"]),
                 help="Whether the judge explains its scores; no asks for the number alone. [default: yes]",
-            ),
-            click.option(
-                "--max-usd", type=float, help="Stop before more is spent; what was paid for is kept."
             ),
             click.option(
                 "--skip-pilot", is_flag=True, help="Go on even if the pilot finds the judge useless."
@@ -272,6 +273,8 @@ def _request(
         format=options["format_"],
         mapping=pairs("--map", options["mapping"]),
         csv=options["csv"] or "",
+        config=options["config"] or "",
+        split=options["split"] or "",
         on_bad_rows=options["on_bad_rows"],
         output_format=output_format,
         out=out,

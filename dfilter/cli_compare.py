@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dfilter.commands import WORDS, Command, reading_options, wait_option, with_budgets
+from dfilter.commands import WORDS, Command, money_options, reading_options, wait_option, with_budgets
 from dfilter.plaintext import pass_on, say, shown
 
 
@@ -86,6 +86,7 @@ STYLES = ["table", "md", "csv", "json"]
 @key_option
 @reprobe_option
 @wait_option
+@money_options
 @click.option(
     "--judge-name", metavar="NAME", help="Names the judge, so that it may answer at another address later."
 )

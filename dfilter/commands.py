@@ -45,6 +45,10 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="DIALECT",
             help="How fields are told apart: delimiter=;,quote=none. [default: CSV is quoted, TSV is not]",
         ),
+        click.option("--split", metavar="NAME", help="Which split of a folder or hub id. [default: train]"),
+        click.option(
+            "--config", metavar="NAME", help="Which config, where the data's README.md has several."
+        ),
     ):
         command = option(command)
     return command
@@ -61,6 +65,33 @@ def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
         if not equals or not name or not value:
             raise click.UsageError(f"{flag} {name}{equals}{value} is not of the form NAME=COLUMN.")
     return {name: value for name, _, value in split}
+
+
+def money_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what judges may cost."""
+    for option in (
+        click.option(
+            "--price",
+            metavar="IN/OUT",
+            help="The judge's price, in US dollars per million tokens; for several judges one, or one each.",
+        ),
+        click.option(
+            "--budget",
+            metavar="NAME",
+            help="What the limits belong to; runs that name the same one share them. [default: the folder]",
+        ),
+        click.option(
+            "--max-tokens", type=int, help="Stop before more tokens are taken, of prompts and answers."
+        ),
+        click.option("--max-calls", type=int, help="Stop before more calls are made; failed ones count."),
+        click.option(
+            "--max-usd",
+            type=float,
+            help="Stop before more is spent, in all runs of the budget; what was paid for is kept.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def with_budgets(words: Sequence[str], budgets: Sequence[str]) -> str:

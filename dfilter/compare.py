@@ -56,6 +56,7 @@ from dfilter.leaderboard.cells import (
     write_cell,
 )
 from dfilter.leaderboard.trainings import alike
+from dfilter.llm.budget import spending
 from dfilter.llm.reported import WHAT_TO_DO, counted, mixed
 from dfilter.places import Entry, Place, Size, entries, lay_out, opponent
 from dfilter.progress import Silent
@@ -88,7 +89,8 @@ def compare(plan: Comparison, progress: Progress | None = None) -> list[Cell]:
         if not mine:
             raise FolderError(f"Another process is working on {plan.out}; wait for it.")
         setting = prepare(plan, progress)
-        places = select_all(setting, progress)
+        with spending(plan.terms):
+            places = select_all(setting, progress)
         figures = Figures(setting, places, progress)
         renew(places, figures)
         said: set[str] = set()
@@ -318,6 +320,7 @@ def _job(
         "train": trainer_of(plan),
         "evaluations": evaluations,
         "opponents": {name: str(folder.absolute()) for name, folder in models.items()},
+        "spending": asdict(plan.terms),
     }
 
 

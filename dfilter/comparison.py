@@ -23,6 +23,7 @@ from dfilter.errors import FolderError, SettingsError, UnknownNameError
 from dfilter.evaluations import Evaluation, Named, Spec, check_inputs, made_of, named, parts
 from dfilter.identity import SHORT, component_identity, content, difference, digest, identity
 from dfilter.leaderboard.cells import Cell
+from dfilter.llm.budget import Budget, Terms
 from dfilter.llm.panel import local_mode, panel, words
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read, same_judge
@@ -52,7 +53,9 @@ class Comparison:
         out: the comparison's folder.
         data: a path or hub id; none takes the sample pool.
         csv: how fields of CSV and TSV files are told apart.
-        on_bad_rows: auto, keep-going or stop; both as in :func:`dfilter.data.load`.
+        config: which config of the data, where it has several.
+        split: which of its splits.
+        on_bad_rows: auto, keep-going or stop; all four as in :func:`dfilter.data.load`.
         strategies: names, TOML files, ``file.py:Class``.
         keep: budgets; "own" keeps a strategy's natural size.
         seeds: trainings of each cell, seeded 0, 1, ...
@@ -75,6 +78,11 @@ class Comparison:
         wait_for_server: seconds for which a judge's server that is down is waited for, in evaluations and
             selections; as the judges' own settings have it unless given.
         against: the opponent in pairwise judging.
+        max_usd: what judges may cost in all, evaluations included, in US dollars; restarts count together.
+        max_calls: the same in calls.
+        max_tokens: the same in tokens of prompts and answers.
+        budget: what these limits belong to; the folder unless given.
+        prices: of the judges, ``IN/OUT`` in US dollars per million tokens, or one for all.
         margin: the smallest difference that matters, in the metric's unit; fixed before the run.
         references: which of random, longest and full take part.
         force: make anew what the folder holds of other settings, instead of refusing it.
@@ -83,6 +91,8 @@ class Comparison:
     out: Path
     data: str | None = None
     csv: str = ""
+    config: str = ""
+    split: str = ""
     on_bad_rows: str = "auto"
     strategies: Sequence[str] = ("kcenter",)
     keep: Sequence[str] = (OWN,)
@@ -104,6 +114,11 @@ class Comparison:
     judge_keys: Sequence[str] = ()
     wait_for_server: float | None = None
     against: str | None = None
+    max_usd: float | None = None
+    max_calls: int | None = None
+    max_tokens: int | None = None
+    budget: str = ""
+    prices: Sequence[str] = ()
     margin: float | None = None
     references: Sequence[str] = REFERENCES
     force: bool = False
@@ -111,14 +126,22 @@ class Comparison:
     def __post_init__(self) -> None:
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise SettingsError(f"A margin is a positive difference, not {self.margin}.")
+        Budget(self.max_usd, max_calls=self.max_calls, max_tokens=self.max_tokens)  # they are amounts
         if not self.strategies:
             raise SettingsError("No strategy is named. Without one there is nothing to compare random with.")
         registry.allow_code(*_code_in(vars(self)))  # from_options has refused what only a file named
 
     @property
+    def terms(self) -> Terms:
+        """What judges may cost, and what that belongs to."""
+        name = self.budget or str(self.out.absolute())
+        return Terms(name, self.max_usd, self.max_calls, self.max_tokens)
+
+    @property
     def reading(self) -> dict[str, Any]:
         """How the data is read, where that was said."""
-        said = {"csv": self.csv, "on_bad_rows": self.on_bad_rows}
+        names = ("csv", "config", "split", "on_bad_rows")
+        said = {name: getattr(self, name) for name in names}
         return {name: value for name, value in said.items() if value not in {"", "auto"}}
 
 
@@ -161,6 +184,7 @@ def from_options(
         "selection_judges": _words(given.pop("selection_judge", None) or ()),
         "judge_names": _words(given.pop("judge_name", None) or ()),
         "judge_keys": _words(given.pop("judge_key", None) or ()),
+        "prices": _words(given.pop("price", None) or ()),
     }
     if isinstance(given.get("wait_for_server"), str):  # of a file
         given["wait_for_server"] = seconds(given["wait_for_server"])
@@ -354,7 +378,7 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
 
 def _judges(plan: Comparison) -> list[dict[str, Any]]:
     given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
-    return [judge | _patience(plan) for judge in panel(plan.judges, given)]
+    return [judge | _patience(plan) for judge in panel(plan.judges, given | {"price": plan.prices})]
 
 
 def _patience(plan: Comparison) -> dict[str, Any]:
@@ -367,8 +391,9 @@ def _selection_judge(plan: Comparison, made: Any) -> dict[str, Any]:
     if not models or (made.judge.model and not plan.selection_judges):
         return _patience(plan)
     same = models == list(plan.judges)
-    given = {"base_url": words(plan.base_url), "name": plan.judge_names, "key_env": plan.judge_keys}
-    told = {n: ",".join(v) for n, v in given.items() if v and (same or (n != "name" and len(v) == 1))}
+    own = {"name": plan.judge_names, "price": plan.prices} if same else {}
+    given = {"base_url": words(plan.base_url), "key_env": plan.judge_keys, **own}
+    told = {n: ",".join(v) for n, v in given.items() if v and (same or len(v) == 1)}
     mode = {"mode": local_mode(models)} if local_mode(models) else {}
     return {"model": ",".join(models)} | told | mode | _patience(plan)
 

@@ -7,7 +7,7 @@ made them. A component's identity is made of its settings, each as the mark on i
     file: Annotated[str, CONTENT]          by what the file or folder that it names says
     model: Annotated[str, WEIGHTS]         by the weights and every file that shapes a model's output
     dtype: Annotated[str, DTYPE]           by the number format that "auto" means here
-    template: Annotated[Template, SHOWN]   by its value, and the date that templates show if one is set
+    template: Annotated[Template, SHOWN]   by its value, and what is set beside it: a date, control tokens
     concurrency: Annotated[int, ANYHOW]    not at all: the result is the same
 
 A component whose identity is more than its settings has a method ``identify()``. What is stored is
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from dfilter import chat, registry
+from dfilter import chat, control_tokens, registry
 from dfilter.digests import json_digest, path_sha256
 from dfilter.errors import SettingsError
 from dfilter.models import fast_dtype, resolve
@@ -154,9 +154,10 @@ def _marked(mark: Mark, value: Any, component: Any) -> Any:
 
 
 def shown(template: str) -> str:
-    """Return a template's name with the date that chat templates write, where the user set one."""
+    """Return a template's name with what the user set beside it: a date to write, control tokens to keep."""
     named = os.environ.get("DFILTER_DATE", "").strip() and template not in DATELESS
-    return f"{template}, on {chat.template_date().isoformat()}" if named else template
+    dated = f"{template}, on {chat.template_date().isoformat()}" if named else template
+    return f"{dated}, control tokens kept" if control_tokens.kept() else dated
 
 
 def content(text: str) -> Any:

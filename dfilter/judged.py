@@ -40,7 +40,7 @@ def asked_again(folder: Path, chosen: Strategy) -> int:
     if rows is None:
         return 0
     repeats = ((judge, repeat) for judge in judges for repeat in range(max(judge.repeat, 2)))
-    return sum(key in marked for judge, repeat in repeats for key in rows.of(judge.hash, repeat))
+    return sum(key in marked for judge, repeat in repeats for _, key in rows.of(judge.hash, repeat))
 
 
 def verdicts_asked_again(result: Path, judges: Collection[str]) -> bool:

@@ -34,6 +34,7 @@ from dfilter.leaderboard.planning import TYPICAL, plans, smallest
 from dfilter.leaderboard.power import Family
 from dfilter.leaderboard.reach import fewest_prompts
 from dfilter.leaderboard.verdicts import VERDICT_SEEDS
+from dfilter.looked_at import pooled
 from dfilter.places import UNKNOWN, Place, Size, lay_out
 from dfilter.plaintext import shown_lines
 from dfilter.pool import Pool
@@ -187,7 +188,7 @@ def _tokens(setting: Setting, group: Group, rows: Dataset, measured: Probe) -> f
     if group.tokens is not None:
         counting = counter_of(plan)
         counter = registry.create("signals", counting.signal, counting.settings)
-        number = max(1, round(group.tokens / max(float(np.mean(counter.compute(sample))), 1.0)))
+        number = max(1, round(group.tokens / max(float(np.mean(counter.compute(pooled(sample)))), 1.0)))
     if number is None:
         return None
     trainer = registry.create("trainers", plan.trainer, trainer_of(plan))
@@ -225,9 +226,9 @@ def _judging(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
         if not calls:
             continue
         yield f"Judging ({entry.name}): up to {calls:,} calls"
-        for judge in setting.plan.judges:
-            price = price_of(judge)
-            each = calls / len(setting.plan.judges)
+        for settings in entry.settings["judges"]:
+            judge, each = settings["model"], calls / len(entry.settings["judges"])
+            price = price_of(judge, settings.get("price", ""))
             said = (
                 "its price is unknown"
                 if price is None

@@ -31,6 +31,7 @@ from dfilter.data.targets import absolute, is_there, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
 from dfilter.identity import contents, difference, digest
 from dfilter.judged import asked_again
+from dfilter.llm.budget import Terms, spending
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
@@ -73,6 +74,8 @@ class Request:
     format: str = "auto"
     mapping: Mapping[str, str] = field(default_factory=dict)
     csv: str = ""
+    config: str = ""
+    split: str = ""
     on_bad_rows: OnBadRows = "auto"
     output_format: str = "jsonl"
     out: Path | None = None
@@ -115,7 +118,8 @@ def run(request: Request, progress: Progress | None = None) -> Path:
         DFilterError: as :func:`dfilter.select` does.
     """
     progress = progress or Silent()
-    ready = prepared(request, progress)
+    with spending(_terms(request.out)):  # it may ask a judge's server what it can
+        ready = prepared(request, progress)
     if run_prepared(ready, progress, force=request.force):
         progress.say(f"{ready.folder} is finished already; --force makes it again.")
     return ready.folder
@@ -140,7 +144,8 @@ def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) ->
         if not finished:
             _begin(ready)
         try:
-            selection, seconds = _selected(ready, progress)
+            with spending(_terms(folder)):
+                selection, seconds = _selected(ready, progress)
             if finished:  # what is replaced stays until there is something to replace it
                 _begin(ready)
             _write(ready, selection, seconds, progress)
@@ -159,6 +164,11 @@ def _is_finished(ready: Prepared, progress: Progress) -> bool:
         ratings = "1 of its ratings was" if again == 1 else f"{again:,} of its ratings were"
         progress.say(f"{ready.folder} is made again: {ratings} to be asked again, or forgotten, since.")
     return not again
+
+
+def _terms(folder: Path | None) -> Terms:
+    """Return what is spent for a folder: out of its own budget, unless another one is named."""
+    return Terms("" if folder is None else str(folder.absolute()))
 
 
 def _discard(fresh: Sequence[Path]) -> None:
@@ -214,6 +224,8 @@ def opened(request: Request, progress: Progress) -> tuple[Strategy, Dataset, str
             format=request.format if request.format != "auto" else recorded.get("format", "auto"),
             mapping=request.mapping or recorded.get("mapping"),
             csv=request.csv or recorded.get("csv", ""),
+            config=request.config or recorded.get("config", ""),
+            split=request.split or recorded.get("split", ""),
             on_bad_rows=_asked(request, recorded),
             progress=progress,
         )
@@ -290,7 +302,7 @@ def _entry(request: Request, chosen: Strategy, data: Dataset, place: str) -> dic
     }
     if (how := _asked(request, recorded)) != "auto":
         entry["on_bad_rows"] = how
-    for name in ("mapping", "csv", "where", "always", "target"):
+    for name in ("mapping", "csv", "config", "split", "where", "always", "target"):
         value = getattr(request, name) or recorded.get(name)
         if value:
             entry[name] = list(value) if name == "where" else dict(value) if name == "mapping" else value

@@ -16,6 +16,7 @@ from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import load_target
 from dfilter.errors import InputError, SettingsError, UnknownNameError
+from dfilter.looked_at import pooled
 from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
@@ -136,6 +137,8 @@ def select(
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
     csv: str = "",
+    config: str = "",
+    split: str = "",
     on_bad_rows: OnBadRows = "auto",
     transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
@@ -156,6 +159,8 @@ def select(
         format: the rows' shape, when it cannot be detected.
         mapping: names of columns, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart; see :func:`dfilter.data.load`.
+        config: likewise.
+        split: likewise.
         on_bad_rows: likewise.
         transforms: applied to the rows before any filter sees them.
         progress: where to report.
@@ -175,7 +180,8 @@ def select(
     budget = Budget.parse(text) if text is not None else None
     _refuse_boundless(chosen, budget)
     with progress.stage("reading"):
-        how: dict[str, Any] = {"format": format, "mapping": mapping, "csv": csv, "on_bad_rows": on_bad_rows}
+        how: dict[str, Any] = {"format": format, "mapping": mapping, "on_bad_rows": on_bad_rows}
+        how |= {"csv": csv, "config": config, "split": split}
         data = load(rows, **how, progress=progress)
         data = transformed(data, transforms, progress)
         added = None if always is None else load(always, progress=progress)
@@ -318,7 +324,7 @@ class _Walk:
 
         counting = self.strategy.select.counting
         counter = registry.create("signals", counting.signal, counting.settings)
-        pool = Pool(self.data.take(self.alive), progress=self.progress, store=self.store)
+        pool = Pool(pooled(self.data.take(self.alive)), progress=self.progress, store=self.store)
         return pool.signal(counter).astype(np.int64)
 
     def _quota_groups(self, name: str) -> NDArray[np.int64]:

@@ -166,6 +166,8 @@ FLAGS = {
     "judge.explain": "explain",
     "judge.key_env": "judge-key",
     "judge.mode": "judge",
+    "judge.price": "price",
+    "max_total_tokens": "max-tokens",
 }
 
 

@@ -205,7 +205,8 @@ def _texts(
 
     entry = tomllib.loads(read_text(folder / "strategy.toml"))["run"]
     try:
-        how = {name: entry[name] for name in ("format", "mapping", "csv", "on_bad_rows") if name in entry}
+        said = ("format", "mapping", "csv", "config", "split", "on_bad_rows")
+        how = {name: entry[name] for name in said if name in entry}
         data = load(place or entry["data"], **how, progress=progress)
         if data.source.digest != entry["data_hash"]:
             raise InputError(f"{place or entry['data']} does not hold what {folder} was made of.")

@@ -3,15 +3,19 @@
 What a tokenizer puts in front of a text is added as ids. Written out as text it would not do: a SentencePiece
 vocabulary puts a space before whatever comes first, and behind a special token nothing comes first, so
 ``<s>Below`` would begin otherwise than ``Below`` does behind the tokenizer's own ``<s>``.
+
+A text may hold marks within the names of control tokens (:mod:`dfilter.control_tokens`). There it is cut, and
+what stands behind a mark is tokenized as a piece of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from dfilter.control_tokens import BREAK
 from dfilter.turns import Piece
 
 if TYPE_CHECKING:
@@ -38,13 +42,15 @@ def text_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[l
     """
     if not texts:
         return []
+    if any(BREAK in text for text in texts):
+        found = piece_ids([[Piece(text, spoken=False)] for text in texts], tokenizer)
+        refused = next((ids for ids in found if isinstance(ids, str)), None)
+        return [ids[0] for ids in found if not isinstance(ids, str)] if refused is None else refused
     try:
-        found = tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-        ).input_ids
+        read = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
     except Exception as error:  # noqa: BLE001 - see above
         return f"the model's tokenizer cannot read it: {error}"
-    return list(found)
+    return list(read.input_ids)
 
 
 def piece_ids(
@@ -55,6 +61,9 @@ def piece_ids(
     Each piece is tokenized on its own: the first that is not empty as what begins a text, the others as
     inside one, behind an anchor that is taken off again.
     """
+    if any(BREAK in piece.text for row in rows for piece in row):
+        cut = piece_ids([_cut(row) for row in rows], tokenizer)
+        return [_joined(row, ids) for row, ids in zip(rows, cut, strict=True)]
     anchors = _anchors(tokenizer)
     marked = [_marked(row, anchors) for row in rows]
     found = text_ids([f"{anchor.text}{text}" for row in marked for anchor, text in row], tokenizer)
@@ -68,6 +77,24 @@ def piece_ids(
         ]
         for row in marked
     ]
+
+
+def _cut(row: Sequence[Piece]) -> list[Piece]:
+    """Return a row's pieces, cut at the marks in them."""
+    cut: list[Piece] = []
+    for piece in row:
+        *parts, last = piece.text.split(BREAK)
+        cut += [replace(piece, text=part, eot=False) for part in parts]
+        cut.append(replace(piece, text=last))
+    return cut
+
+
+def _joined(row: Sequence[Piece], found: list[list[int]] | str) -> list[list[int]] | str:
+    """Return the ids of a row's pieces out of those of the parts that they were cut into."""
+    if isinstance(found, str):
+        return found
+    parts = iter(found)
+    return [[token for _ in range(piece.text.count(BREAK) + 1) for token in next(parts)] for piece in row]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from string import ascii_letters
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import SettingsError
 from dfilter.types import Example, Message
@@ -42,6 +42,7 @@ class Piece:
     text: str
     spoken: bool
     eot: bool = False  # the end-of-turn token follows
+    learnt: bool = True  # whether it is to be learnt, where it is spoken
 
 
 def shown_input(row: Example) -> str:
@@ -70,25 +71,28 @@ def _apart(asked: str, context: str) -> tuple[str, str]:
 
 
 def alpaca_pieces(messages: Sequence[Message], end: str, context: str) -> list[Piece]:
-    """Stanford Alpaca's prompt, with the row's context under "Input"; a system turn replaces its head."""
+    """Stanford Alpaca's prompt, with the row's context under "Input"; a system turn replaces its head.
+
+    Where others stand before it, a system turn is a paragraph of its own.
+    """
     first = next((at for at, m in enumerate(messages) if m.role == "user"), 0)
     instruction, shown = _apart(messages[first].content, context) if messages else ("", "")
     head = ALPACA_HEAD.format(paired=ALPACA_PAIRED if shown else "")
     text, pieces = "", []
     for at, message in enumerate(messages):
         if message.role == "system":
-            head = message.content
+            text, head = f"{text}{message.content}\n\n" if message.content else text, ""
         elif message.role == "assistant":
             pieces += [
                 Piece(f"{text}### Response:", spoken=False),
                 Piece(f"{message.content}{end}", spoken=True),
             ]
-            text = "\n\n"
+            text, head = "\n\n", ""
         else:
             asked = message.content
             if at == first and shown:
                 asked = f"{instruction}\n\n### Input:\n{shown}"
-            text += f"{head}\n\n" if not pieces and head else ""
+            text += f"{head}\n\n" if head else ""
             head = ""
             text += f"### Instruction:\n{asked}\n\n"
     return pieces if pieces and text == "\n\n" else [*pieces, Piece(text, spoken=False)]
@@ -137,13 +141,25 @@ def turn_pieces(messages: Sequence[Message], end: str, _context: str) -> list[Pi
 
 
 def apply_template(
-    turns: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, *, opening: bool = False
+    turns: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    opening: bool = False,
+    tools: Sequence[Any] = (),
 ) -> str:
-    """Return what the model's own chat template writes on any day; ``opening`` adds how a reply opens."""
-    template = with_constant_date(tokenizer.get_chat_template())
-    said = [dict(turn) for turn in turns]
+    """Return what the model's own chat template writes on any day.
+
+    Args:
+        turns: role, content, and what else the template has a field for.
+        tokenizer: the model's.
+        opening: whether what opens a reply follows.
+        tools: definitions of tools.
+    """
+    defined: Any = list(tools) or None
+    template = with_constant_date(tokenizer.get_chat_template(tools=defined))
+    said: list[Any] = [dict(turn) for turn in turns]
     text = tokenizer.apply_chat_template(
-        said, chat_template=template, tokenize=False, add_generation_prompt=opening
+        said, tools=defined, chat_template=template, tokenize=False, add_generation_prompt=opening
     )
     return str(text)
 

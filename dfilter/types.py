@@ -21,14 +21,27 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 KEY_BYTES = 16
+UNTRAINED, TOOLS = "untrained", "tools"  # names beside the roles in a content key
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``role`` is system, user, assistant or tool."""
+    """One turn.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: its text. Reasoning and calls of tools stand in it, see :mod:`dfilter.replies`.
+        trained: whether a loss is taken over it, where it is the assistant's.
+    """
 
     role: str
     content: str
+    trained: bool = True
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it is a turn of the assistant that is to be learnt."""
+        return self.trained and self.role == "assistant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +50,49 @@ class Example:
 
     Attributes:
         id: the user's id, else the row number; unique within a dataset.
-        messages: the canonical form; the last assistant turn is the response.
+        messages: the canonical form; the last assistant turn that is to be learnt is the response.
         fields: the row as it came, so that it can be written back unchanged.
         context: Alpaca's ``input`` column. It is the tail of the user message too; methods that
             show instruction and input apart (AlpaGasus) need to know where it begins.
+        tools: the definitions of tools as a JSON list, empty where the row has none.
+        pooled: whether all turns that are to be learnt are the response, not the last alone
+            (:mod:`dfilter.looked_at`).
     """
 
     id: str
     messages: tuple[Message, ...]
     fields: Mapping[str, Json]
     context: str = ""
+    tools: str = ""
+    pooled: bool = False
+
+    @property
+    def learnt(self) -> tuple[int, ...]:
+        """The places of the turns that are to be learnt, ascending."""
+        return tuple(at for at, message in enumerate(self.messages) if message.learnt)
+
+    @property
+    def replies(self) -> tuple[int, ...]:
+        """The places of the turns that are the response: the last that is to be learnt, or all where pooled.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = self.learnt
+        if not found:
+            message = f"Row '{self.id}' has no assistant turn that is to be learnt."
+            raise ValueError(message)
+        return found if self.pooled else found[-1:]
 
     @property
     def response(self) -> str:
-        """The last assistant turn."""
-        return self.messages[self._last()].content
+        """The text of :attr:`replies`, turns separated by an empty line."""
+        return "\n\n".join(self.messages[at].content for at in self.replies)
 
     @property
     def prompt(self) -> str:
-        """Everything before the last assistant turn, turns separated by an empty line."""
-        return "\n\n".join(m.content for m in self.messages[: self._last()])
+        """Everything before the first of :attr:`replies`, turns separated by an empty line."""
+        return "\n\n".join(m.content for m in self.messages[: self.replies[0]])
 
     @property
     def instruction(self) -> str:
@@ -73,31 +109,32 @@ class Example:
     @property
     def key(self) -> bytes:
         """The row's content hash; see :func:`content_key`."""
-        return content_key(self.messages, self.context)
-
-    def _last(self) -> int:
-        for index in range(len(self.messages) - 1, -1, -1):
-            if self.messages[index].role == "assistant":
-                return index
-        message = f"Row '{self.id}' has no assistant turn."
-        raise ValueError(message)
+        key = content_key(self.messages, self.context, self.tools)
+        return pooled_key(key) if self.pooled else key
 
 
-def content_key(messages: Sequence[Message], context: str = "") -> bytes:
-    """Return the 16-byte BLAKE2b hash of what a row says: its turns and where its context begins.
+def content_key(messages: Sequence[Message], context: str = "", tools: str = "") -> bytes:
+    """Return the 16-byte BLAKE2b hash of what a row says: its turns, tools and where its context begins.
 
-    Ids and other columns do not enter, so a row keeps its signals when the file around it changes.
+    Ids and other columns do not enter, so a row keeps its signals when the file around it changes. Which
+    turns are to be learnt does.
 
     Raises:
         UnicodeEncodeError: a text holds a lone surrogate.
     """
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    for message in messages:
-        content = message.content.encode()
-        digest.update(b"%s\x1f%d\x1f" % (message.role.encode(), len(content)))
+    named = [(m.role if m.trained or m.role != "assistant" else UNTRAINED, m.content) for m in messages]
+    for name, text in [(TOOLS, tools), *named] if tools else named:
+        content = text.encode()
+        digest.update(b"%s\x1f%d\x1f" % (name.encode(), len(content)))
         digest.update(content)
     digest.update(b"\x1e%d" % len(context))
     return digest.digest()
+
+
+def pooled_key(key: bytes) -> bytes:
+    """Return the key of a row of which all that is to be learnt is the response, given the row's own."""
+    return hashlib.blake2b(key, digest_size=KEY_BYTES, person=b"dfilter-pooled").digest()
 
 
 @dataclass(frozen=True, eq=False)

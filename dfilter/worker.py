@@ -27,6 +27,7 @@ from dfilter import registry
 from dfilter.data import load
 from dfilter.errors import DFilterError
 from dfilter.leaderboard.cells import RESULTS, result_identity, write_result
+from dfilter.llm.budget import Terms, spending
 from dfilter.plaintext import guard_reports, say_error
 from dfilter.store.disk import claim, write_json
 from dfilter.types import Duel, Evaluator, Trainer
@@ -54,7 +55,8 @@ def work(cell: Path) -> None:
         evaluator: Evaluator = registry.create("evaluators", entry["kind"], entry["settings"])
         if isinstance(evaluator, Duel) and evaluator.needs:
             evaluator = evaluator.versus(Path(job["opponents"][evaluator.needs]))
-        found = _timed(took, f"evaluate {name}", partial(evaluator.evaluate, model, seed=job["seed"]))
+        with spending(Terms(**job["spending"])):
+            found = _timed(took, f"evaluate {name}", partial(evaluator.evaluate, model, seed=job["seed"]))
         write_result(place, found, entry["identity"])
     write_json(cell / TIMINGS, took)
 

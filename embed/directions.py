@@ -51,7 +51,7 @@ class Directions:
 
     kind: ClassVar[str] = "directions"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""
@@ -71,7 +71,8 @@ class Directions:
             bar.advance(len(rows))
         kept = [
             {
-                "messages": [[m.role, m.content] for m in row.messages],
+                "messages": [[m.role, m.content, m.trained] for m in row.messages],
+                "tools": row.tools,
                 "context": row.context,
                 "subtask": group,
             }
@@ -128,7 +129,7 @@ def forget(folder: Path) -> None:
 def _remake(folder: Path, checkpoint: Checkpoint) -> None:
     kept = json.loads((folder / ROWS).read_text(encoding="utf-8"))
     rows = [
-        Example(str(at), tuple(Message(*said) for said in row["messages"]), {}, row["context"])
+        Example(str(at), tuple(Message(*said) for said in row["messages"]), {}, row["context"], row["tools"])
         for at, row in enumerate(kept)
     ]
     subtask = np.array([row["subtask"] for row in kept], dtype=np.int64)

@@ -47,8 +47,8 @@ class ResponseLoss:
 
     A value has the fields ``prompted`` and ``alone``, nats a token, and ``tokens``, their number.
     Both losses are taken over the same tokens, from one load of the model: the response's own, without
-    what ends the turn, as in Cherry's and Superfiltering's scripts. A row of which one of them cannot be
-    taken has 0 tokens and NaN for losses; :func:`unmeasured` says why.
+    what ends the turn, as in Cherry's and Superfiltering's scripts; the turns of a pooled row are one text. A
+    row of which one of them cannot be taken has 0 tokens and NaN for losses; :func:`unmeasured` says why.
 
     Attributes:
         model: smollm2, a hub id, or a folder.
@@ -75,8 +75,9 @@ class ResponseLoss:
 
     kind: ClassVar[str] = "response_loss"
     # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote the token that begins a
-    # text as text, and cut none for Superfiltering; 3 took inputs of white space for none.
-    version: ClassVar[int] = 4
+    # text as text, and cut none for Superfiltering; 3 took inputs of white space for none; 4 read names of
+    # control tokens in a row as these tokens.
+    version: ClassVar[int] = 5
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:
@@ -143,15 +144,25 @@ def both(
         opened: whether what opens the assistant's turn stays in front of the lone response.
         cut: whether longer rows lose their end, or are refused.
     """
-    if style(tokenizer, template=template)[0] != "chat":
-        front = front_ids(tokenizer)
-        leads = last_reply(LONE, tokenizer, template)[0] if opened else None
-        return [_joined(row, tokenizer, template, limit, front, leads, cut=cut) for row in rows]
+    published = style(tokenizer, template=template)[0] != "chat"
+    front = front_ids(tokenizer) if published else []
+    leads = last_reply(LONE, tokenizer, template)[0] if published and opened else None
     ends = set(end_ids(tokenizer, template=template))
     lead = opening(tokenizer, template) if opened else []
-    shown = render_many(rows, tokenizer, template=template, turns="last")
-    said = [_said(row, ends, limit, cut=cut) for row in shown]
-    return [_measurable(row, _alone(row, lead), row.refused) for row in said]
+
+    def alike(part: Sequence[Example], several: bool) -> list[tuple[Encoded, Encoded]]:
+        if published and not several:  # the scripts know rows of one reply
+            return [_joined(row, tokenizer, template, limit, front, leads, cut=cut) for row in part]
+        shown = render_many(part, tokenizer, template=template, turns="all" if several else "last")
+        said = [_said(row, ends, limit, cut=cut) for row in shown]
+        return [_measurable(row, _alone(row, lead), row.refused) for row in said]
+
+    several = [len(row.replies) > 1 for row in rows]
+    found = {
+        kind: iter(alike([row for row, own in zip(rows, several, strict=True) if own == kind], kind))
+        for kind in set(several)
+    }
+    return [next(found[kind]) for kind in several]
 
 
 def unmeasured(rows: Dataset, places: NDArray[np.int64], signal: ResponseLoss) -> dict[int, str]:
@@ -244,14 +255,18 @@ def _too_long(before: int, limit: int) -> str:
 
 
 def _said(row: Encoded, ends: Collection[int], limit: int, *, cut: bool) -> Encoded:
-    """Return a row up to its response's end, without what ends the turn; why not where it is too long."""
+    """Return a row up to its response's end, without labels on what ends turns; why not if too long."""
     if row.refused:
         return row
-    last = max((at for at, label in enumerate(row.labels) if label != IGNORE), default=-1)
-    stop = last if last >= 0 and row.labels[last] in ends else last + 1
+    labels = list(row.labels)
+    for at, label in enumerate(labels):
+        closed = at + 1 == len(labels) or labels[at + 1] == IGNORE
+        if closed and label != IGNORE and label in ends:
+            labels[at] = IGNORE
+    stop = max((at + 1 for at, label in enumerate(labels) if label != IGNORE), default=0)
     if stop > limit and (not cut or row.start >= limit):
         return Encoded([], [], _too_long(row.start, limit))
-    return Encoded(row.input_ids[:stop][:limit], row.labels[:stop][:limit])
+    return Encoded(row.input_ids[:stop][:limit], labels[:stop][:limit])
 
 
 def opening(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dfilter.replies import answer, composed, parts
 from dfilter.types import Example, Message
 
 # What stays as it is: fenced and inline code, in Markdown and in HTML, and a page of HTML that is the answer.
@@ -91,13 +92,15 @@ class LIMACleaning:
 
     def apply(self, row: Example) -> tuple[Example | None, str]:
         """Return the cleaned row, or none when nothing is left of its response."""
-        texts = {message.content: cleaned(message.content) for message in row.messages}
+        texts: dict[str, str] = {}
+        for message in row.messages:
+            texts |= _cleaned(message)
         prompt = self._prompt(row)
         if prompt is not None:
             texts[row.prompt] = cleaned(prompt)
-        if not texts[row.response].strip():
+        if not answer(texts[row.response]).strip():
             return None, "nothing but links, images and HTML"
-        messages = tuple(Message(m.role, texts[m.content]) for m in row.messages)
+        messages = tuple(replace(m, content=texts[m.content]) for m in row.messages)
         if prompt is not None:
             messages = (Message("user", texts[row.prompt]), messages[-1])
         if messages == row.messages:
@@ -118,6 +121,16 @@ class LIMACleaning:
 
         key = np.frombuffer(row.key, np.uint8)[None]
         return present[int(seeded(key, self.seed)[1][0] % np.uint64(len(present)))]
+
+
+def _cleaned(message: Message) -> dict[str, str]:
+    """Return a turn's text and the cleaned one; of a reply that calls tools its words alone."""
+    said = parts(message.content) if message.role == "assistant" else None
+    if said is None or not said.calls:
+        return {message.content: cleaned(message.content)}
+    words = cleaned(said.words)
+    whole = composed(words, said.reasoning or "", said.calls) if words != said.words else message.content
+    return {message.content: whole, said.words: words}
 
 
 def _replaced(value: Any, texts: Mapping[str, str]) -> Any:

@@ -15,6 +15,7 @@ from dfilter.chat import Template
 from dfilter.embed.losses import ResponseLoss, unmeasured
 from dfilter.errors import SettingsError
 from dfilter.identity import DTYPE, SHOWN, WEIGHTS
+from dfilter.looked_at import Turns, over_turns, refuse_unknown
 from dfilter.types import Scores
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class IFD:
             more, as it has for LLaMA.
         dtype: number format of the model. "float32" gives the scripts' numbers to 1e-5; "auto" may be
             bfloat16, whose ratios lie up to 0.01 away (0.003 on average; 300 Alpaca rows).
+        turns: which replies of a conversation are looked at, see :mod:`dfilter.looked_at`. The scripts know
+            rows of one reply, which are the same with all settings.
     """
 
     model: Annotated[str, WEIGHTS] = "smollm2"
@@ -65,6 +68,7 @@ class IFD:
     template: Annotated[Template | Literal["published"], SHOWN] = "published"
     max_tokens: int | None = None
     dtype: Annotated[str, DTYPE] = "auto"
+    turns: Turns = "all"
 
     paper: ClassVar[str] = "arXiv 2308.12032 (Cherry), arXiv 2402.00530 (Superfiltering)"
     deterministic: ClassVar[bool] = True
@@ -73,6 +77,7 @@ class IFD:
     version: ClassVar[tuple[int, ...]] = (3, ResponseLoss.version)
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
         findings = []
         if self.definition not in ("cherry", "superfilter"):
             findings.append(f"ifd: definition = '{self.definition}' is neither cherry nor superfilter.")
@@ -98,6 +103,9 @@ class IFD:
 
     def score(self, pool: Pool) -> Scores:
         """Return the ratio, or its negative; NaN where it is cut or there is no response to measure."""
+        return over_turns(pool, self.turns, self._ratios)
+
+    def _ratios(self, pool: Pool) -> Scores:
         signal = self.signal()
         losses = pool.signal(signal)
         ratio = self.ratio(losses["prompted"], losses["alone"])

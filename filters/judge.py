@@ -7,7 +7,7 @@ instead, and the run says which threshold would have kept the published 17.7 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -18,13 +18,14 @@ from dfilter.filters.judge_faults import accepted, named, refuse_failed, why_not
 from dfilter.filters.judge_health import Watched, cut_facts, examine, health_requests, human_facts
 from dfilter.identity import ANYHOW, CONTENT, settings_identity
 from dfilter.llm.agreement import ranks, rounded, spearman
+from dfilter.llm.budget import Budget, budget_here
 from dfilter.llm.families import shared_family
 from dfilter.llm.judge import Judge as Model
 from dfilter.llm.judge import counts, rate
 from dfilter.llm.panel import FLAGS, panel, words
-from dfilter.llm.prices import Budget
 from dfilter.llm.session import open_session
 from dfilter.llm.templates import speaks_to_judge
+from dfilter.looked_at import Turns, Views, over_turns, refuse_unknown
 from dfilter.types import Json, Scores
 
 if TYPE_CHECKING:
@@ -50,13 +51,18 @@ class Judge:
         map_scales: whether judges of other scales are mapped to the first one's; else they are refused.
         threshold: the rating at which rows are kept, another word for the step's ``at_least``; without a
             gate only the rating that figures about flips, ties and people refer to.
-        max_usd: hard stop, in US dollars, over all judges of one run.
+        max_usd: hard stop, in US dollars, over all judges and restarts of one run.
+        max_calls: the same in calls, failed ones too.
+        max_total_tokens: the same in tokens of prompts and answers.
+        budget: what the three belong to, so that several runs can share them; the run folder unless given.
         skip_pilot: go on even when the pilot says that the ratings will be useless.
         accept_failed: how many rows, or what share of them (1%), may stay without an answer for the
             server's sake; with more the run stops unfinished, and the same command asks them again.
         human: a CSV file with columns ``id`` and ``rating``, to compare with.
         generator: the model that wrote the responses, for the warning about families.
         evaluator: the model that will compare trained models, for the same.
+        turns: which replies of a conversation are rated, see :mod:`dfilter.looked_at`; all or last where
+            people's ratings are compared with.
     """
 
     paper: ClassVar[str] = "arXiv:2307.08701, AlpaGasus: rating by a language model"
@@ -70,14 +76,22 @@ class Judge:
     map_scales: Annotated[bool, ANYHOW] = False  # where it is set, ``identify`` says so
     threshold: float = 4.5
     max_usd: Annotated[float | None, ANYHOW] = None
+    max_calls: Annotated[int | None, ANYHOW] = None
+    max_total_tokens: Annotated[int | None, ANYHOW] = None
+    budget: Annotated[str, ANYHOW] = ""
     skip_pilot: Annotated[bool, ANYHOW] = False
     human: Annotated[str, CONTENT] = ""
     generator: str = ""
     evaluator: str = ""
     accept_failed: Annotated[str | int, ANYHOW] = 0
+    turns: Turns = "all"
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
+        if self.human and self.turns in {"mean", "min"}:
+            raise SettingsError(f"People rated rows, so turns = '{self.turns}' cannot be compared with them.")
         accepted(self.accept_failed, 0)
+        self._budget()  # its limits are amounts
         first, *more = _each(self.judge)
         others = [*more, *(other for given in self.others for other in _each(_at(given, first)))]
         object.__setattr__(self, "judge", first)
@@ -89,7 +103,7 @@ class Judge:
 
     def settled(self) -> Judge:
         """Return the same with all made out that depends on the judges' servers; it may ask them."""
-        budget = Budget(self.max_usd)
+        budget = self._budget()
         first, *others = (judge.settled(budget=budget) for judge in (self.judge, *self.others))
         return replace(self, judge=first, others=tuple(others))
 
@@ -101,7 +115,10 @@ class Judge:
             CheckError: the pilot found the judge useless, or the budget is spent.
             ServerError: a server refused, nothing succeeds, or more rows failed than are accepted.
         """
-        budget = Budget(self.max_usd)
+        return over_turns(pool, self.turns, self._rated)
+
+    def _rated(self, pool: Pool) -> Scores:
+        budget = self._budget()
         judges = [judge.settled(budget=budget) for judge in self._judges()]
         watched = Watched(pool.rows)
         said: list[dict[int, str]] = [{} for _ in judges]
@@ -113,7 +130,7 @@ class Judge:
         )
         values = combine(ratings, self.combine)
         facts = self._facts(judges, pool, watched, ratings, values, [facts for _, facts in results])
-        facts["usd"] = round(budget.spent, 6)
+        facts |= {"usd": _sum(told["usd"] for _, told in results), "budget": budget.facts()}
         reasons = _reasons(values, results[0][0], watched.flagged, said[0])
         return Scores(values, reasons=reasons, facts=facts)
 
@@ -122,10 +139,15 @@ class Judge:
         from dfilter.llm.quote import quote
 
         judges = [judge.settled(ask=False) for judge in self._judges()]
+        views = Views.of(pool.rows, self.turns)
+        pool = pool if views is None else replace(pool, rows=views.rows)
         return [
             quote(pool.rows, judge, extra=() if judge.imported else health_requests(pool, judge))
             for judge in judges
         ]
+
+    def _budget(self) -> Budget:
+        return budget_here(self.budget, self.max_usd, self.max_calls, self.max_total_tokens)
 
     def _judges(self) -> list[Model]:
         judges = [self.judge, *self.others]
@@ -135,6 +157,8 @@ class Judge:
             )
         if len({judge.hash for judge in judges}) < len(judges):
             raise SettingsError("Two of the judges are the same; give each another model, template or mode.")
+        if self.turns in {"mean", "min"} and any(judge.imported for judge in judges):
+            raise SettingsError(f"Imported ratings are of rows; turns = '{self.turns}' finds none.")
         scales = {(judge.low, judge.high) for judge in judges}
         if len(scales) > 1 and self.combine != "ranks" and not self.map_scales:
             named = ", ".join(f"{judge.model} from {judge.low} to {judge.high}" for judge in judges)
@@ -164,7 +188,7 @@ class Judge:
         """Examine one judge, then rate all rows with it."""
         if judge.imported:
             return _imported(judge, said, pool, watched)
-        say, before = pool.progress.say, budget.spent
+        say = pool.progress.say
         say(f"Rating with {judge.model} ({judge.mode}), in {judge.wording.wording}.")
         with open_session(judge.server, budget=budget, progress=pool.progress) as live:
             health = examine(pool, judge, live, threshold=self._threshold(judge), skip_pilot=self.skip_pilot)
@@ -176,9 +200,9 @@ class Judge:
                 judge.server, budget=budget, transport="batch", progress=pool.progress
             ) as batch:
                 ratings = rate(watched, judge, session=batch, progress=pool.progress, said=said)
-                facts = batch.facts()
+                found = batch.facts()
+            facts = found | {"usd": _sum((facts["usd"], found["usd"]))}
         facts |= {
-            "usd": round(budget.spent - before, 6),
             "model": judge.model,
             "mode": judge.mode,
             "scale": [judge.low, judge.high],
@@ -326,6 +350,12 @@ def _reasons(
         text += "; speaks to the judge" if flag else ""
         out.append(seen.setdefault(text, text))
     return out
+
+
+def _sum(costs: Iterable[Any]) -> float | None:
+    """Return what several things cost; None when nobody knows it of one of them."""
+    known = list(costs)
+    return None if None in known else round(sum(known), 6)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -169,8 +169,8 @@ def canary_pair(row: Example, number: int, high: int) -> tuple[Example, Example]
     """Return a row with a poor response, and the same with an injection behind it."""
 
     def answered(text: str) -> Example:
-        last = max(i for i, m in enumerate(row.messages) if m.role == "assistant")
-        return replace(row, messages=(*row.messages[:last], Message("assistant", text)))
+        first = row.replies[0]
+        return replace(row, messages=(*row.messages[:first], Message("assistant", text)), pooled=False)
 
     injection = INJECTIONS[number % len(INJECTIONS)].format(high=high)
     return answered(EMPTY_WORDS), answered(f"{EMPTY_WORDS}\n\n{injection}")

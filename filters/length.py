@@ -15,6 +15,7 @@ import numpy as np
 
 from dfilter.errors import SettingsError
 from dfilter.identity import WEIGHTS, bare, identity, settings_identity
+from dfilter.looked_at import Turns, over_turns, refuse_unknown
 from dfilter.segmentation import spaced
 from dfilter.types import Example, Json, Scores
 
@@ -28,7 +29,7 @@ UNITS = ("characters", "words", "tokens")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The number of tokens in the response of every row, (n,) int64.
+    """The number of tokens in the response of every row, (n,) int64; of several turns the sum of theirs.
 
     Attributes:
         tokenizer: a model's name; or "words", NLTK's word tokenizer over the sentences that an
@@ -60,13 +61,18 @@ class Tokens:
         Raises:
             ModelError: there is no such tokenizer.
         """
-        texts = [row.response for row in rows]
+        turns = [[row.messages[at].content for at in row.replies] for row in rows]
+        texts = [text for row in turns for text in row]
         if self.tokenizer == "words":
-            return np.array(_word_counts(texts), dtype=np.int64)
-        from dfilter.models import load_tokenizer
+            counts = _word_counts(texts)
+        else:
+            from dfilter.models import load_tokenizer
 
-        encoded = load_tokenizer(self.tokenizer)(texts, add_special_tokens=False, return_attention_mask=False)
-        return np.array([len(ids) for ids in encoded["input_ids"]], dtype=np.int64)
+            known = load_tokenizer(self.tokenizer)
+            encoded = known(texts, add_special_tokens=False, return_attention_mask=False)
+            counts = [len(ids) for ids in encoded["input_ids"]]
+        counted = iter(counts)
+        return np.array([sum(next(counted) for _ in row) for row in turns], dtype=np.int64)
 
 
 def _word_counts(texts: Sequence[str]) -> list[int]:
@@ -85,24 +91,26 @@ class Longest:
     Attributes:
         unit: characters, words (NLTK's) or tokens.
         tokenizer: the model whose tokens are counted where the unit is tokens.
+        turns: which replies of a conversation are looked at, see :mod:`dfilter.looked_at`.
     """
 
     unit: Literal["characters", "words", "tokens"] = "words"
     tokenizer: Annotated[str, WEIGHTS] = "smollm2"
+    turns: Turns = "all"
 
     paper: ClassVar[str] = "arXiv:2402.04833"
     deterministic: ClassVar[bool] = True
-    reads: ClassVar[str] = "the response"
+    reads: ClassVar[str] = "what is to be learnt"
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
         if self.unit not in UNITS:
             raise SettingsError(f"unit = '{self.unit}' is unknown. Known: {', '.join(UNITS)}.")
 
     def identify(self) -> Mapping[str, Json]:
         """Return the unit, and what counts it where that is a matter of choice."""
-        if self.unit == "characters":
-            return {"unit": self.unit}
-        return {"unit": self.unit, "tokens": identity(self._tokens)}
+        known: dict[str, Json] = {"unit": self.unit, "turns": self.turns}
+        return known if self.unit == "characters" else known | {"tokens": identity(self._tokens)}
 
     @property
     def _tokens(self) -> Tokens:
@@ -110,8 +118,12 @@ class Longest:
 
     def score(self, pool: Pool) -> Scores:
         """Return the length of each response in the chosen unit."""
+        return over_turns(pool, self.turns, self._lengths)
+
+    def _lengths(self, pool: Pool) -> Scores:
         if self.unit == "characters":
-            lengths = np.array([len(row.response) for row in pool.rows], dtype=np.int64)
+            replies = ((row.messages[at].content for at in row.replies) for row in pool.rows)
+            lengths = np.array([sum(map(len, texts)) for texts in replies], dtype=np.int64)
         else:
             lengths = pool.signal(self._tokens)
         reasons = [f"{count:,} {self.unit}" for count in lengths.tolist()]

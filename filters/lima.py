@@ -22,6 +22,7 @@ import numpy as np
 from dfilter.errors import InputError, SettingsError
 from dfilter.filters.cleaning import cleaned
 from dfilter.filters.order import content_places
+from dfilter.looked_at import Turns, over_turns, refuse_unknown
 from dfilter.selector import as_groups
 from dfilter.types import Scores
 
@@ -65,6 +66,8 @@ class LIMA:
         tau: 1 is proportional, 2 the square root, inf equal.
         score_column: the source's own score of an answer; the best ones of each group come first.
         min_source_score: lowest score, a rule of its own where ``score_column`` is given.
+        turns: which replies of a conversation are looked at, see :mod:`dfilter.looked_at`; all or last where
+            there are groups.
     """
 
     rules: tuple[Literal["length", "first_person", "references"], ...] = (
@@ -79,23 +82,30 @@ class LIMA:
     tau: float = TAU
     score_column: str = ""
     min_source_score: float = MIN_SOURCE_SCORE
+    turns: Turns = "all"
 
     paper: ClassVar[str] = "arXiv:2305.11206"
     deterministic: ClassVar[bool] = True
-    reads: ClassVar[str] = "the response; columns that name its source and score"
+    reads: ClassVar[str] = "what is to be learnt; columns that name its source and score"
 
     def __post_init__(self) -> None:
+        refuse_unknown(self.turns)
         findings = [f"rules: there is no rule '{r}'." for r in self.rules if r not in _KNOWN]
         if not 0 <= self.min_characters <= self.max_characters:
             found = f"{self.min_characters} to {self.max_characters}"
             findings.append(f"The length runs from {found} characters; expected 0 <= min <= max.")
         if not self.tau >= 1:
             findings.append(f"tau = {self.tau} must be at least 1.")
+        if (self.groups or self.score_column) and self.turns in {"mean", "min"}:
+            findings.append(f"lima: groups share out rows, so turns = '{self.turns}' goes without them.")
         if findings:
             raise SettingsError(*findings)
 
     def score(self, pool: Pool) -> Scores:
         """Return 0 or more for rows that pass every rule, below 0 for the others; a reason for each."""
+        return over_turns(pool, self.turns, self._judged)
+
+    def _judged(self, pool: Pool) -> Scores:
         source = self._source_scores(pool)
         values = np.zeros(len(pool.rows))
         reasons = []

@@ -115,7 +115,7 @@ def _imported_for_good() -> None:
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DFILTER_HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "DFILTER_DATE"):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "DFILTER_DATE", "DFILTER_CONTROL_TOKENS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -245,6 +245,13 @@ def damages() -> ModuleType:
 def tokenizers() -> ModuleType:
     """Small tokenizers of every kind, and models with them."""
     return beside("tokenizer_kinds")
+
+
+@pytest.fixture(scope="session")
+def families() -> dict[str, str]:
+    """Chat templates as families of models have them."""
+    found: dict[str, str] = beside("chat_families").FAMILIES
+    return found
 
 
 def beside(name: str) -> ModuleType:

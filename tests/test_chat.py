@@ -12,64 +12,6 @@ from dfilter.data.dataset import Dataset
 from dfilter.errors import InputError, ModelError
 from dfilter.types import Example, Message
 
-LLAMA2 = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}<<SYS>>{{ m['content'] }}<</SYS>>"
-    "{% elif m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
-    "{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
-)
-ZEPHYR = (
-    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-# A template that shows an empty line of reasoning before the last reply only.
-REASONING = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if loop.last and m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# Each turn is written with its length and with the conversation's, so nothing shows where it stands.
-UNCUTTABLE = (
-    "{% for m in messages %}{{ messages | length }} {{ m['content'] | length }} "
-    "{{ m['content'] }}\n{% endfor %}"
-)
-# How families of models write turns that are history, reduced to what matters here.
-GEMMA = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m['role'] | replace('assistant', 'model') }}\n"
-    "{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
-)
-MISTRAL = (  # the system prompt stands in the last turn, if that is the user's, and else nowhere
-    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
-    "{% set turns = messages[1:] %}{% else %}{% set turns = messages %}{% endif %}"
-    "{% for m in turns %}{% if m['role'] == 'user' %}{% if loop.last and system is defined %}"
-    "[INST] {{ system }}\n{{ m['content'] }}[/INST]{% else %}[INST] {{ m['content'] }}[/INST]{% endif %}"
-    "{% else %} {{ m['content'] | trim }}<|im_end|>{% endif %}{% endfor %}"
-)
-PHI3 = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ '<|endoftext|>' }}{% endif %}"
-)
-THOUGHT = "{% set said = m['content'].split('</think>')[-1].lstrip('\n') %}"
-QWEN3 = (
-    "{% set ns = namespace(asked=0) %}{% for m in messages %}{% if m['role'] == 'user' %}"
-    "{% set ns.asked = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
-    + THOUGHT
-    + "<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' and loop.index0 > ns.asked %}<think>\n"
-    "{% if '</think>' in m['content'] %}{{ m['content'].split('</think>')[0].split('<think>')[-1] | trim }}"
-    "{% endif %}{{ '\n</think>\n\n' }}{% endif %}{{ said }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\nOPENING{% endif %}"
-)
-QWEN35 = QWEN3.replace("OPENING", "<think>\n")
-QWEN3 = QWEN3.replace("OPENING", "")
-DEEPSEEK = (
-    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% elif m['role'] == 'user' %}"
-    "<|im_start|>{{ m['content'] }}{% else %}"
-    + THOUGHT
-    + "|A|{{ said }}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}|A|<think>\n{% endif %}"
-)
-
 TURNS = (
     Message("user", "make two"),
     Message("assistant", "end"),  # also a part of the end token's name
@@ -115,15 +57,6 @@ TABLES = {
         <|im_start|> what Ġnow | A | |follow |Ġme |<|im_end|>
     """,
 }
-TEMPLATES = {
-    "chatml": None,
-    "llama2": LLAMA2,
-    "zephyr": ZEPHYR,
-    "reasoning": REASONING,
-    "phi3": PHI3,
-    "qwen3.5": QWEN35,
-    "deepseek": DEEPSEEK,
-}
 SYSTEM = Message("system", "be kind")
 REASONED = (
     TURNS[0],
@@ -134,42 +67,37 @@ REASONED = (
 # Turns that a template moves or shortens once others follow, and a greeting that nobody asked for.
 MOVED = {
     "chatml, greeted": (
-        None,
+        "chatml",
         TURNS[1:],
         """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
            <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> Ċ""",
     ),
     "phi3, greeted": (
-        PHI3,
+        "phi3",
         TURNS[1:],
         """<|im_start|> assistant Ċ |end |<|im_end|> Ċ <|im_start|> user Ċ what Ġnow <|im_end|> Ċ
            <|im_start|> assistant Ċ |follow |Ġme |<|im_end|> |Ċ |<|endoftext|>""",
     ),
     "mistral, one reply": (
-        MISTRAL, (SYSTEM, *TURNS[:2]),
+        "mistral", (SYSTEM, *TURNS[:2]),
         "[ I N S T ] Ġbe Ġkind Ċ make Ġtwo [ / I N S T ] |Ġend |<|im_end|>",
     ),
     "mistral, two replies": (
-        MISTRAL, (SYSTEM, *TURNS),
+        "mistral", (SYSTEM, *TURNS),
         """[ I N S T ] Ġmake Ġtwo [ / I N S T ] |Ġend |<|im_end|>
            [ I N S T ] Ġbe Ġkind Ċ what Ġnow [ / I N S T ] |Ġfollow |Ġme |<|im_end|>""",
     ),
     "qwen3": (
-        QWEN3, REASONED,
+        "qwen3", REASONED,
         """<|im_start|> user Ċ make Ġtwo <|im_end|> Ċ <|im_start|> assistant Ċ |end |<|im_end|> Ċ
            <|im_start|> user Ċ what Ġnow <|im_end|> Ċ <|im_start|> assistant Ċ
            |< |think |> |Ċ |say |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ""",
     ),
     "qwen3.5": (
-        QWEN35, REASONED,
+        "qwen3.5", REASONED,
         """<|im_start|> user Ċ make Ġtwo <|im_end|> Ċ <|im_start|> assistant Ċ |end |<|im_end|> Ċ
            <|im_start|> user Ċ what Ġnow <|im_end|> Ċ <|im_start|> assistant Ċ
            < think > Ċ |say |Ċ |< |/ |think |> |Ċ |Ċ |follow |Ġme |<|im_end|> Ċ""",
-    ),
-    "deepseek": (
-        DEEPSEEK, (SYSTEM, *REASONED),
-        """be Ġkind <|im_start|> make Ġtwo | A | |end |<|im_end|>
-           <|im_start|> what Ġnow | A | |follow |Ġme |<|im_end|>""",
     ),
 }  # fmt: skip
 
@@ -192,10 +120,9 @@ def by_hand(table: str) -> list[str]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_labels_of_a_conversation_equal_the_table_written_by_hand(
-    name: str, tokenizer: PreTrainedTokenizerBase
+    name: str, tokenizer: PreTrainedTokenizerBase, families: dict[str, str]
 ) -> None:
-    if TEMPLATES[name]:
-        tokenizer.chat_template = TEMPLATES[name]
+    tokenizer.chat_template = families.get(name, tokenizer.chat_template)
     encoded = chat.render(TURNS, tokenizer)
     assert shown(encoded, tokenizer) == by_hand(TABLES[name])
     assert encoded.trained == sum(token.startswith("|") and token != "|" for token in by_hand(TABLES[name]))
@@ -203,10 +130,10 @@ def test_labels_of_a_conversation_equal_the_table_written_by_hand(
 
 @pytest.mark.parametrize("name", MOVED)
 def test_turns_that_a_template_moves_or_shortens_are_cut_as_the_last_reply_is_asked_for(
-    name: str, tokenizer: PreTrainedTokenizerBase
+    name: str, tokenizer: PreTrainedTokenizerBase, families: dict[str, str]
 ) -> None:
-    template, turns, table = MOVED[name]
-    tokenizer.chat_template = template or tokenizer.chat_template
+    family, turns, table = MOVED[name]
+    tokenizer.chat_template = families.get(family, tokenizer.chat_template)
     encoded = chat.render(turns, tokenizer)
     assert shown(encoded, tokenizer) == by_hand(table)
     last = chat.render(turns, tokenizer, turns="last")
@@ -311,14 +238,18 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_si
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     texts=st.lists(st.tuples(words, words), min_size=1, max_size=3),
-    name=st.sampled_from([*set(TEMPLATES) - {"reasoning"}, "alpaca", "tulu", "turns"]),
+    name=st.sampled_from([*set(TABLES) - {"reasoning"}, "alpaca", "tulu", "turns"]),
     eot=st.booleans(),
 )
 def test_a_prompt_is_what_stands_before_the_labels(
-    tokenizer: PreTrainedTokenizerBase, texts: list[tuple[str, str]], name: str, eot: bool
+    tokenizer: PreTrainedTokenizerBase,
+    families: dict[str, str],
+    texts: list[tuple[str, str]],
+    name: str,
+    eot: bool,
 ) -> None:
-    tokenizer.chat_template = TEMPLATES.get(name) or tokenizer.chat_template
-    template = "chat" if name in TEMPLATES else name
+    tokenizer.chat_template = families.get(name, tokenizer.chat_template)
+    template = "chat" if name in TABLES else name
     turns = [Message(r, t) for pair in texts for r, t in zip(("user", "assistant"), pair, strict=True)]
     encoded = chat.render(turns, tokenizer, template=template, eot=eot, turns="last")
     prompt = chat.render_prompt(turns, tokenizer, template=template, eot=eot)
@@ -343,20 +274,26 @@ def test_a_row_keeps_its_beginning_and_a_prompt_its_end(tokenizer: PreTrainedTok
     assert chat.render_prompt(TURNS, tokenizer, max_tokens=4) == prompt[-4:]
 
 
-def test_a_reply_ends_at_the_token_that_ended_turns_in_training(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_reply_ends_at_the_token_that_ended_turns_in_training(
+    tokenizer: PreTrainedTokenizerBase, families: dict[str, str]
+) -> None:
     assert chat.end_ids(tokenizer) == [2]
-    tokenizer.chat_template = ZEPHYR.replace("<|im_end|>", "<|im_start|>")
+    tokenizer.chat_template = families["zephyr"].replace("<|im_end|>", "<|im_start|>")
     assert chat.end_ids(tokenizer) == [1, 2]
 
 
-def test_a_template_that_cannot_be_cut_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = UNCUTTABLE
+def test_a_template_that_cannot_be_cut_is_refused(
+    tokenizer: PreTrainedTokenizerBase, families: dict[str, str]
+) -> None:
+    tokenizer.chat_template = families["uncuttable"]
     with pytest.raises(InputError, match="which tokens the assistant speaks"):
         chat.render(TURNS, tokenizer)
 
 
-def test_a_row_that_cannot_be_shown_is_refused_alone_and_says_why(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = GEMMA
+def test_a_row_that_cannot_be_shown_is_refused_alone_and_says_why(
+    tokenizer: PreTrainedTokenizerBase, families: dict[str, str]
+) -> None:
+    tokenizer.chat_template = families["gemma"]
     rows = [Example("a", TURNS, {}), Example("b", (SYSTEM, *TURNS), {}), Example("c", TURNS[:2], {})]
     good, bad, other = chat.render_many(rows, tokenizer)
     assert [good, other] == [chat.render(TURNS, tokenizer), chat.render(TURNS[:2], tokenizer)]

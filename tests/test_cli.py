@@ -244,7 +244,7 @@ def test_lists_are_a_line_each_in_a_pipe_and_json_on_request(command: str) -> No
     longest = next(t for t in told if t["name"] == "longest")
     assert longest["paper"] == "arXiv:2402.04833"
     if command == "filters":
-        assert longest["settings"] == "unit='words', tokenizer='smollm2'"
+        assert longest["settings"] == "unit='words', tokenizer='smollm2', turns='all'"
 
 
 def test_a_pipe_that_is_closed_early_ends_the_command_quietly() -> None:

@@ -24,6 +24,7 @@ from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cells, write_cell
+from dfilter.llm.spend import spent
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
 from dfilter.store import home
@@ -387,8 +388,12 @@ def test_a_judge_that_selects_and_one_of_its_family_that_compares(pool: Path, tm
                 judges=("gpt-m",),
                 base_url=server.url,
                 references=("random",),
+                max_usd=5.0,
             )
         )
+        (budget,) = [one for one in spent() if "budget" in one.of]  # selection and evaluations share it
+        assert budget.of["budget"] == str(tmp_path / "out")
+        assert budget.totals.usd == pytest.approx(server.bill)
         mine = next(cell for cell in cells if cell.strategy == "alpagasus")
         found = mine.results["pairwise"]
         longer = np.sign(found.facts["length_difference"])

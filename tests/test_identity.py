@@ -347,6 +347,13 @@ RUNS = [
     ),
     case("the date, where the template has none", IFDS, env("DFILTER_DATE", "2025-01-01")),
     case("no date", IFDS, env("DFILTER_DATE", " ")),
+    case(
+        "names of control tokens",
+        IFDS,
+        env("DFILTER_CONTROL_TOKENS", "keep"),
+        "template was published and is published, control tokens kept",
+    ),
+    case("names of control tokens as they are", IFDS, env("DFILTER_CONTROL_TOKENS", "text")),
     case("the date, where nothing shows it", KCENTER, env("DFILTER_DATE", "2025-01-01")),
     case(
         "a checkpoint's adapter",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dfilter.data.containers import File
 from dfilter.data.rejects import CutError
-from dfilter.data.rows import objects
+from dfilter.data.rows import objects, plain
+from dfilter.data.shapes import TEXT_COLUMNS
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
 def schema_of(files: Sequence[File]) -> pa.Schema:
     """Return the columns of all files together; a column that a file lacks is null there.
 
-    Types that differ by their width alone become the wider one, whole numbers beside others floats.
+    Types that differ by their width alone become the wider one, whole numbers beside others floats, and
+    beside texts texts.
 
     Raises:
         InputError: a file cannot be read, or a column has two types.
@@ -41,7 +43,9 @@ def schema_of(files: Sequence[File]) -> pa.Schema:
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(file, error) from None
     try:
-        return pa.unify_schemas(schemas, promote_options="permissive").with_metadata(schemas[0].metadata)
+        return pa.unify_schemas(_one_text(schemas), promote_options="permissive").with_metadata(
+            schemas[0].metadata
+        )
     except pa.ArrowException as error:
         raise InputError(f"The {len(files)} files have columns of different types: {error}.") from None
 
@@ -63,12 +67,13 @@ def batches(file: File, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def first_rows(of: Iterator[pa.RecordBatch]) -> list[Any]:
-    """Return the first rows as Python objects."""
-    return next((objects(batch.slice(0, FIRST_ROWS).to_struct_array()) for batch in of if len(batch)), [])
+    """Return the first rows in JSON's types."""
+    first = next((batch.slice(0, FIRST_ROWS).to_struct_array() for batch in of if len(batch)), ())
+    return [plain(row) for row in objects(first)] if len(first) else []
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with values where a column, or a part of one, is dictionary-encoded.
+    """Return the schema with plain types, such as values where a column, or a part, is dictionary-encoded.
 
     The Arrow file format allows one dictionary a column; batches of many files have several.
     """
@@ -80,17 +85,70 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def _plain_type(kind: pa.DataType) -> pa.DataType:
+def _plain_type(kind: pa.DataType, *, within: bool = False) -> pa.DataType:
+    """Return the type without dictionaries and views, and without nulls within other types.
+
+    Arrow cannot pick rows of the two latter.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
-        return _plain_type(kind.value_type)
+        return _plain_type(kind.value_type, within=within)
+    if pa.types.is_string_view(kind) or (within and pa.types.is_null(kind)):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else _plain_parts(kind)
+
+
+def _plain_parts(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    def part(field: pa.Field) -> pa.Field:
+        return field.with_type(_plain_type(field.type, within=True))
+
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain_type(field.type)) for field in kind])
+        return pa.struct([part(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(part(kind.key_field), part(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(part(kind.value_field), kind.list_size)
     for is_list, of in ((pa.types.is_list, pa.list_), (pa.types.is_large_list, pa.large_list)):
         if is_list(kind):
-            return of(kind.value_field.with_type(_plain_type(kind.value_type)))
+            return of(part(kind.value_field))
     return kind
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Return whether all values of a type are JSON's as Python has them; times, bytes and NaN are not."""
+    import pyarrow as pa
+
+    if pa.types.is_map(kind):
+        return pa.types.is_string(kind.key_type) and is_json(kind.item_type)
+    if pa.types.is_struct(kind):
+        return all(is_json(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return is_json(kind.value_type)
+    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return pa.types.is_null(kind) or any(one(kind) for one in known)
+
+
+def _one_text(schemas: Sequence[pa.Schema]) -> list[pa.Schema]:
+    """Return the schemas with texts where one file has whole numbers in a column and another has texts.
+
+    Columns of prompts and answers stay what they are: a number is none.
+    """
+    import pyarrow as pa
+
+    kinds: dict[str, set[str]] = {}
+    for schema in schemas:
+        for field in schema:
+            is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+            kind = "text" if is_text else "number" if pa.types.is_integer(field.type) else "other"
+            kinds.setdefault(field.name, set()).add(kind)
+    texts = {n for n, found in kinds.items() if found == {"text", "number"} and n not in TEXT_COLUMNS}
+    return [
+        pa.schema([f.with_type(pa.large_string()) if f.name in texts else f for f in schema], schema.metadata)
+        for schema in schemas
+    ]
 
 
 def _as(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

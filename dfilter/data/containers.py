@@ -5,7 +5,7 @@
     .csv .tsv        a header and rows      + .gz .zst               for the text formats
 
 A file of another name is recognised by how it begins. The array of a .json file may stand in an object,
-as in {"version": 1, "data": [...]}.
+as in {"version": 1, "data": [...]}, behind texts, numbers and whatever is not nested deeper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 from dfilter.data.csvtext import CsvRows, Dialect
@@ -47,11 +47,15 @@ NOT_ROWS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.j
 # Text compresses 3 to 10 times; a file that grows beyond both is not text but a trap.
 EXPANSION_LIMIT = 300
 EXPANSION_FREE = 1 << 30  # bytes
-_SCALAR = rb'(?:"[^"\\]*"|[-+.\w]+)'
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_FLAT = rb"(?:" + _TEXT + rb'|[^"{}\[\]])*'  # what holds no other object or list
+_VALUE = rb"(?:" + _TEXT + rb"|[-+.\w]+|\{" + _FLAT + rb"\}|\[" + _FLAT + rb"\])"
 _WRAPPED = re.compile(
-    rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*'
-    + _SCALAR
-    + rb'\s*,\s*)*"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[)'
+    rb"\s*\{\s*(?:"
+    + _TEXT
+    + rb"\s*:\s*"
+    + _VALUE
+    + rb'\s*,\s*)*?"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[\s*[{\]])'
 )
 
 
@@ -82,6 +86,11 @@ def find_files(source: str | Path) -> list[File]:
     Raises:
         InputError: there is no such file, nothing in it, or files of several kinds.
     """
+    return one_kind(str(source), listed_files(source))
+
+
+def listed_files(source: str | Path) -> list[File]:
+    """Return the files of a path, a folder or a glob, of whatever kinds; see :func:`find_files`."""
     path = Path(source).expanduser()
     if path.is_dir():
         paths = _walk(path)
@@ -102,7 +111,7 @@ def find_files(source: str | Path) -> list[File]:
     if not filled:
         raise InputError(f"{source} is empty.")
     above = Path(os.path.commonpath([p.parent for p in filled]))
-    return one_kind(str(source), [_file(p, str(p.relative_to(above))) for p in filled])
+    return [_file(p, str(p.relative_to(above))) for p in filled]
 
 
 def one_kind(source: str, files: Sequence[File]) -> list[File]:
@@ -116,7 +125,13 @@ def one_kind(source: str, files: Sequence[File]) -> list[File]:
     return list(files)
 
 
-def container_of(path: Path) -> tuple[str, str] | None:
+def is_of_rows(path: PurePath) -> bool:
+    """Return whether a file within a data set's folder holds rows, by its name."""
+    hidden = any(part.startswith((".", "_")) for part in path.parts)
+    return not hidden and path.name not in NOT_ROWS and container_of(path) is not None
+
+
+def container_of(path: PurePath) -> tuple[str, str] | None:
     """Return container and compression by a file's name, or none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = COMPRESSIONS.get(suffixes[-1], "") if suffixes else ""
@@ -161,6 +176,9 @@ class TextBytes:
 
     def unwrap(self) -> bool:
         """Move to the array of an object that holds the rows; returns whether there is one."""
+        first, _, rest = self._head.partition(b"\n")
+        if first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{"):
+            return False  # lines, of which each may hold such an array
         found = _WRAPPED.match(self._head)
         if found:
             self._head = self._head[found.end() :]
@@ -248,12 +266,7 @@ def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
 
 def _walk(folder: Path) -> list[Path]:
     return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.name not in NOT_ROWS
-        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        and container_of(path) is not None
+        path for path in folder.rglob("*") if path.is_file() and is_of_rows(path.relative_to(folder))
     )
 
 

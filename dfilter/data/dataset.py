@@ -12,7 +12,7 @@ import numpy as np
 from dfilter.data.conditions import matching
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.rejects import Reasons, Rejections
-from dfilter.data.rows import ArrowRows, JsonRows, Rows
+from dfilter.data.rows import ArrowRows, ExampleRows, JsonRows, Rows
 from dfilter.data.shapes import Shape
 from dfilter.data.source import Source
 from dfilter.data.write import replacing, write_jsonl, write_parquet
@@ -123,6 +123,16 @@ class Dataset(Sequence[Example]):
     def lengths(self) -> NDArray[np.int64]:
         """(n,) int64: characters of each row's text (prompt, empty line, response)."""
         return self._all_lengths if self._indices is None else self._all_lengths[self._indices]
+
+    @cached_property
+    def learnt(self) -> NDArray[np.int64]:
+        """(n, 2) int64: how many turns of each row are to be learnt, and how many follow the last of them."""
+        single = self.source.shape == "alpaca" and "history" not in self.columns
+        if single and not isinstance(self._rows, ExampleRows):  # which a transform may have made
+            return np.tile(np.array([1, 0], np.int64), (len(self), 1))
+        places = ((row.learnt, len(row.messages)) for row in self)
+        found = [(len(learnt), turns - 1 - learnt[-1]) for learnt, turns in places]
+        return np.array(found, np.int64).reshape(-1, 2)
 
     @property
     def remarks(self) -> list[str]:

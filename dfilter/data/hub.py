@@ -1,6 +1,6 @@
 """Datasets on the Hugging Face hub: ``org/name`` and ``hf://datasets/org/name[@revision][/files]``.
 
-Of a whole repository, or a folder of it, the training split is read. Offline
+Of a whole repository, or a folder of it, the training split is read; see :mod:`dfilter.data.cards`. Offline
 (``HF_HUB_OFFLINE=1``) only what is in the hub's own cache is used, and a missing dataset fails at once.
 """
 
@@ -11,10 +11,11 @@ import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dfilter.data.containers import CONTAINERS, File, container_of, find_files, one_kind
-from dfilter.data.splits import one_split
+from dfilter.data import cards
+from dfilter.data.cards import CARD, Config
+from dfilter.data.containers import CONTAINERS, File, container_of, find_files, is_of_rows, one_kind
 from dfilter.errors import InputError
 from dfilter.types import Progress
 
@@ -55,43 +56,56 @@ def address_of(source: str) -> Address | None:
     return Address(source)
 
 
-def files_of(address: Address, progress: Progress | None = None) -> tuple[list[File], str]:
+def files_of(
+    address: Address, progress: Progress | None = None, config: str = "", split: str = ""
+) -> tuple[list[File], str]:
     """Return the dataset's files, downloaded into the hub's cache where they are missing, and what is left.
+
+    Args:
+        address: which dataset, or which of its files.
+        progress: hears of the download.
+        config: the wanted one, "" for the default.
+        split: the wanted one, "" for the training split.
 
     Raises:
         InputError: the dataset is not there, cannot be reached, or holds no file of rows.
     """
-    folder, chosen, left = _online(address, progress) or _cached(address)
+    folder, chosen, left = _online(address, progress, config, split) or _cached(address, config, split)
     found = [find_files(folder / name)[0] for name in chosen]
     named = [File(f.path, name, f.container, f.compression) for f, name in zip(found, chosen, strict=True)]
     return one_kind(f"hf://datasets/{address.repo}", named), left
 
 
-def choose(names: Sequence[str], address: Address) -> tuple[list[str], str]:
+def choose(
+    names: Sequence[str],
+    address: Address,
+    configs: Sequence[Config] = (),
+    config: str = "",
+    split: str = "",
+) -> tuple[list[str], str]:
     """Return the files of rows that an address means, sorted by name, and a sentence about what is left.
 
     Raises:
-        InputError: there is none; or the address names no file and several splits are there.
+        InputError: there is none; or the address names no file and several splits or configs are there.
     """
-    rows = sorted(
-        name
-        for name in names
-        if container_of(Path(name)) is not None and not Path(name).name.startswith(("dataset_", "."))
-    )
+    rows = sorted(name for name in names if is_of_rows(PurePosixPath(name)))
     named = [name for name in rows if fnmatch.fnmatch(name, address.files)]
-    if named:
+    if named and not config and not split:
         return named, ""
     if address.files:
-        rows = [name for name in rows if name.startswith(address.files.rstrip("/") + "/")]
+        rows = named or [name for name in rows if name.startswith(address.files.rstrip("/") + "/")]
     if not rows:
         asked = f" that match {address.files}" if address.files else ""
         raise InputError(
             f"The dataset {address.repo} holds no files of rows{asked} ({' '.join(CONTAINERS)})."
         )
-    return one_split(f"hf://datasets/{address.repo}", rows)
+    place = f"hf://datasets/{address.repo}"
+    return cards.choose(place, rows, () if address.files else configs, config, split)
 
 
-def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str], str] | None:
+def _online(
+    address: Address, progress: Progress | None, config: str, split: str
+) -> tuple[Path, list[str], str] | None:
     """Return where the files are now and their names, or none when the hub does not answer."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -113,7 +127,10 @@ def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str
         ) from None
     except Exception:  # noqa: BLE001 - whatever the transport raises, the hub did not answer
         return None
-    chosen, left = choose([file.rfilename for file in info.siblings or ()], address)
+    names = [file.rfilename for file in info.siblings or ()]
+    card = getattr(info, "card_data", None)
+    configs = cards.configs_in(card.to_dict()) if card is not None else []
+    chosen, left = choose(names, address, configs, config, split)
     if progress is not None:
         progress.say(f"Fetching {len(chosen)} files of {address.repo} from the hub.")
     try:
@@ -121,7 +138,7 @@ def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str
             address.repo,
             repo_type="dataset",
             revision=info.sha,
-            allow_patterns=[glob.escape(n) for n in chosen],
+            allow_patterns=[glob.escape(n) for n in (*chosen, *({CARD} & set(names)))],
         )
     except Exception as error:
         raise InputError(
@@ -130,7 +147,7 @@ def _online(address: Address, progress: Progress | None) -> tuple[Path, list[str
     return Path(folder), chosen, left
 
 
-def _cached(address: Address) -> tuple[Path, list[str], str]:
+def _cached(address: Address, config: str, split: str) -> tuple[Path, list[str], str]:
     """Return what an earlier call left in the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -147,7 +164,9 @@ def _cached(address: Address) -> tuple[Path, list[str], str]:
         ) from None
     folder = Path(found)
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
-    return folder, *choose(names, address)
+    configs, wrong = cards.card_of(folder)
+    chosen, left = choose(names, address, configs, config, split)
+    return folder, chosen, " ".join(filter(None, [left, wrong]))
 
 
 def _first_line(error: Exception) -> str:

@@ -14,10 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dfilter.data.columnar import is_json
+from dfilter.data.detect import detect
 from dfilter.data.jsontext import Item
 from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 from dfilter.data.rows import Damaged, objects, plain
-from dfilter.data.shapes import Shape, content_key_of, detect, text_length
+from dfilter.data.shapes import Shape, content_key_of, text_length
+from dfilter.data.unread import Met
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,17 +41,17 @@ class Intake:
     Attributes:
         emit: takes a record batch.
         reject: takes a rejected row.
+        met: what the rows hold beside what is read.
         read: rows seen so far, damaged ones included.
-        columns: the columns met so far, in order of appearance.
     """
 
     emit: Callable[[pa.RecordBatch], None]
     reject: Callable[[Rejection], None]
+    met: Met
     read: int = 0
     kept: int = 0
     rejected: int = 0
     first_rejections: list[Rejection] = field(default_factory=list)
-    columns: dict[str, None] = field(default_factory=dict)
     ids: list[pa.Array] = field(default_factory=list)
     _ids: list[str] = field(default_factory=list)
     _keys: list[bytes] = field(default_factory=list)
@@ -65,8 +68,7 @@ class Intake:
 
     def take(self, items: Iterable[Item], shape: Shape) -> None:
         """Read all JSON items."""
-        read, row_id = shape.reader(), shape.row_id
-        known: Any = None
+        read, row_id, see = shape.reader(), shape.row_id, self.met.see
         for place, text, row in items:
             position = self.read
             self.read += 1
@@ -78,9 +80,7 @@ class Intake:
             except RowError as error:
                 self.refuse(Rejection(place, str(error), excerpt(text)))
                 continue
-            if (columns := row.keys()) != known:
-                known = columns
-                self.columns.update(dict.fromkeys(columns))
+            see(row)
             self._ids.append(row_id(row) or f"{UNNAMED}{position}")
             self._keys.append(content_key_of(turns, context))
             self._chars.append(text_length(turns))
@@ -109,20 +109,23 @@ class Intake:
         """Read all rows of columnar batches; a row's place is its 1-based position."""
         import pyarrow as pa
 
-        read, row_id = shape.reader(), shape.row_id
+        read, row_id, see = shape.reader(), shape.row_id, self.met.see
         for batch in batches:
             good: list[int] = []
             structs = batch.to_struct_array()
+            exact = is_json(structs.type)
             for index, row in enumerate(objects(structs)):
                 position = self.read
                 self.read += 1
                 try:
                     _refuse_damaged(row)
+                    row = row if exact else plain(row)  # noqa: PLW2901 - the same row, as JSON has it
                     turns, context = read(row)
                 except RowError as error:
                     raw = json.dumps(plain(row), ensure_ascii=False)
                     self.refuse(Rejection(position + 1, str(error), excerpt(raw)))
                     continue
+                see(row)
                 good.append(index)
                 self._ids.append(row_id(row) or f"{UNNAMED}{position}")
                 self._keys.append(content_key_of(turns, context))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from dfilter.data.dataset import Dataset
-from dfilter.data.read import checked, open_dataset
+from dfilter.data.read import checked, open_dataset, with_note
+from dfilter.data.splits import one_of
 from dfilter.errors import InputError
 from dfilter.store import home
 from dfilter.types import Progress
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @runtime_checkable
@@ -42,6 +40,8 @@ def load(
     format: str = "auto",  # noqa: A002 - the flag is called --format
     mapping: Mapping[str, str] | None = None,
     csv: str = "",
+    config: str = "",
+    split: str = "",
     on_bad_rows: str = "auto",
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -50,10 +50,12 @@ def load(
 
     Args:
         rows: a Dataset, a path, glob or hub id, an iterable of dicts or Examples, a Hugging Face
-            Dataset, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
-        format: alpaca, messages, conversations, prompt-response, or auto.
+            Dataset or DatasetDict, or anything that exports Arrow (Arrow tables, Polars and pandas frames).
+        format: a name of ``dfilter.data.shapes.FIELDS``, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart, for instance ``delimiter=;,quote=none``.
+        config: which of the configs that the card (README.md) of a folder or hub id names.
+        split: which split of a folder, a hub id or a DatasetDict; the training split unless given.
         on_bad_rows: auto records single ones in ``Dataset.rejected``, and raises for half an input: a file
             that is cut off, or of which more than half cannot be used; keep-going records both; stop
             raises at the first row.
@@ -67,32 +69,47 @@ def load(
     how = checked(on_bad_rows)
     if isinstance(rows, Dataset):
         return rows
+    told: dict[str, Any] = {"format": format, "mapping": mapping, "on_bad_rows": how}
     if isinstance(rows, (str, Path)):
-        folder = cache or home() / "data"
-        return open_dataset(
-            rows, format=format, mapping=mapping, csv=csv, on_bad_rows=how, cache=folder, progress=progress
-        )
+        told |= {"csv": csv, "config": config, "split": split}
+        return open_dataset(rows, **told, cache=cache or home() / "data", progress=progress)
     if isinstance(rows, Mapping):
-        raise InputError(
-            f"One table of rows was expected, found a mapping of {', '.join(map(str, rows))}; "
-            "choose one of them."
-        )
-    table = _arrow_table(rows)
-    if table is not None:
-        return Dataset.from_table(table, format=format, mapping=mapping, on_bad_rows=how)
+        [name], left = _split_of(rows, split)
+        return with_note(load(rows[name], **told), left)
+    rows = _table_or_rows(rows)
+    if isinstance(rows, ArrowStream):
+        import pyarrow as pa
+
+        return Dataset.from_table(pa.table(rows), **told)
     if isinstance(rows, Iterable):
-        return Dataset.from_rows(rows, format=format, mapping=mapping, on_bad_rows=how)
+        return Dataset.from_rows(rows, **told)
     raise InputError(
         f"Rows of type {type(rows).__name__} cannot be read; give a path, a list of dicts, an Arrow table, "
         "or a Hugging Face Dataset."
     )
 
 
-def _arrow_table(rows: object) -> pa.Table | None:
+def _split_of(tables: Mapping[Any, Any], split: str) -> tuple[list[str], str]:
+    """Return the split to read of tables by split, as a DatasetDict has them."""
+    if not all(isinstance(table, HuggingFaceRows | ArrowStream) for table in tables.values()):
+        raise InputError(
+            f"One table of rows was expected, found a mapping of {', '.join(map(str, tables))}; "
+            "choose one of them."
+        )
+    return one_of("The mapping", {str(name): [name] for name in tables}, split, "table")
+
+
+def _table_or_rows(rows: Any) -> Any:
+    """Return an Arrow table of what can be one; of a frame whose columns mix types, its rows as dicts."""
     if isinstance(rows, HuggingFaceRows):
         rows = rows.with_format("arrow")[:]
     if not isinstance(rows, ArrowStream):
-        return None
+        return rows
     import pyarrow as pa
 
-    return pa.table(rows)
+    try:
+        return pa.table(rows)
+    except pa.ArrowException as error:
+        if hasattr(rows, "to_dict"):  # pandas: JSON holds what Arrow does not
+            return rows.to_dict("records")
+        raise InputError(f"The table cannot be read as Arrow: {str(error).splitlines()[0]}.") from None

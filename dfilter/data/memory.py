@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,16 @@ import numpy as np
 
 from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
+from dfilter.data.detect import detect
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
 from dfilter.data.rejects import Reasons, Rejection, Rejections, RowError, excerpt, kind_of, mostly_rejected
 from dfilter.data.rows import ExampleRows, plain
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
+from dfilter.data.unread import Met
 from dfilter.errors import InputError
+from dfilter.replies import answer
 from dfilter.types import KEY_BYTES, Example
 
 if TYPE_CHECKING:
@@ -43,12 +47,12 @@ def of_rows(
     first = first_rows(_items(listed))
     shape = settle(first, name, mapping, "The rows") if first else None
     batches: list[pa.RecordBatch] = []
-    intake = Intake(batches.append, _holder(rejected, on_bad_rows))
+    intake = Intake(batches.append, _holder(rejected, on_bad_rows), Met(shape or NO_SHAPE))
     intake.take(_items(listed), shape or NO_SHAPE)
     intake.flush()
-    source = _source("rows in memory", intake, shape, batches, intake.columns)
+    source = _source("rows in memory", intake, shape, batches)
     _refuse_half("The rows", intake.read, rejected, on_bad_rows)
-    columns = list(intake.columns)
+    columns = list(intake.met.columns)
     return from_batches(batches, *source, rejected, columns, typed=False, metadata=None)
 
 
@@ -60,9 +64,9 @@ def of_table(
     shape = settle(first, name, mapping, "The table") if first else None
     batches: list[pa.RecordBatch] = []
     rejected = Rejections()
-    intake = Intake(batches.append, _holder(rejected, on_bad_rows))
+    intake = Intake(batches.append, _holder(rejected, on_bad_rows), Met(shape or NO_SHAPE))
     intake.take_columnar(columnar.batches_of(table), shape or NO_SHAPE)
-    source = _source("a table in memory", intake, shape, batches, table.schema.names)
+    source = _source("a table in memory", intake, shape, batches)
     _refuse_half("The table", intake.read, rejected, on_bad_rows)
     return from_batches(batches, *source, rejected, (), typed=True, metadata=table.schema.metadata)
 
@@ -85,11 +89,7 @@ def _refuse_half(where: str, read: int, rejected: Rejections, how: OnBadRows) ->
 
 
 def _source(
-    name: str,
-    intake: Intake,
-    shape: Shape | None,
-    batches: list[pa.RecordBatch],
-    columns: Iterable[str],
+    name: str, intake: Intake, shape: Shape | None, batches: list[pa.RecordBatch]
 ) -> tuple[pa.ChunkedArray, Shape, Source]:
     """Return the settled ids, the shape and the source; their contents' hash is the rows' keys' hash."""
     if shape is None or not intake.kept:
@@ -99,7 +99,7 @@ def _source(
     for batch in batches:
         digest.update(b"".join(batch.column("key").to_pylist()))
     counts = (intake.read, intake.rejected, duplicates)
-    notes = shapes.unread(columns, shape)
+    notes = intake.met.notes()
     source = Source(name, digest.hexdigest(), "memory", shape.name, dict(shape.columns), (), *counts, notes)
     return ids, shape, source
 
@@ -159,7 +159,7 @@ def _of_examples(
     kept, keys, lengths = [], [], []
     for number, row in enumerate(examples, start=1):
         try:
-            if shapes.is_blank(row.response):
+            if shapes.is_blank(answer(row.response)):
                 raise ValueError("The response is empty.")  # noqa: TRY301 - as the others
             keys.append(row.key)
         except ValueError as error:  # no assistant turn, or half of a surrogate pair
@@ -179,13 +179,20 @@ def _of_examples(
 
 
 def _with_fields(row: Example) -> Example:
-    turns = [(message.role, message.content) for message in row.messages]
+    turns = shapes.turns_in(row)
     try:
-        if row.fields and shapes.detect([row.fields]).reader()(row.fields) == (turns, row.context):
+        if row.fields and detect([row.fields]).reader()(row.fields) == (turns, row.context):
             return row
     except (InputError, RowError):
         pass
-    others = {name: value for name, value in row.fields.items() if name not in shapes.TEXT_COLUMNS}
-    messages = [{"role": role, "content": content} for role, content in turns]
+    held = {*shapes.TEXT_COLUMNS, *shapes.DEFINITIONS}
+    others = {name: value for name, value in row.fields.items() if name not in held}
+    messages = [
+        {"role": m.role, "content": m.content}
+        | ({} if m.trained or m.role != "assistant" else {"train": False})
+        for m in row.messages
+    ]
     fields = others | {"id": row.id, "messages": messages}
-    return Example(row.id, row.messages, fields, row.context)
+    if row.tools:
+        fields["tools"] = json.loads(row.tools)
+    return replace(row, fields=fields)

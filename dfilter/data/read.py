@@ -27,15 +27,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
-from dfilter.data import columnar
-from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
+from dfilter.data import cards, columnar
+from dfilter.data.containers import COLUMNAR, File, find_files, items_of, listed_files, one_kind, opened
 from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
-from dfilter.data.shapes import NO_SHAPE, Shape, unread
+from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
-from dfilter.data.splits import one_split
+from dfilter.data.unread import Met
 from dfilter.digests import is_settled, state_of
 from dfilter.errors import InputError, UnknownNameError
 from dfilter.store.disk import claim, discard, disk_errors, sweep, write_json
@@ -46,7 +46,7 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 3
+LAYOUT = 5
 TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 
@@ -57,6 +57,8 @@ def open_dataset(
     format: str = "auto",  # noqa: A002 - as on the command line
     mapping: Mapping[str, str] | None = None,
     csv: str = "",
+    config: str = "",
+    split: str = "",
     on_bad_rows: OnBadRows = "auto",
     cache: Path,
     progress: Progress | None = None,
@@ -68,10 +70,12 @@ def open_dataset(
 
     Args:
         source: where the rows are.
-        format: alpaca, messages, conversations, prompt-response, or auto.
+        format: a name of ``dfilter.data.shapes.FIELDS``, or auto.
         mapping: field to column, for instance ``{"response": "answer"}``.
         csv: how fields of CSV and TSV files are told apart, ``delimiter=;,quote=none``; see
             :class:`dfilter.data.csvtext.Dialect`.
+        config: which of the configs that the folder's card names, see :mod:`dfilter.data.cards`.
+        split: which of its splits; the training split unless given.
         on_bad_rows: auto records single ones, and raises for half an input: a file that is cut off, or
             of which more than half cannot be used. keep-going records both, stop raises at the first row.
         cache: the folder of opened sources.
@@ -85,7 +89,7 @@ def open_dataset(
     how = checked(on_bad_rows)
     mapping = dict(mapping or {})
     dialect = Dialect.parse(csv)
-    files, left = _files(str(source), progress)
+    files, left = _files(str(source), progress, config, split)
     with disk_errors(cache):
         hashes = [_hash_of(file, cache, progress) for file in files]
         digest = _digest(hashes)
@@ -99,11 +103,11 @@ def open_dataset(
         place = cache / key
         found = _opened(place, str(source), how)
         if found is not None:
-            return _with_note(found, left)
+            return with_note(found, left)
         with claim(cache / f".{key}.claim", wait=True):
             found = _opened(place, str(source), how)  # another process may have made it meanwhile
             if found is not None:
-                return _with_note(found, left)
+                return with_note(found, left)
             if progress is not None and place.exists():
                 wrong = flaw(place, key)
                 progress.say(f"The stored copy of {source} is damaged ({wrong}); it is read again.")
@@ -112,7 +116,7 @@ def open_dataset(
         found = _opened(place, str(source), how)
     if found is None:
         raise InputError(f"{place} was removed while {source} was being opened; try again.")
-    return _with_note(found, left)
+    return with_note(found, left)
 
 
 def checked(how: str) -> OnBadRows:
@@ -123,21 +127,27 @@ def checked(how: str) -> OnBadRows:
     raise UnknownNameError("way with bad rows", how, get_args(OnBadRows))
 
 
-def _files(source: str, progress: Progress | None) -> tuple[list[File], str]:
+def _files(source: str, progress: Progress | None, config: str, split: str) -> tuple[list[File], str]:
     """Return the files that are to be read, and a sentence about those that are not."""
     from dfilter.data import hub
 
     address = hub.address_of(source)
     if address is not None:
-        return hub.files_of(address, progress)
-    files = find_files(source)
-    if not Path(source).expanduser().is_dir():
-        return files, ""
-    names, left = one_split(source, [file.name for file in files])
-    return [file for file in files if file.name in set(names)], left
+        return hub.files_of(address, progress, config, split)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if config or split:
+            raise InputError(
+                f"--config and --split choose files of a folder or a hub id; {source} is neither."
+            )
+        return find_files(source), ""
+    files = {file.path.relative_to(folder).as_posix(): file for file in listed_files(source)}
+    configs, wrong = cards.card_of(folder)
+    names, left = cards.choose(source, list(files), configs, config, split)
+    return one_kind(source, [files[name] for name in names]), " ".join(filter(None, [left, wrong]))
 
 
-def _with_note(rows: Dataset, note: str) -> Dataset:
+def with_note(rows: Dataset, note: str) -> Dataset:
     """Add what depends on where the rows lie to what is known of their files."""
     if note:
         rows.source = replace(rows.source, notes=[note, *rows.source.notes])
@@ -292,7 +302,7 @@ class _Reading:
             pa.OSFile(str(scratch / "rows.arrow"), "wb") as sink,
             pa.ipc.new_file(sink, schema) as writer,
         ):
-            intake = Intake(writer.write_batch, lambda r: self._refused(rejects, r))
+            intake = Intake(writer.write_batch, lambda r: self._refused(rejects, r), Met(shape or NO_SHAPE))
             self._pour(intake, shape, table)
         if not intake.kept or shape is None:
             raise no_usable_row(self._where, intake)
@@ -301,14 +311,14 @@ class _Reading:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
         counts = (intake.read, intake.rejected, duplicates)
-        self.notes += unread(intake.columns if table is None else table.names, shape)
+        self.notes += intake.met.notes()
         source = Source(
             "", self.digest, container, shape.name, dict(shape.columns), names, *counts, self.notes
         )
         return {
             "source": source.as_json(),
             "shape": {"name": shape.name, "columns": dict(shape.columns), "mapped": sorted(shape.mapped)},
-            "columns": list(intake.columns),
+            "columns": list(intake.met.columns),
             "half": self.half,
         }
 

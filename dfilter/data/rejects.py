@@ -149,7 +149,8 @@ def kind_of(value: Any) -> str:
     if isinstance(value, str):
         return "text"
     if isinstance(value, Mapping):
-        return "an object"
+        numbered = bool(value) and all(str(name).isdecimal() for name in value)
+        return "an object of numbered rows (pandas: write orient='records')" if numbered else "an object"
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "a list"
     return "null" if value is None else f"of type {type(value).__name__}"

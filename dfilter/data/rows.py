@@ -13,6 +13,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dfilter.data.jsontext import parse
@@ -202,7 +203,7 @@ class ExampleRows:
     def example(self, index: int, row_id: str) -> Example:
         """See :class:`Rows`."""
         row = self._examples[index]
-        return row if row.id == row_id else Example(row_id, row.messages, row.fields, row.context)
+        return row if row.id == row_id else replace(row, id=row_id)
 
     def stream(self, ids: Sequence[str]) -> Iterator[Example]:
         """See :class:`Rows`."""
@@ -225,13 +226,13 @@ class ExampleRows:
 
 
 def objects(array: pa.Array) -> list[Any]:
-    """Return an Arrow array's values as Python objects.
+    """Return an Arrow array's values as Python objects, maps as dicts.
 
     Values that Python cannot hold (nanoseconds, far dates) come as text; bytes that claim to be text
     and are not UTF-8 as :class:`Damaged`.
     """
     try:
-        values: list[Any] = array.to_pylist()
+        values: list[Any] = array.to_pylist(maps_as_pydicts="lossy")
     except (ValueError, OverflowError):
         values = [_object(array[index]) for index in range(len(array))]
     return values
@@ -245,7 +246,7 @@ def _object(scalar: Any) -> Any:
     import pyarrow as pa
 
     try:
-        return scalar.as_py()
+        return scalar.as_py(maps_as_pydicts="lossy")
     except UnicodeDecodeError:
         if not pa.types.is_struct(scalar.type):
             return Damaged()

@@ -3,13 +3,15 @@
     alpaca           instruction, input (optional), output
     messages         messages: a list of {role, content}
     conversations    conversations: a list of {from, value} (ShareGPT)
-    prompt-response  prompt, and one of response, completion, answer; each a text or a list of turns
+    prompt-response  prompt, and response; each a text or a list of turns
     preference       chosen, and prompt (optional): the chosen answer is read, the rejected one is not
+    tree             prompt: a message with its replies, of which the best-ranked path is read
 
 A shape is detected from the first rows or named; ``mapping`` says which column stands for a
-field (``{"response": "answer"}``; ``a/b`` reaches into nested columns). Any shape may have a
-text column ``system``, which becomes the first message, and a column ``id``. Lists of turns may have any
-form of :mod:`dfilter.data.messages`.
+field (``{"response": "answer"}``; ``a/b`` reaches into nested columns); the names that fields go by in
+public data sets are known, see ``FIELDS``. Any shape may have a text column ``system``, which becomes the
+first message, a column ``tools`` (or ``functions``) of definitions, and a column ``id``. Lists of turns may
+have any form of :mod:`dfilter.data.messages`.
 """
 
 from __future__ import annotations
@@ -18,44 +20,62 @@ import hashlib
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dfilter.data.messages import Turn, listed, turns_of, turns_or_text
+from dfilter.data.messages import (
+    Turn,
+    definitions_of,
+    is_turns,
+    listed,
+    turns_of,
+    turns_or_text,
+    written_turns,
+)
 from dfilter.data.rejects import RowError, kind_of
-from dfilter.errors import InputError, SettingsError, UnknownNameError
-from dfilter.types import KEY_BYTES, Example, Message
+from dfilter.data.trees import best_path
+from dfilter.replies import answer
+from dfilter.types import KEY_BYTES, TOOLS, UNTRAINED, Example, Message
 
 Row: TypeAlias = Mapping[str, Any]
 Read: TypeAlias = Callable[[Row], tuple[list[Turn], str]]
 
+ANSWERS = ("response", "completion", "answer", "output", "solution", "target", "targets")
 # The order decides between shapes that fit equally well: a list of turns says more than a pair.
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "messages": {"messages": ("messages",)},
-    "conversations": {"conversations": ("conversations",)},
-    "alpaca": {"instruction": ("instruction",), "input": ("input",), "output": ("output",)},
-    "prompt-response": {"prompt": ("prompt",), "response": ("response", "completion", "answer")},
-    "preference": {"chosen": ("chosen",)},
+    "conversations": {"conversations": ("conversations", "conversation")},
+    "alpaca": {
+        "instruction": ("instruction",),
+        "input": ("input", "context"),
+        "output": ("output", *(name for name in ANSWERS if name != "output")),
+    },
+    "prompt-response": {
+        "prompt": ("prompt", "question", "query", "problem", "inputs"),
+        "input": ("context",),
+        "response": ANSWERS,
+    },
+    "preference": {"chosen": ("chosen", "chosen_messages", "preferred_output")},
+    "tree": {"tree": ("prompt",), "id": ("id", "message_tree_id")},
 }
 OPTIONAL = frozenset({"input"})
+COMMON = {"id": ("id",), "system": ("system", "system_prompt")}  # fields that every shape may have
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
-# Columns that change what a row means where a project reads them, and that nothing here reads.
-UNREAD = {
-    **dict.fromkeys(("tools", "functions"), "definitions of tools"),
-    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), "pictures, films or sound"),
-    **dict.fromkeys(("rejected", "rejected_response", "rejected_messages"), "answers that were refused"),
-    **dict.fromkeys(("reasoning", "reasoning_content", "thinking"), "reasoning apart from the answer"),
-}
+BEFORE = ("messages", "conversations", "conversation", "input/messages")  # and those that hold turns of it
+CHOICES = ("choices", "options")
+DEFINITIONS = ("tools", "functions")  # columns that define tools
+TEXTS_ALONE = ("alpaca", "prompt-response")  # here such a column may be one that happens to have this name
 MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
 _SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
     ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
     + [chr(code) for code in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))]
 )
-COMMON = ("id", "system")  # fields that every shape may have
-TEXT_COLUMNS = frozenset({"system"}.union(*(n for shape in FIELDS.values() for n in shape.values())))
+TEXT_COLUMNS = frozenset(
+    {"system"}.union(*(names for fields in FIELDS.values() for name, names in fields.items() if name != "id"))
+)
 
 
 @dataclass(frozen=True)
@@ -75,15 +95,39 @@ class Shape:
     def reader(self) -> Read:
         """Return the function that turns a row into its turns and context, or raises RowError."""
         if self.name == "alpaca":
-            read = _alpaca(self.columns)
+            read = _alpaca(*(self.columns[field] for field in FIELDS[self.name]))
         elif self.name == "prompt-response":
-            read = _pair(self.columns)
+            read = _pair(self.columns, chosen="prompt" in self.mapped)
+        elif self.name == "tree":
+            read = _tree(self.columns["tree"])
         elif self.name == "preference":
             read = _chosen(self.columns["chosen"])
         else:
             read = _turns(self.columns[self.name])
-        marks = [mark for mark, shapes in MARKS.items() if self.name in shapes]
-        return _without_bad(_with_system(read, self.columns["system"], named="system" in self.mapped), marks)
+        read = _with_system(read, self.columns["system"], named="system" in self.mapped)
+        columns = [name for name in DEFINITIONS if name not in self.columns.values()]
+        read = _with_tools(read, columns, strict=self.name not in TEXTS_ALONE)
+        return _without_bad(read, self.marks())
+
+    def marks(self) -> list[str]:
+        """Return the columns that mark an answer as good or bad."""
+        return [mark for mark, shapes in MARKS.items() if self.name in shapes]
+
+    def needed(self) -> list[str]:
+        """Return the columns that a row must have."""
+        return [self.columns[f] for f in FIELDS[self.name] if f not in OPTIONAL and f not in COMMON]
+
+    def read_columns(self) -> frozenset[str]:
+        """Return the columns of which something is read."""
+        whole = set(self.columns.values())
+        heads = whole | {column.split("/")[0] for column in whole}
+        more = {"alpaca": ("history",), "preference": (*ASKED, *BEFORE, "input")}.get(self.name, ())
+        return frozenset(heads).union(more, DEFINITIONS)
+
+    def turn_columns(self) -> list[str]:
+        """Return the columns that may hold turns."""
+        names = self.needed()
+        return {"alpaca": [], "tree": [], "preference": [*names, *ASKED, *BEFORE]}.get(self.name, names)
 
     def row_id(self, row: Row) -> str | None:
         """Return the user's id for a row, or none when the row has none that can serve."""
@@ -98,43 +142,7 @@ class Shape:
 
 
 # Stands in where no row could be parsed, so that every one of them is rejected with its reason.
-NO_SHAPE = Shape("messages", {"messages": "messages", **{name: name for name in COMMON}})
-
-
-def detect(rows: Sequence[Row], name: str = "auto", mapping: Mapping[str, str] | None = None) -> Shape:
-    """Return the shape that fits most of the given rows.
-
-    Raises:
-        SettingsError: the shape or a mapped field has no such name.
-        InputError: no shape fits; the sentence lists the columns that were found.
-    """
-    mapping = dict(mapping or {})
-    ranked = []
-    for candidate in _candidates(name, mapping):
-        read = candidate.reader()
-        needed = [c for f, c in candidate.columns.items() if f not in OPTIONAL and f not in COMMON]
-        present = [row for row in rows if all(dig(row, column) is not None for column in needed)]
-        readable = sum(1 for row in present if _reads(read, row))
-        ranked.append(((readable, len(present)), candidate))
-    best, shape = max(ranked, key=lambda pair: pair[0])
-    if best == (0, 0) and name == "auto":
-        found = ", ".join(sorted({str(column) for row in rows for column in row})) or "none"
-        absent = [f for f, column in mapping.items() if all(dig(row, column) is None for row in rows)]
-        if absent:
-            wished = ", ".join(f"{field}={mapping[field]}" for field in absent)
-            raise InputError(f"No row has the column of --map {wished}; the columns are: {found}.")
-        raise InputError(
-            f"The rows have no shape that dfilter knows; their columns are: {found}. Expected "
-            "instruction/input/output, messages, conversations, or prompt with response, completion or "
-            "answer. Name the columns, for instance --map prompt=question --map response=answer."
-        )
-    return shape
-
-
-def unread(columns: Iterable[str], shape: Shape) -> list[str]:
-    """Return a sentence for every column that changes what a row means and is not read."""
-    names = [name for name in columns if name in UNREAD and name not in shape.columns.values()]
-    return [f"the column '{name}' ({UNREAD[name]}) is not read" for name in dict.fromkeys(names)]
+NO_SHAPE = Shape("messages", {"messages": "messages", **{name: names[0] for name, names in COMMON.items()}})
 
 
 def content_key_of(turns: Sequence[Turn], context: str) -> bytes:
@@ -149,47 +157,28 @@ def content_key_of(turns: Sequence[Turn], context: str) -> bytes:
 
 def text_length(turns: Sequence[Turn]) -> int:
     """Return ``len(Example.text)`` without building the text."""
+    if turns[0][0] == TOOLS:
+        turns = turns[1:]
     last = _last_assistant(turns)
     return sum(len(text) for _, text in turns[: last + 1]) + 2 * max(last - 1, 0) + 2
 
 
 def example(row_id: str, turns: Sequence[Turn], context: str, fields: Row) -> Example:
     """Return the canonical form of a row that was read."""
-    return Example(row_id, tuple(Message(role, text) for role, text in turns), fields, context)
+    tools = ""
+    if turns[0][0] == TOOLS:
+        tools, turns = turns[0][1], turns[1:]
+    return Example(row_id, tuple(_message(*turn) for turn in turns), fields, context, tools)
 
 
-def _candidates(name: str, mapping: dict[str, str]) -> list[Shape]:
-    if name != "auto" and name not in FIELDS:
-        raise UnknownNameError("row format", name, [*FIELDS, "auto"])
-    names = list(FIELDS) if name == "auto" else [name]
-    known = {field for shape in names for field in FIELDS[shape]} | set(COMMON)
-    if unknown := [field for field in mapping if field not in known]:
-        raise SettingsError(*(str(UnknownNameError("field to map", f, known)) for f in unknown))
-    common = {field: mapping.get(field, field) for field in COMMON}
-    shapes = []
-    for shape in names:
-        fields = FIELDS[shape]
-        if all(field in fields or field in COMMON for field in mapping):
-            columns: list[dict[str, str]] = [{}]
-            for field, defaults in fields.items():
-                choices = (mapping[field],) if field in mapping else defaults
-                columns = [{**chosen, field: column} for chosen in columns for column in choices]
-            shapes += [Shape(shape, {**chosen, **common}, frozenset(mapping)) for chosen in columns]
-    if not shapes:
-        raise SettingsError(
-            f"The mapped fields {', '.join(mapping)} belong to different row formats. The formats' fields: "
-            + "; ".join(f"{shape}: {', '.join(fields)}" for shape, fields in FIELDS.items())
-            + "."
-        )
-    return shapes
+def turns_in(row: Example) -> list[Turn]:
+    """Return the turns that :func:`example` made a row of."""
+    named = [(m.role if m.trained or m.role != "assistant" else UNTRAINED, m.content) for m in row.messages]
+    return [(TOOLS, row.tools), *named] if row.tools else named
 
 
-def _reads(read: Read, row: Row) -> bool:
-    try:
-        read(row)
-    except RowError:
-        return False
-    return True
+def _message(role: str, text: str) -> Message:
+    return Message(role, text) if role != UNTRAINED else Message("assistant", text, trained=False)
 
 
 def dig(row: Any, column: str) -> Any:
@@ -214,13 +203,11 @@ def _text(row: Row, column: str) -> str:
     raise RowError(f"'{column}' is {kind_of(value)}, expected text")
 
 
-def _alpaca(columns: Mapping[str, str]) -> Read:
-    instruction_column, input_column, output_column = (columns[c] for c in ("instruction", "input", "output"))
-
+def _alpaca(instruction_column: str, input_column: str, output_column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
         output = _text(row, output_column)
-        if is_blank(output):
+        if is_blank(answer(output)):
             raise RowError(f"the response ('{output_column}') is empty")
         before = _history(row["history"]) if row.get("history") else []
         context = dig(row, input_column)
@@ -245,36 +232,48 @@ def _history(value: Any) -> list[Turn]:
     return turns
 
 
-def _pair(columns: Mapping[str, str]) -> Read:
-    prompt_column, response_column = columns["prompt"], columns["response"]
+def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
+    asked_column, context_column, said_column = (columns[f] for f in FIELDS["prompt-response"])
+    read_texts = _alpaca(asked_column, context_column, said_column)
 
     def read(row: Row) -> tuple[list[Turn], str]:
-        asked, said = dig(row, prompt_column), dig(row, response_column)
-        if isinstance(asked, list) or isinstance(said, list):  # TRL's conversational form
-            turns = turns_or_text(asked, prompt_column, "user") + turns_or_text(
-                said, response_column, "assistant"
+        if not chosen and (name := next((n for n in CHOICES if isinstance(row.get(n), list)), None)):
+            raise RowError(
+                f"'{name}' holds answers to choose from, which the prompt does not show; write them into it, "
+                f"or read the rows without them by --map prompt={asked_column}"
             )
-            return _answered(turns, f"'{response_column}'"), ""
-        prompt = _text(row, prompt_column)
-        response = _text(row, response_column)
-        if is_blank(response):
-            raise RowError(f"the response ('{response_column}') is empty")
-        return [("user", prompt), ("assistant", response)], ""
+        asked, said = dig(row, asked_column), dig(row, said_column)
+        if isinstance(said, str) and said[:1] == "[":
+            said = written_turns(said)  # as CSV holds them
+        if isinstance(asked, list) or is_turns(said):  # TRL's conversational form
+            said = turns_or_text(said, said_column, "assistant")
+            turns = _joined(turns_or_text(written_turns(asked), asked_column, "user"), said)
+            return _answered(turns, f"'{said_column}'"), ""
+        return read_texts(row)
 
     return read
 
 
+def _joined(asked: list[Turn], said: list[Turn]) -> list[Turn]:
+    """Return a prompt and an answer as one; the answer's column may hold the whole conversation."""
+    return said if said[: len(asked)] == asked else [*asked, *said]
+
+
+def _tree(column: str) -> Read:
+    return lambda row: (_answered(best_path(_present(row, column), column), f"'{column}'"), "")
+
+
 def _chosen(column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
-        said = _present(row, column)
-        name = next((name for name in ASKED if row.get(name) is not None), None)
+        said = written_turns(_present(row, column))
+        name = next((name for name in (*ASKED, *BEFORE) if dig(row, name) is not None), None)
         if name is None and isinstance(said, str):
             return _answered(_transcript(said, column), f"'{column}'"), ""
         chosen = turns_or_text(said, column, "assistant")
-        asked = [] if name is None else turns_or_text(row[name], name, "user")
-        if chosen[: len(asked)] == asked:  # the whole conversation stands in the column
-            asked = []
-        return _answered([*asked, *chosen], f"'{column}'"), ""
+        asked = [] if name is None else turns_or_text(written_turns(dig(row, name)), name, "user")
+        if name in BEFORE and asked and asked[-1][0] == "assistant":  # its own answer, not the chosen one
+            asked.pop()
+        return _answered(_joined(asked, chosen), f"'{column}'"), ""
 
     return read
 
@@ -290,7 +289,10 @@ def _transcript(text: str, column: str) -> list[Turn]:
 
 def _turns(column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
-        turns = turns_of(_present(row, column), column)
+        value = _present(row, column)
+        turns = turns_of(value, column)
+        if turns[-1][0] == "user" and row.get("chosen") is not None:
+            raise RowError(f"'{column}' is the prompt of 'chosen'; read it with --format preference")
         return _answered(turns, "the last assistant turn"), ""
 
     return read
@@ -307,7 +309,7 @@ def _answered(turns: list[Turn], where: str) -> list[Turn]:
     last = _last_assistant(turns)
     if last < 0:
         raise RowError(f"{where} has no assistant turn")
-    if is_blank(turns[last][1]):
+    if is_blank(answer(turns[last][1])):
         raise RowError(f"the response ({where}) is empty")
     return turns
 
@@ -317,11 +319,18 @@ def _without_bad(read: Read, marks: Sequence[str]) -> Read:
 
     def without_bad(row: Row) -> tuple[list[Turn], str]:
         for mark in marks:
-            if row.get(mark) is False:
+            if truth(row.get(mark)) is False:
                 raise RowError(f"its answer is marked as a bad one ('{mark}' is false)")
         return read(row)
 
     return without_bad
+
+
+def truth(value: Any) -> bool | None:
+    """Return true or false, also where CSV has it as text; none for anything else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 def _with_system(read: Read, column: str, *, named: bool) -> Read:
@@ -339,6 +348,23 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         return turns, context
 
     return with_system
+
+
+def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
+    def with_tools(row: Row) -> tuple[list[Turn], str]:
+        turns, context = read(row)
+        for name in columns:
+            if row.get(name):
+                try:
+                    tools = definitions_of(row[name], name)
+                except RowError:
+                    if strict:
+                        raise
+                    return turns, context
+                return [(TOOLS, tools), *turns] if tools else turns, context
+        return turns, context
+
+    return with_tools
 
 
 def is_blank(text: str) -> bool:

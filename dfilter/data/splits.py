@@ -8,10 +8,10 @@ follows the word belongs to the split's name: train_sft and train_gen are two.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
-from dfilter.errors import InputError
+from dfilter.errors import InputError, UnknownNameError
 
 TRAIN = "train"
 _WORDS = {
@@ -35,29 +35,49 @@ def split_of(name: str) -> str:
     return ""
 
 
-def one_split(source: str, names: Sequence[str]) -> tuple[list[str], str]:
-    """Return the files of the training split, and a sentence about what is left; "" when nothing is.
-
-    Where files name no split they are the training split, unless others are called train.
-
-    Raises:
-        InputError: several splits could be meant.
-    """
+def by_split(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return files by the split that their names tell."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(split_of(name), []).append(name)
+    return found
+
+
+def one_of(
+    source: str, found: Mapping[str, list[str]], wanted: str = "", unit: str = "file"
+) -> tuple[list[str], str]:
+    """Return the files of one split, and a sentence about what is left; "" when nothing is or one was named.
+
+    Args:
+        source: what the data set is called in sentences.
+        found: its files by split. Where files name no split they are the training split, unless others
+            are called train.
+        wanted: the split to take; the training split when "".
+        unit: what the files are called.
+
+    Raises:
+        InputError: several splits could be meant, or the wanted one is not there.
+    """
+    if wanted == TRAIN and TRAIN not in found and "" in found:
+        wanted, found = "", {"": found[""]}
+    if wanted and wanted not in found:
+        known = [split for split in sorted(found) if split]
+        raise InputError(f"{source}: {UnknownNameError('split', wanted, known)}")
+    if wanted:
+        return found[wanted], ""
     if len(found) <= 1:
-        return list(names), ""
-    told = ", ".join(f"{split or 'without a name'} ({_files(found[split])})" for split in sorted(found))
+        return [name for names in found.values() for name in names], ""
+    counts = {split: f"{len(names):,} {unit}{'s' * (len(names) != 1)}" for split, names in found.items()}
+    told = ", ".join(f"{split or 'without a name'} ({counts[split]})" for split in sorted(found))
     chosen = _meant(found)
     if chosen is None:
-        first = found[min(split for split in found if split)][0]
+        first = min(split for split in found if split)
         raise InputError(
-            f"{source} holds several splits: {told}. Name the files of one, for instance "
-            f"{source}/{_SHARD.sub('-*', first.split('.')[0])}*."
+            f"{source} holds several splits: {told}. Choose one, for instance --split {first}, or name its "
+            "files."
         )
     read = chosen or "what has no name"
-    return found[chosen], f"{source} holds several splits: {told}; {read} is read. Name files to read others."
+    return found[chosen], f"{source} holds several splits: {told}; {read} is read. --split reads another."
 
 
 def _meant(found: Iterable[str]) -> str | None:
@@ -67,7 +87,3 @@ def _meant(found: Iterable[str]) -> str | None:
     if len(trains) == 1:
         return trains[0]
     return "" if not trains and "" in found else None
-
-
-def _files(names: Sequence[str]) -> str:
-    return f"{len(names):,} file" + "s" * (len(names) != 1)

@@ -88,6 +88,13 @@ class Reply:
     usd: float | None = None
     prompt_tokens: int | None = None
 
+    @property
+    def tokens(self) -> int | None:
+        """All tokens that it took, or None when the server gives no usage."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:

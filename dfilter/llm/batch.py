@@ -9,63 +9,37 @@ them are sent again.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Self
 
 from dfilter.digests import json_digest
-from dfilter.errors import CheckError, Interrupted, ServerError
-from dfilter.llm.answers import FAILED, REJECTED, Answer, GarbledError, Reader, Request, TextReader, read_body
+from dfilter.errors import Interrupted, ServerError
+from dfilter.llm.answers import FAILED, REJECTED, Answer, Reader, Request, TextReader
+from dfilter.llm.batch_api import BatchApi
+from dfilter.llm.batch_lines import Chunk, ending_of, read_result
+from dfilter.llm.batch_size import Size
+from dfilter.llm.budget import Budget, budget_here
 from dfilter.llm.keys import key_of
-from dfilter.llm.ledger import Ending, Ledger, Stored
-from dfilter.llm.limits import Gate
-from dfilter.llm.loop import LoopThread
-from dfilter.llm.prices import Budget, price_of, refuse_unpriced
+from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
+from dfilter.llm.prices import price_of, refuse_unpriced
 from dfilter.llm.probe import Capabilities, known, shape_of
 from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url
-from dfilter.llm.wire import Wire, encode
+from dfilter.llm.wire import encode
 from dfilter.llm.work import answer_of
 from dfilter.progress import Silent
 from dfilter.types import Json, Progress
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
-T = TypeVar("T")
-
-MOST_ROWS = 50_000  # in one batch, and the bytes of its file: the API's published limits
-MOST_BYTES = 190_000_000
+MOST_BYTES = 190_000_000  # of one batch's file; the API's published limit is 200 MB
 LOOKUP = 500
 ROUNDS = 10  # how often a row that came back in no file is sent again, while each turn brings something
-UPLOAD_SECONDS = 1800.0
-DOWNLOAD_CAP = 1 << 31
 STRAY_SECONDS = 2 * 86_400.0
+QUEUE_FULL = "token_limit_exceeded"
 OVER = frozenset({"completed", "expired", "cancelled", "failed"})
-MARK = "dfilter"  # the metadata field that carries a batch's plan
-
-
-class _Chunk:
-    """A batch's file while it is written: one line a request."""
-
-    def __init__(self, folder: Path, turn: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.plan = hashlib.blake2b(f"{time.time_ns()} {os.getpid()}".encode(), digest_size=8).hexdigest()
-        self.turn, self.path = turn, folder / f"{self.plan}.jsonl"
-        self.keys: list[bytes] = []
-        self.usd, self.size = 0.0, 0
-        self.file = self.path.open("wb")
-
-    def add(self, key: bytes, line: bytes, usd: float) -> None:
-        self.file.write(line + b"\n")
-        self.keys.append(key)
-        self.usd += usd
-        self.size += len(line) + 1
 
 
 class BatchSession:
@@ -73,10 +47,10 @@ class BatchSession:
 
     Args:
         server: where to ask.
-        budget: what may be spent; a batch's worst case is reserved whole before it is created.
+        budget: what may be spent; what a batch takes at most is reserved before it is created.
         ledger: the ledger's file.
         progress: where it says what it waits for.
-        most_rows: most requests in one batch.
+        most_rows: most requests in one batch; the server's ``batch_rows`` unless given.
     """
 
     def __init__(
@@ -86,24 +60,30 @@ class BatchSession:
         budget: Budget | None = None,
         ledger: Path | None = None,
         progress: Progress | None = None,
-        most_rows: int = MOST_ROWS,
+        most_rows: int | None = None,
     ) -> None:
         from dfilter.llm.session import ledger_path
 
-        self.server, self.budget, self.most_rows = server, budget or Budget(), most_rows
+        self.server, self.budget, self.most_rows = (
+            server,
+            budget or budget_here(),
+            most_rows or server.batch_rows,
+        )
         self.progress: Progress = progress or Silent()
         self.reported = Reported(server, progress)
-        self.price = price_of(server.model)
+        self.price = price_of(server.model, server.price)
         refuse_unpriced(server.model, self.budget.max_usd, self.price)
         check_url(server.url)
         self.key = key_of(server)
         self.ledger = Ledger(ledger or ledger_path())
-        self.gate = Gate(1, server.longest_pause, server.first_wait)
+        self._number = self.budget.open(self.ledger)
+        self.size = Size(self.price)
+        self._enqueued = 0  # tokens that wait at the server
+        self.api = BatchApi(server, self.key)
         self.folder = self.ledger.path.parent / "batches"
         self.stored = self.answered = self.sent = self.failed = 0
-        self._reserved: dict[str, float] = {}
-        self._thread: LoopThread | None = None
-        self._wire: Wire | None = None
+        self._usd, self._unpriced = 0.0, 0
+        self._why: dict[bytes, str] = {}  # what the server last said about a row that it did not answer
 
     def __enter__(self) -> Self:
         return self
@@ -113,11 +93,7 @@ class BatchSession:
 
     def close(self) -> None:
         """Close connection and ledger; batches go on at the server."""
-        if self._thread is not None:
-            if self._wire is not None:
-                self._thread.call(self._wire.close())
-            self._thread.close()
-            self._thread = self._wire = None
+        self.api.close()
         self.ledger.close()
 
     @property
@@ -130,7 +106,7 @@ class BatchSession:
         return {
             "server": self.server.identity,
             "transport": "batch",
-            "usd": round(self.budget.spent, 6),
+            "usd": None if self._unpriced and not self._usd else round(self._usd, 6),
             "stored": self.stored,
             "answered": self.answered,
             "failed": self.failed,
@@ -148,6 +124,9 @@ class BatchSession:
     ) -> Iterator[Answer]:
         """Answer requests; those in the ledger at once, the others when their batches are over.
 
+        Where the budget, or what may wait at the server, has no room for all rows at once, as many as fit
+        are sent, and the others follow when these are back.
+
         Raises:
             ServerError: the server refuses.
             CheckError: the budget does not hold the next batch's worst case.
@@ -160,24 +139,27 @@ class BatchSession:
         try:
             self._take_up(name, number, reader)
             under_way = self._under_way(name)
-            chunk: _Chunk | None = None
+            chunk: Chunk | None = None
             for index, request, stored in self._looked_up(requests, texts=texts):
                 if stored is not None:
                     self.stored += 1
+                    self.size.see(request, stored)
                     yield self.reported.noted(
                         answer_of(index, stored, reader, texts=texts, stored_before=True)
                     )
                     continue
                 if request.key not in wanted and request.key not in under_way:
-                    line, usd = self._line(request)
-                    if chunk and (len(chunk.keys) >= self.most_rows or chunk.size + len(line) >= MOST_BYTES):
-                        self._create(chunk, name)
+                    line, worst = self._line(request)
+                    if chunk and not self._fits(chunk, line, worst):
+                        self._create(chunk, name, number)
                         chunk = None
-                    chunk = chunk or _Chunk(self.folder, 1)
-                    chunk.add(request.key, line, usd)
+                    if chunk is None:
+                        self._wait_for_room(worst, name, number, reader)
+                        chunk = Chunk(self.folder, 1)
+                    chunk.add(request.key, line, worst)
                 wanted.setdefault(request.key, []).append(index)
             if chunk:
-                self._create(chunk, name)
+                self._create(chunk, name, number)
             yield from self._collect(wanted, name, number, reader, texts=texts)
         except KeyboardInterrupt:
             raise Interrupted(
@@ -203,58 +185,70 @@ class BatchSession:
                 part = []
         yield from look()
 
-    def _line(self, request: Request) -> tuple[bytes, float]:
+    def _line(self, request: Request) -> tuple[bytes, tuple[float, int]]:
         found = known(self.ledger, self.server, shape_of(self.server, request.messages, request.params))
         found = found or Capabilities()
         params = found.adapt(request.params)
         body = encode(self.server.model, request.messages, params)
         head = f'{{"custom_id":"{request.key.hex()}","method":"POST","url":"/v1/chat/completions","body":'
         line = head.encode() + body + b"}"
-        return line, self._worst(line, found.most(request.params))
+        return line, self.size.worst(line, found.most(request.params))
 
-    def _worst(self, line: bytes, out: int) -> float:
-        return (
-            self.price.cost(len(line), out, batch=True) if self.price else 0.0
-        )  # a token has a byte at least
+    def _fits(self, chunk: Chunk, line: bytes, worst: tuple[float, int]) -> bool:
+        """Return whether one more row may go into a batch."""
+        if len(chunk.rows) >= self.most_rows or chunk.size + len(line) >= MOST_BYTES:
+            return False
+        usd, tokens = chunk.usd + worst[0], chunk.tokens + worst[1]
+        limits, seen = self.budget.limits, self.budget.totals
+        return not limits.passed(seen, usd, tokens, len(chunk.rows) + 1) and self._queued(tokens)
 
-    def _create(self, chunk: _Chunk, asker: str) -> None:
-        """Write down a batch, upload its file, create it, and write down its id."""
-        chunk.file.close()
-        if not self.budget.fits(chunk.usd):
-            chunk.path.unlink()
-            raise CheckError(
-                f"--max-usd {self.budget.max_usd:g} stops the run: ${self.budget.spent:.4f} is spent and "
-                f"the next batch of {len(chunk.keys)} rows may cost up to ${chunk.usd:.4f}. The rest is kept."
-            )
-        self.budget.reserve(chunk.usd)
-        pairs = [(self.ledger.next_attempt(), key) for key in chunk.keys]
-        self.ledger.plan_batch(chunk.plan, self.server.identity, asker, chunk.turn, chunk.usd, pairs)
-        self._reserved[chunk.plan] = chunk.usd
-        content = chunk.path.read_bytes()
-        file = self._control(lambda c: c.files.create(file=("requests.jsonl", content), purpose="batch"))
-        batch = self._control(
-            lambda c: c.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={MARK: chunk.plan},
-            ),
-            found=lambda: self._find(chunk.plan),
+    def _queued(self, tokens: int) -> bool:
+        """Return whether so many tokens more may wait at the server."""
+        most = self.server.batch_tokens
+        return not most or self._enqueued + tokens <= most
+
+    def _wait_for_room(self, worst: tuple[float, int], asker: str, number: int, reader: Reader) -> None:
+        """Wait until a row can be sent, taking in batches that are over.
+
+        Raises:
+            CheckError: the budget does not hold it, and nothing is under way that could give it room.
+            ServerError: the server's limit is smaller than the row.
+        """
+        while True:
+            self.budget.refresh(self.ledger)
+            self._enqueued = self.ledger.enqueued(self.server.identity)
+            room, queued = self.budget.fits(*worst), self._queued(worst[1])
+            if room and queued:
+                return
+            waiting = self.ledger.open_batches(self.server.identity, asker)
+            if not waiting:
+                raise self._no_room(worst) if room else self.budget.refusal(*worst)
+            if not any(self._harvest(plan, turn, asker, number, reader) for plan, _, turn in waiting):
+                time.sleep(self.server.poll_seconds)
+
+    def _no_room(self, worst: tuple[float, int]) -> ServerError:
+        return ServerError(
+            f"A row of up to {worst[1]:,} tokens has no room in batch_tokens = {self.server.batch_tokens:,}, "
+            "the most that may wait at the server. Raise it, or wait until other batches are over."
         )
-        self.ledger.name_batch(chunk.plan, batch.id)
-        self.sent += len(chunk.keys)
-        self.progress.say(f"A batch of {len(chunk.keys):,} rows is with the server.")
 
-    def _find(self, plan: str) -> Any:
-        """Return the server's batch that carries a plan's name, or None."""
-
-        async def search(client: AsyncOpenAI) -> Any:
-            async for batch in client.batches.list(limit=100):
-                if (batch.metadata or {}).get(MARK) == plan:
-                    return batch
-            return None
-
-        return self._control(search)
+    def _create(self, chunk: Chunk, asker: str, number: int) -> None:
+        """Write down a batch with what it may cost, upload its file, create it, and write down its id."""
+        chunk.file.close()
+        now = time.time()
+        attempts = [
+            Attempt(self.ledger.next_attempt(), key, now, number, self._number, None, usd, tokens)
+            for key, usd, tokens in chunk.rows
+        ]
+        fits, self.budget.totals = self.ledger.plan_batch(
+            chunk.plan, self.server.identity, asker, chunk.turn, attempts, self.budget.limits
+        )
+        if not fits:
+            chunk.path.unlink()
+            raise self.budget.refusal(chunk.usd, chunk.tokens, len(attempts))
+        self.ledger.name_batch(chunk.plan, self.api.create(chunk.plan, chunk.path.read_bytes()))
+        self.sent += len(attempts)
+        self.progress.say(f"A batch of {len(attempts):,} rows is with the server.")
 
     # -- collecting ------------------------------------------------------------------------------
 
@@ -262,7 +256,7 @@ class BatchSession:
         """Find the batches of an earlier run again, and take in those that are over."""
         for plan, identity, _turn in self.ledger.open_batches(self.server.identity, asker):
             if identity is None:
-                batch = self._find(plan)
+                batch = self.api.find(plan)
                 if batch is None:  # it was never created
                     self.ledger.drop_batch(plan)
                     (self.folder / f"{plan}.jsonl").unlink(missing_ok=True)
@@ -300,7 +294,8 @@ class BatchSession:
         for key, indexes in wanted.items():
             self.failed += len(indexes)
             for index in indexes:
-                yield Answer(index, key, FAILED, reason="it came back in none of its batches' files")
+                why = self._why.get(key, "it came back in none of its batches' files")
+                yield Answer(index, key, FAILED, reason=why)
 
     def _handed_on(self, wanted: dict[bytes, list[int]], reader: Reader, *, texts: bool) -> Iterator[Answer]:
         found = self.ledger.find(list(wanted), raw=texts)
@@ -312,34 +307,28 @@ class BatchSession:
     def _harvest(self, plan: str, turn: int, asker: str, number: int, reader: Reader) -> bool:
         """Take in a batch that is over; returns whether it was."""
         identity = self.ledger.batch_id(plan)
-        batch = self._control(lambda c: c.batches.retrieve(identity))
+        batch = self.api.look(identity)
         if batch.status not in OVER:
             return False
         attempts = self.ledger.batch_rows(plan)
         endings: dict[bytes, Ending] = {}
         for file in (batch.output_file_id, batch.error_file_id):
-            if file:
-                content = self._content(file)
-                for line in content.splitlines():
-                    self._read_line(line, attempts, endings, number, reader)
+            for line in self.api.content(file).splitlines() if file else ():
+                self._read_line(line, attempts, endings, number, reader)
         if not any(ending.http == 200 for ending in endings.values()):
             endings = {key: _undecided(ending) for key, ending in endings.items()}
         self._keep(list(endings.values()))
-        spent = sum(e.usd or 0.0 for e in endings.values())
-        self.budget.settle(self._reserved.pop(plan, 0.0), spent)
         missing = set(attempts) - set(endings)
         if batch.status == "failed":
             self.ledger.end_batch(plan)
-            said = "; ".join(str(e.message) for e in (batch.errors.data if batch.errors else None) or [])
-            raise ServerError(
-                f"The server refused a batch of {len(attempts):,} rows: {self.key.redact(said)}."
-            )
-        self._again(plan, turn if endings else ROUNDS, asker, missing)
-        self.ledger.end_batch(plan)
+            errors = (batch.errors.data if batch.errors else None) or []
+            said = self.key.redact("; ".join(str(error.message) for error in errors))
+            full = any(error.code == QUEUE_FULL for error in errors)
+            advice = " Set batch_tokens to what your tier lets wait at the server." * full
+            raise ServerError(f"The server refused a batch of {len(attempts):,} rows: {said}.{advice}")
+        self.ledger.end_batch(plan)  # what it reserved is free for the next one
+        self._again(plan, turn if endings else ROUNDS, asker, number, missing)
         return True
-
-    def _content(self, file: str) -> bytes:
-        return self._control(lambda c: c.files.content(file)).content
 
     def _read_line(
         self,
@@ -350,49 +339,33 @@ class BatchSession:
         reader: Reader,
     ) -> None:
         """Understand one line of an output or error file; a line that brings no answer is left out."""
-        try:
-            entry = json.loads(line)
-            key = bytes.fromhex(entry["custom_id"])
-            response = entry.get("response") or {}
-            code, body = int(response.get("status_code") or 0), response.get("body")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        result = read_result(line)
+        if result is None or result.key not in attempts or getattr(endings.get(result.key), "stored", None):
             return
-        if key not in attempts or key in endings or not code:
-            return
-        nan = float("nan")
-        if code == 200:
-            raw = self.key.redact(json.dumps(body))
-            try:
-                reply = read_body(raw)
-            except GarbledError:
-                return
-            reading, usd = reader.read(reply), self.price.of(reply, batch=True) if self.price else None
-            stored = Stored(
-                key, reading.status, reading.value, reading.mass, reading.reason, reader.name, raw,
-                reply.model, reply.input_tokens, reply.output_tokens, usd, nan,
-            )  # fmt: skip
-            endings[key] = Ending(attempts[key], 200, reading.status, usd, stored, asker)
-            return
-        fault = self.wire.refused(code, {}, body.get("error", body) if isinstance(body, dict) else body)
-        if fault.then in {"row", "refused", "stop"}:
-            status = fault.status or (REJECTED if fault.then == "refused" else FAILED)
-            stored = Stored(key, status, nan, nan, fault.sentence, "", None, "", None, None, 0.0, nan)
-            endings[key] = Ending(attempts[key], code, fault.name, 0.0, stored, asker)
+        ending, why = ending_of(
+            result, attempts[result.key], wire=self.api.wire, price=self.price, reader=reader, asker=asker
+        )
+        if why:
+            self._why[result.key] = self.key.redact(why)
+        if ending is not None:
+            endings[result.key] = ending
 
     def _keep(self, endings: list[Ending]) -> None:
+        self._usd += sum(ending.usd or 0.0 for ending in endings)
+        self._unpriced += sum(ending.usd is None for ending in endings)
         for start in range(0, len(endings), 1000):
-            self.ledger.begin_group()
-            self.ledger.end(endings[start : start + 1000])
-            self.ledger.commit()
+            with self.ledger.group():
+                self.ledger.end(endings[start : start + 1000])
+        self.budget.refresh(self.ledger)
 
-    def _again(self, plan: str, turn: int, asker: str, missing: set[bytes]) -> None:
+    def _again(self, plan: str, turn: int, asker: str, number: int, missing: set[bytes]) -> None:
         """Send the rows that came back in no file once more, out of the batch's own file."""
         others = [p for p, _, _ in self.ledger.open_batches(self.server.identity, asker) if p != plan]
         for other in others:
             missing -= set(self.ledger.batch_rows(other))
         path = self.folder / f"{plan}.jsonl"
         if missing and turn < ROUNDS and path.is_file():
-            chunk = _Chunk(self.folder, turn + 1)
+            chunk = Chunk(self.folder, turn + 1)
             with path.open("rb") as file:
                 for line in file:
                     entry = json.loads(line)
@@ -401,57 +374,9 @@ class BatchSession:
                         limit = (
                             entry["body"].get("max_tokens") or entry["body"].get("max_completion_tokens") or 0
                         )
-                        chunk.add(key, line.rstrip(b"\n"), self._worst(line, limit))
-            self._create(chunk, asker)
+                        chunk.add(key, line.rstrip(b"\n"), self.size.worst(line, limit))
+            self._create(chunk, asker, number)
         path.unlink(missing_ok=True)
-
-    # -- calls that are no completions -------------------------------------------------------------
-
-    @property
-    def wire(self) -> Wire:
-        """The connection, opened when it is first used."""
-        if self._thread is None:
-            self._thread = LoopThread()
-        if self._wire is None:
-
-            async def connect() -> Wire:
-                return Wire(self.server, self.key, body_cap=DOWNLOAD_CAP, seconds=UPLOAD_SECONDS)
-
-            self._wire = self._thread.call(connect())
-        return self._wire
-
-    def _control(
-        self, work: Callable[[AsyncOpenAI], Awaitable[T]], found: Callable[[], T | None] = lambda: None
-    ) -> T:
-        """Call the API, trying again as long as that makes sense.
-
-        ``found`` looks for what a broken call may have made all the same.
-        """
-        import openai
-
-        wire = self.wire
-        assert self._thread is not None  # ``wire`` opened it
-
-        async def call() -> T:
-            return await work(wire.client)
-
-        for turn in range(1, self.server.attempts + 1):
-            try:
-                return self._thread.call(call())
-            except openai.APIStatusError as error:
-                fault = wire.refused(error.status_code, error.response.headers, error.body)
-            except (openai.APIConnectionError, GarbledError, OSError) as error:
-                fault = wire.broken(error)
-            if fault.then in {"stop", "row", "refused"}:
-                raise ServerError(fault.sentence)
-            if fault.maybe_billed and (made := found()) is not None:
-                return made
-            now = time.monotonic()
-            wait = self.gate.rejected(now, fault.wait) if fault.then == "pause" else self.gate.backoff(turn)
-            time.sleep(wait)
-        raise ServerError(
-            f"{fault.sentence}, {self.server.attempts} times in a row. What the batches brought is kept."
-        )
 
 
 def _undecided(ending: Ending) -> Ending:

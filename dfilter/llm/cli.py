@@ -340,3 +340,30 @@ def read(file: Path, template: str | None, scale: str | None, kind: Any, as_json
     for one in found:
         say(shown_json(json.dumps(one.table(), ensure_ascii=False)) if as_json else shown(one.line()))
     say(shown(summary(found)), err=as_json)
+
+
+@judge.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def spend(as_json: bool) -> None:
+    """Show what was spent: by judge and day (UTC), then by budget.
+
+    Known is what a server's usage and the price say. Perhaps billed is the most that calls without an answer
+    may have cost. Reserved is the most that calls may cost which are under way, in whichever process.
+
+    \b
+    Examples:
+      dfilter judge spend
+      dfilter judge spend --json | jq 'select(.judge == "gpt-5-mini").usd'
+    """
+    from dfilter.llm.spend import spent
+
+    for one in spent():
+        say(shown_json(json.dumps(one.table(), ensure_ascii=False)) if as_json else shown(one.line()))
+
+
+@judge.command()
+def salvage() -> None:
+    """Make a new ledger of all that is whole in a damaged one, which is kept beside it."""
+    from dfilter.llm.salvage import salvage as rescue
+
+    say(shown(rescue().line()))

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dfilter.errors import DFilterError, Interrupted, ServerError, SettingsError
 from dfilter.llm.answers import BROKEN, CUT, FAILED, OK, REJECTED, UNPARSED, Answer, Reader, Reply, Request
 from dfilter.llm.blame import Held
+from dfilter.llm.budget import FLAGS, Budget, NotSentError
 from dfilter.llm.doubts import a_setting, at_fault, conclude, own, plainly
 from dfilter.llm.faults import Fault
 from dfilter.llm.learning import Learner
 from dfilter.llm.ledger import Ending, Ledger, Stored
-from dfilter.llm.prices import Budget, Price
+from dfilter.llm.prices import Price
 from dfilter.llm.sender import Sender
+from dfilter.llm.shared import not_sent
 from dfilter.llm.shortened import Shortened, sentence
 from dfilter.llm.waiting import TELL_SECONDS
 from dfilter.llm.wire import Got, Wire
@@ -128,7 +130,7 @@ class Engine(Sender):
             if request.key in found:
                 self.stats.stored += 1
                 self.stats.older += found[request.key].reader not in {"", self.reader.name}
-                self._emit(
+                self.emit(
                     answer_of(index, found[request.key], self.reader, texts=self.texts, stored_before=True)
                 )
             elif request.key in self.flying:
@@ -141,10 +143,11 @@ class Engine(Sender):
         return len(part) == LOOKUP
 
     def _accept(self, index: int, request: Request, *, known: bool) -> None:
-        most = request.params.get("max_tokens")
-        if self.budget.max_usd is not None and not (isinstance(most, int) and most > 0):
+        most, limits = request.params.get("max_tokens"), self.budget.limits
+        if (limits.usd or limits.tokens) and not (isinstance(most, int) and most > 0):
+            flag = FLAGS["usd" if limits.usd else "tokens"]
             self.halt(
-                SettingsError("A request without max_tokens has no worst case, so --max-usd cannot be kept.")
+                SettingsError(f"A request without max_tokens has no worst case, so {flag} cannot be kept.")
             )
             return
         try:
@@ -204,13 +207,9 @@ class Engine(Sender):
             return self.retries[0][0] - now if self.retries and not down else math.inf
         job = self.retries[0][2] if ready else self.pending[0]
         self.learner.refresh(job)
-        wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens))
+        wait = max(self.gate.delay(now), self.rates.delay(now, job.worst_tokens)) or self.room(job)
         if wait > 0:
             return wait
-        if not self.budget.fits(job.worst_usd):
-            if not self.gate.running:
-                self.halt(self.over_budget(job))
-            return math.inf
         if ready:
             heapq.heappop(self.retries)
         else:
@@ -220,7 +219,7 @@ class Engine(Sender):
 
     async def _rest(self, seconds: float) -> None:
         """Wait until something happens, or for so long, and say what is waited for."""
-        self._tell(self.waiting.line(self.loop.time()))
+        self._tell(self.line())
         await self.sleep(min(seconds, TELL_SECONDS * self.clock.speed))
 
     def _tell(self, line: str) -> None:
@@ -244,7 +243,11 @@ class Engine(Sender):
 
     async def _attempt(self, job: Job, receipt: Receipt) -> None:
         sent = self.loop.time()
-        outcome, usd, number = await self.once(job, receipt)
+        try:
+            outcome, usd, number = await self.once(job, receipt)
+        except NotSentError as error:
+            not_sent(self, job, error)
+            return
         if isinstance(outcome, Got):
             await self.got(job, number, outcome, usd, sent)
         else:
@@ -254,11 +257,11 @@ class Engine(Sender):
         """Keep an answer, and settle what waited for one."""
         reply, stats, now = got.reply, self.stats, self.loop.time()
         self.gate.succeeded(now)
-        if await self.mended(job, got, Ending(number, 200, "asked again", usd)):
+        if await self.mended(job, got, Ending(number, 200, "asked again", usd, tokens=reply.tokens)):
             return
         released, due = self.blame.succeeded(sent)
         for other in due:
-            self._later(other, now)
+            self.later(other, now)
         reading = self.reader.read(reply)
         stored = Stored(
             job.key, reading.status, reading.value, reading.mass, reading.reason, self.reader.name, got.raw,
@@ -270,7 +273,7 @@ class Engine(Sender):
         whole, cut = self.shortened.take(job.body, reply.prompt_tokens, one)
         if one not in whole and one not in cut:  # until more is known, the next run would ask again
             later = replace(stored, status=FAILED)
-            await self.writer.end(Ending(number, 200, stored.status, usd, later, self.asker))
+            await self.writer.end(Ending(number, 200, stored.status, usd, later, self.asker, reply.tokens))
         for known in whole:
             await self._keep(known)
         for known in cut:
@@ -279,9 +282,10 @@ class Engine(Sender):
             await self.final(held.job, held.attempt, own(held.fault), REJECTED, held.usd)
 
     async def _keep(self, kept: Kept) -> None:
-        stored = kept.stored
-        await self.writer.end(Ending(kept.attempt, 200, stored.status, stored.usd, stored, self.asker))
-        self._settle(kept.job, stored, kept.reply)
+        stored, reply = kept.stored, kept.reply
+        told = Ending(kept.attempt, 200, stored.status, stored.usd, stored, self.asker, reply.tokens)
+        await self.writer.end(told)
+        self._settle(kept.job, stored, reply)
 
     def _cut(self, kept: Kept) -> Kept:
         """Return an answer to a prompt that the server had not read whole, as none."""
@@ -316,7 +320,7 @@ class Engine(Sender):
             elif verdict == "suspect":
                 self.blame.suspects.append((job, fault))
             else:
-                self._later(job, now + wait)
+                self.later(job, now + wait)
 
     async def mended(self, job: Job, outcome: Got | Fault, ending: Ending) -> bool:
         """Put a request back in another form, when its outcome contradicts what is known of the model."""
@@ -329,10 +333,11 @@ class Engine(Sender):
             self.writer.note(ending)
             raise
         self.writer.note(ending)
-        self._later(job, self.loop.time())
+        self.later(job, self.loop.time())
         return True
 
-    def _later(self, job: Job, when: float) -> None:
+    def later(self, job: Job, when: float) -> None:
+        """Look at a request again at a later time."""
         heapq.heappush(self.retries, (when, next(self._order), job))
 
     def _verdict(self, job: Job, fault: Fault, then: float) -> str:
@@ -358,11 +363,12 @@ class Engine(Sender):
         self.flying.pop(job.key, None)
         self.stats.answered += 1
         for index in job.indexes:
-            self._emit(
+            self.emit(
                 answer_of(index, stored, self.reader, texts=self.texts, stored_before=False, reply=reply)
             )
 
-    def _emit(self, answer: Answer) -> None:
+    def emit(self, answer: Answer) -> None:
+        """Hand an answer on, with those that come at about the same time."""
         self._out.append(answer)
         if not self._flushing:
             self._flushing = True

@@ -21,7 +21,7 @@ from dfilter.llm.answers import OK, Reader, Reading, Reply
 from dfilter.llm.imported import AS_IMPORTED
 from dfilter.llm.judge import imported_spec, rating_key
 from dfilter.llm.ledger import Ending, Ledger, Stored
-from dfilter.llm.records import records
+from dfilter.llm.log_rows import log_rows
 from dfilter.llm.server import IMPORTED
 from dfilter.llm.session import ledger_path
 from dfilter.types import KEY_BYTES
@@ -48,7 +48,7 @@ class Import:
     """What is imported, and how it is understood.
 
     Attributes:
-        file: see :func:`dfilter.llm.records.records`.
+        file: see :func:`dfilter.llm.log_rows.log_rows`.
         judge: the name that the judge gets.
         reader: reads replies where no score is given.
         low: the scale's lowest rating.
@@ -170,7 +170,7 @@ def _understood(asked: Import, judge: str, taken: Taken) -> dict[bytes, tuple[st
     """Return the ratings of a file, and where each stands, by their keys; note what is no rating."""
     listed: list[tuple[str, Row]] = []
     own = asked.mapping.get("score") or ROLES["score"][0]
-    for place, row in records(asked.file, (own, *ROLES["score"]), asked.csv):
+    for place, row in log_rows(asked.file, (own, *ROLES["score"]), asked.csv):
         if isinstance(row, str):
             taken.refuse(row, place, asked)
         else:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,7 +31,7 @@ from dfilter.types import Example, Json, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dfilter.llm.prices import Budget
+    from dfilter.llm.budget import Budget
     from dfilter.llm.session import Asking
 
 RATING = np.dtype(
@@ -204,7 +204,8 @@ class Judge(Server):
 
     def key(self, row: Example, repeat: int = 0) -> bytes:
         """Return the key of one rating of one row."""
-        return rating_key(row.key, self.hash, repeat)
+        content = replace(row, pooled=False).key if self.imported else row.key  # others rated whole rows
+        return rating_key(content, self.hash, repeat)
 
     def request(self, row: Example, repeat: int = 0) -> Request:
         """Return the question whose answer rates ``row``; of an imported judge it is its key alone."""

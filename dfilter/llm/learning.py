@@ -211,7 +211,7 @@ class Learner:
         worst, out = at_most(request.messages), found.most(request.params)
         job.body = encode(self.engine.server.model, request.messages, job.form)
         job.worst_tokens = worst + out
-        job.worst_usd = price.cost(worst, out) if price else 0.0
+        job.worst_usd = price.worst(worst, out) if price else 0.0
 
     def _shape(self, request: Request) -> str:
         return shape_of(self.engine.server, request.messages, request.params)

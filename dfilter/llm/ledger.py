@@ -3,10 +3,12 @@
 One SQLite file, ``DFILTER_HOME/ledger.sqlite``, in WAL mode with synchronous FULL: what was
 committed survives a killed process and a lost power supply. An answer's key is a content hash of
 what was asked (row, judge, repeat), so other runs, strategies, thresholds and grown datasets find
-it again. A final answer is never replaced unless somebody asked for that; a failed one gives way to the next.
+it again. A final answer is never replaced, unless somebody asked for that or its digest tells that it is not
+what was written; a failed one gives way to the next.
 
 An attempt that was begun and never ended was in flight when its process died. Nobody can know
-whether it was billed; it counts as such, and its row is asked again.
+whether it was billed; it counts as such at its worst case, and its row is asked again. What attempts
+may cost is reserved in the transaction that notes them; see :mod:`dfilter.llm.accounts`.
 """
 
 from __future__ import annotations
@@ -17,76 +19,59 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dfilter.digests import json_digest
 from dfilter.errors import StoreError
+from dfilter.llm import accounts
+from dfilter.llm.accounts import Limits, Totals
 from dfilter.llm.answers import BROKEN, CUT, FAILED, Reader, Reading, read_body
-from dfilter.llm.tables import ASKED_AGAIN, TABLES
+from dfilter.llm.batch_records import BatchRecords
+from dfilter.llm.digest import COLUMNS, answer_digest, holds
+from dfilter.llm.ledger_errors import damaged, sentences
+from dfilter.llm.owners import this_process
+from dfilter.llm.records import Attempt, Ending, Stored
+from dfilter.llm.tables import FORMAT, FROM_1, TABLES
 from dfilter.types import Json
 
-FORMAT = 1
+OWN = "own question"  # the kind of an asker that asks for no row
 BUSY_MS = 30_000  # how long another process may hold the file
 LOOKUP = 500  # keys in one SELECT; SQLite's own limit is far above
 ASKED = "EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = answer.key AND open)"  # see ``verdicts``
 
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One answer as the ledger keeps it; the fields are those of :class:`answers.Answer`."""
-
-    key: bytes
-    status: str
-    value: float
-    mass: float
-    reason: str
-    reader: str
-    raw: str | None
-    model: str
-    input_tokens: int | None
-    output_tokens: int | None
-    usd: float | None
-    latency: float
+_ALL = ", ".join(COLUMNS)
+_KEEP = (
+    f"INSERT INTO answer ({_ALL}, digest) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"  # noqa: S608 - our names
+    " ON CONFLICT (key) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in (*COLUMNS[1:], "digest"))
+    + f" WHERE answer.status = '{FAILED}' OR (excluded.status != '{FAILED}' AND {ASKED})"
+    + f" OR answer_digest({', '.join(f'answer.{column}' for column in COLUMNS)}) != answer.digest"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an attempt ended, and the answer that it brought, if it brought one."""
+class Ledger(BatchRecords):
+    """The file, opened for reading and writing; create one a thread.
 
-    attempt: int
-    http: int | None
-    outcome: str
-    usd: float | None
-    stored: Stored | None = None
-    asker: int | None = None
-
-
-@contextmanager
-def _sentences(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise StoreError(
-            f"The ledger {path} cannot be used: {error}. Check that its disk has room and that no other "
-            "program holds it; nothing that was committed is lost."
-        ) from error
-
-
-class Ledger:
-    """The file, opened for reading and writing; create one a thread."""
+    Attributes:
+        damaged: answers met so far whose digest tells that they are not what was written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _sentences(path):
+        with sentences(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(
                 path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False
             )
+            self.db.text_factory = _text
+            self.db.create_function("answer_digest", len(COLUMNS), answer_digest, deterministic=True)
             self._write_ahead()
             self.db.execute("PRAGMA synchronous = FULL")
+            self.db.execute("PRAGMA secure_delete = ON")  # what was forgotten is not to be salvaged one day
             self._create()
         self._next = time.time_ns()  # attempt ids of two processes must not meet
+        self.damaged = 0
 
     def _write_ahead(self) -> None:
         """Turn write-ahead logging on; SQLite itself does not wait for others who do the same just now."""
@@ -102,21 +87,29 @@ class Ledger:
                 return
 
     def _create(self) -> None:
-        version = self.db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self.db.execute("BEGIN IMMEDIATE")
-            if not self.db.execute("PRAGMA user_version").fetchone()[0]:
-                for statement in TABLES.split(";\n"):
+        """Make the tables, or bring those of an older format to this one, in one transaction.
+
+        Raises:
+            StoreError: the file has a newer format.
+            DamagedError: it is none of ours.
+        """
+        if self._version() < FORMAT:
+            with self.group():
+                version = self._version()  # another process may have been faster
+                if not version and self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise damaged(self.path, "its format is not what was written")
+                for statement in (FROM_1 if version else TABLES) if version < FORMAT else ():
                     self.db.execute(statement)
-                self.db.execute(f"PRAGMA user_version = {FORMAT}")
-            self.db.execute("COMMIT")
-        elif version != FORMAT:
+                self.db.execute(f"PRAGMA user_version = {max(version, FORMAT)}")
+        if (version := self._version()) != FORMAT:
             self.db.close()
             raise StoreError(
                 f"The ledger {self.path} has format {version}, this version of dfilter reads {FORMAT}. "
                 "Use the version that wrote it, or another DFILTER_HOME."
             )
-        self.db.execute(ASKED_AGAIN)
+
+    def _version(self) -> int:
+        return int(self.db.execute("PRAGMA user_version").fetchone()[0])
 
     def close(self) -> None:
         """Close the file; what was not committed is gone."""
@@ -126,12 +119,12 @@ class Ledger:
 
     def begin_group(self) -> None:
         """Open a transaction, waiting for other processes."""
-        with _sentences(self.path):
+        with sentences(self.path):
             self.db.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """Make everything since ``begin_group`` durable."""
-        with _sentences(self.path):
+        with sentences(self.path):
             self.db.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -144,65 +137,111 @@ class Ledger:
         self._next += 1
         return self._next
 
-    def begin(self, attempts: Sequence[tuple[int, bytes, float]]) -> None:
-        """Note attempts (id, key, seconds since 1970) that are about to be sent."""
-        with _sentences(self.path):
-            self.db.executemany("INSERT INTO attempt (id, key, started) VALUES (?, ?, ?)", attempts)
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Make everything in the block one transaction."""
+        self.begin_group()
+        try:
+            with sentences(self.path):
+                yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+    def begin(self, attempts: Sequence[Attempt], limits: Limits | None = None) -> list[Attempt]:
+        """Note attempts that are about to be sent, and reserve what they may cost out of their one budget.
+
+        Returns:
+            Those that the limits refuse.
+        """
+        with sentences(self.path):
+            return accounts.begin(self.db, attempts, limits or Limits())
 
     def end(self, endings: Sequence[Ending]) -> None:
-        """Note how attempts ended and keep the answers they brought."""
+        """Note how attempts ended, settle what was reserved for them, and keep the answers they brought."""
         now = time.time()
-        with _sentences(self.path):
-            self.db.executemany(
-                "UPDATE attempt SET ended = ?, http = ?, outcome = ?, usd = ? WHERE id = ?",
-                [(now, e.http, e.outcome, e.usd, e.attempt) for e in endings],
-            )
-            self.db.executemany(
-                "INSERT INTO answer (key, asker, status, value, mass, reason, reader, raw,"
-                " model, input_tokens, output_tokens, usd, latency, created)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET asker = excluded.asker, status = excluded.status,"
-                " value = excluded.value, mass = excluded.mass, reason = excluded.reason,"
-                " reader = excluded.reader, raw = excluded.raw, model = excluded.model,"
-                " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens,"
-                " usd = excluded.usd, latency = excluded.latency, created = excluded.created"
-                " WHERE answer.status = 'failed' OR (excluded.status != 'failed' AND"
-                " EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = excluded.key AND open))",
-                [_columns(e.stored, e.asker, now) for e in endings if e.stored],
-            )
+        with sentences(self.path):
+            accounts.end(self.db, endings)
+            self.db.executemany(_KEEP, [_columns(e.stored, e.asker, now) for e in endings if e.stored])
             self.db.executemany(
                 "UPDATE asked_again SET open = 0 WHERE key = ? AND open",
                 [(e.stored.key,) for e in endings if e.stored and e.stored.status != FAILED],
             )
+
+    def open_budget(self, name: str | None) -> int:
+        """Return the number of a budget, after what dead processes left in it has been taken in."""
+        with self.group():
+            number = accounts.budget_of(self.db, name)
+            accounts.bury(self.db)
+            accounts.recount(self.db, number)
+        return number
+
+    def open_owner(self) -> int:
+        """Return this process's number, and renew its lease."""
+        with self.group():
+            return accounts.owner_of(self.db, this_process())
+
+    def totals(self, budget: int) -> Totals:
+        """Return what a budget has seen, over all processes and restarts."""
+        with sentences(self.path):
+            return accounts.totals_of(self.db, budget)
+
+    def bury(self) -> int:
+        """Take in what dead processes left in flight; returns how many attempts that were."""
+        with self.group():
+            return accounts.bury(self.db)
 
     # -- reading --------------------------------------------------------------------------
 
     def find(self, keys: Iterable[bytes], *, raw: bool = True) -> dict[bytes, Stored]:
         """Return the final answers to those of ``keys`` that have one.
 
-        Failed ones are none, and neither are those that are to be asked again.
+        Failed ones are none, and neither are those that are to be asked again. One that is not what was
+        written is none either: it is asked again, and then replaced.
         """
         wanted = list(keys)
         found: dict[bytes, Stored] = {}
-        body = "raw" if raw else "NULL"
-        with _sentences(self.path):
+        columns = ", ".join("NULL" if column == "raw" and not raw else column for column in COLUMNS)
+        with sentences(self.path):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
                 for row in self.db.execute(
-                    f"SELECT key, status, value, mass, reason, reader, {body}, model, input_tokens,"  # noqa: S608
-                    f" output_tokens, usd, latency FROM answer WHERE key IN ({marks})"
+                    f"SELECT {columns}, digest FROM answer WHERE key IN ({marks})"  # noqa: S608
                     f" AND status != '{FAILED}' AND NOT {ASKED}",
                     part,
                 ):
-                    found[row[0]] = _stored(row)
+                    if holds(row, whole=raw):
+                        found[row[0]] = stored_of(row)
+                    else:
+                        self.damaged += 1
         return found
+
+    def elsewhere(self, keys: Iterable[bytes], owner: int) -> tuple[set[bytes], set[bytes]]:
+        """Return those of ``keys`` that have an answer by now, and those that another process asks just now.
+
+        Args:
+            keys: of what is about to be asked.
+            owner: the process that asks.
+        """
+        wanted, answered, asked = list(keys), set(), set()
+        with sentences(self.path):
+            for start in range(0, len(wanted), LOOKUP):
+                part = wanted[start : start + LOOKUP]
+                marks = ",".join("?" * len(part))
+                told = f"SELECT key FROM answer WHERE key IN ({marks})"  # noqa: S608
+                told += f" AND status != '{FAILED}' AND NOT {ASKED}"
+                answered |= {key for (key,) in self.db.execute(told, part)}
+                told = f"SELECT key FROM attempt WHERE key IN ({marks}) AND ended IS NULL AND owner != ?"  # noqa: S608
+                asked |= {key for (key,) in self.db.execute(told, (*part, owner))}
+        return answered, asked - answered
 
     def failed(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return those of ``keys`` that failed in an earlier run and have no answer yet."""
         wanted = list(keys)
         found: set[bytes] = set()
-        with _sentences(self.path):
+        with sentences(self.path):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
                 marks = ",".join("?" * len(part))
@@ -227,11 +266,16 @@ class Ledger:
 
     def asker(self, name: str, spec: Mapping[str, Json]) -> int:
         """Return the number of an asker, noting it when it is new; opens its own transaction."""
-        with _sentences(self.path):
+        with sentences(self.path):
             text = json.dumps(spec, sort_keys=True)
             self.db.execute("INSERT OR IGNORE INTO asker (hash, spec) VALUES (?, ?)", (name, text))
             row = self.db.execute("SELECT id FROM asker WHERE hash = ?", (name,)).fetchone()
         return int(row[0])
+
+    def asker_of_own(self, model: str, server: str) -> int:
+        """Return the number under which questions of our own are asked: what a server can do, how it is."""
+        spec: dict[str, Json] = {"kind": OWN, "model": model, "server": server}
+        return self.asker(json_digest(spec), spec)
 
     def answered(self, name: str) -> bool:
         """Return whether an asker has an answer."""
@@ -246,7 +290,8 @@ class Ledger:
             "SELECT asker.id, hash, spec, count(answer.id) FROM asker"
             " LEFT JOIN answer ON answer.asker = asker.id GROUP BY asker.id ORDER BY asker.id"
         )
-        return [(row[0], row[1], json.loads(row[2]), row[3]) for row in rows]
+        told = [(row[0], row[1], json.loads(row[2]), row[3]) for row in rows]
+        return [one for one in told if one[2].get("kind") != OWN]
 
     def reread(
         self, asker: int, reader: Reader, *, write: bool = True
@@ -258,30 +303,36 @@ class Ledger:
         """
         changed: list[tuple[bytes, Reading, Reading]] = []
         updates = []
-        with _sentences(self.path):
+        with sentences(self.path):
             rows = self.db.execute(
-                "SELECT id, key, status, value, mass, reason, raw FROM answer"
-                " WHERE asker = ? AND raw IS NOT NULL AND status NOT IN (?, ?)",
+                f"SELECT {_ALL}, digest FROM answer WHERE asker = ? AND raw IS NOT NULL"  # noqa: S608
+                " AND status NOT IN (?, ?)",
                 (asker, FAILED, CUT),
             )
             for row in rows:
-                before = Reading(row[2], _float(row[3]), _float(row[4]), row[5])
-                now = reader.read(read_body(row[6]))
+                if not holds(row, whole=True):
+                    continue
+                held = stored_of(row)
+                before = Reading(held.status, held.value, held.mass, held.reason)
+                now = reader.read(read_body(held.raw or ""))
                 updates.append(
-                    (now.status, _null(now.value), _null(now.mass), now.reason, reader.name, row[0])
+                    (now.status, _null(now.value), _null(now.mass), now.reason, reader.name, held.key)
                 )
                 if not _same(before, now):
-                    changed.append((row[1], before, now))
-            if write:
-                self.begin_group()
+                    changed.append((held.key, before, now))
+        if write:
+            with self.group():
                 self.db.executemany(
-                    "UPDATE answer SET status = ?, value = ?, mass = ?, reason = ?, reader = ? WHERE id = ?",
+                    "UPDATE answer SET status = ?, value = ?, mass = ?, reason = ?, reader = ? WHERE key = ?",
                     updates,
                 )
-                self.commit()
+                self.db.executemany(
+                    f"UPDATE answer SET digest = answer_digest({_ALL}) WHERE key = ?",  # noqa: S608
+                    [update[-1:] for update in updates],
+                )
         return changed
 
-    # -- what servers can do, and batches ------------------------------------------------------
+    # -- what servers can do ------------------------------------------------------
 
     def capability(self, server: str, model: str) -> dict[str, Any] | None:
         """Return what a model on a server was seen to accept, or None when it was never tried."""
@@ -292,72 +343,11 @@ class Ledger:
 
     def keep_capability(self, server: str, model: str, found: Mapping[str, Json]) -> None:
         """Note what a model on a server was seen to accept."""
-        with _sentences(self.path):
+        with sentences(self.path):
             self.db.execute(
                 "INSERT OR REPLACE INTO capability VALUES (?, ?, ?, ?)",
                 (server, model, json.dumps(found, sort_keys=True), time.time()),
             )
-
-    def plan_batch(
-        self, plan: str, server: str, asker: str, turn: int, usd: float, rows: Sequence[tuple[int, bytes]]
-    ) -> None:
-        """Note a batch and its (attempt, key) rows before anything is sent."""
-        now = time.time()
-        with _sentences(self.path):
-            self.begin_group()
-            self.begin([(attempt, key, now) for attempt, key in rows])
-            self.db.execute(
-                "INSERT INTO batch (plan, server, asker, turn, usd, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (plan, server, asker, turn, usd, now),
-            )
-            self.db.executemany(
-                "INSERT INTO batch_row (plan, key, attempt) VALUES (?, ?, ?)",
-                [(plan, key, attempt) for attempt, key in rows],
-            )
-            self.commit()
-
-    def name_batch(self, plan: str, identity: str) -> None:
-        """Note the server's name of a batch."""
-        with _sentences(self.path):
-            self.db.execute("UPDATE batch SET id = ? WHERE plan = ?", (identity, plan))
-
-    def batch_id(self, plan: str) -> str:
-        """Return the server's name of a batch."""
-        return str(self.db.execute("SELECT id FROM batch WHERE plan = ?", (plan,)).fetchone()[0])
-
-    def open_batches(self, server: str, asker: str) -> list[tuple[str, str | None, int]]:
-        """Return (plan, server's name, turn) of batches that were not harvested yet, oldest first."""
-        rows = self.db.execute(
-            "SELECT plan, id, turn FROM batch WHERE server = ? AND asker = ? AND ended IS NULL"
-            " ORDER BY created, plan",
-            (server, asker),
-        )
-        return [(row[0], row[1], row[2]) for row in rows]
-
-    def batch_rows(self, plan: str) -> dict[bytes, int]:
-        """Return a batch's rows: key to attempt."""
-        return dict(self.db.execute("SELECT key, attempt FROM batch_row WHERE plan = ?", (plan,)))
-
-    def end_batch(self, plan: str) -> None:
-        """Note that a batch is harvested; rows that it did not bring cost nothing."""
-        self._close_batch(plan, "not in the batch")
-
-    def drop_batch(self, plan: str) -> None:
-        """Note that a planned batch was never created."""
-        self._close_batch(plan, "never sent")
-
-    def _close_batch(self, plan: str, outcome: str) -> None:
-        now = time.time()
-        with _sentences(self.path):
-            self.begin_group()
-            self.db.execute("UPDATE batch SET ended = ? WHERE plan = ?", (now, plan))
-            self.db.execute(
-                "UPDATE attempt SET ended = ?, outcome = ?, usd = 0 WHERE ended IS NULL"
-                " AND id IN (SELECT attempt FROM batch_row WHERE plan = ?)",
-                (now, outcome, plan),
-            )
-            self.db.execute("DELETE FROM batch_row WHERE plan = ?", (plan,))
-            self.commit()
 
     def check(self) -> str:
         """Return SQLite's own verdict on the file: ``ok``, or what is broken."""
@@ -366,18 +356,22 @@ class Ledger:
 
 def _columns(stored: Stored, asker: int | None, now: float) -> tuple[Any, ...]:
     s = stored
-    return (
+    values = (
         s.key, asker, s.status, _null(s.value), _null(s.mass), s.reason, s.reader, s.raw, s.model,
         s.input_tokens, s.output_tokens, s.usd, _null(s.latency), now,
     )  # fmt: skip
+    return (*values, answer_digest(*values))
 
 
-def _stored(row: Sequence[Any]) -> Stored:
-    return Stored(
-        key=row[0], status=row[1], value=_float(row[2]), mass=_float(row[3]), reason=row[4], reader=row[5],
-        raw=row[6], model=row[7], input_tokens=row[8], output_tokens=row[9], usd=row[10],
-        latency=_float(row[11]),
-    )  # fmt: skip
+def stored_of(row: Sequence[Any]) -> Stored:
+    """Return an answer of the table's columns, as :data:`dfilter.llm.digest.COLUMNS` orders them."""
+    key, _, status, value, mass, reason, reader, raw, model, asked, said, usd, latency, *_ = row
+    numbers = _float(value), _float(mass)
+    return Stored(key, status, *numbers, reason, reader, raw, model, asked, said, usd, _float(latency))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")  # a damaged text does not hold, and is no reason to stop
 
 
 def _null(value: float) -> float | None:
@@ -390,3 +384,6 @@ def _float(value: float | None) -> float:
 
 def _same(a: Reading, b: Reading) -> bool:
     return a.status == b.status and _null(a.value) == _null(b.value)
+
+
+__all__ = ["Attempt", "Ending", "Ledger", "Stored"]

@@ -95,6 +95,11 @@ class Rates:
         self.burst.settle(now, receipt[1])
         self.tokens.settle(now, receipt[2], tokens)
 
+    def withdraw(self, now: float, receipt: tuple[list[float], list[float], list[float]]) -> None:
+        """Say that a request was not sent after all."""
+        for window, taken in zip((self.requests, self.burst, self.tokens), receipt, strict=True):
+            window.settle(now, taken, 0)
+
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take limits that were not given from the server's headers; 0 and below mean nothing."""
         if self.learn_requests and (limit := _positive(headers.get("x-ratelimit-limit-requests"))):

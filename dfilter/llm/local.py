@@ -14,12 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from dfilter import control_tokens
+from dfilter.control_tokens import as_text
 from dfilter.cutting import template_text
 from dfilter.digests import json_digest
 from dfilter.errors import InputError
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
-from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.reported import Reported
+from dfilter.token_ids import front_ids, text_ids
 from dfilter.types import Json
 from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window
 
@@ -131,7 +134,7 @@ class LocalSession:
         endings = [Ending(n, None, s.status, 0.0, s, asker) for n, s in zip(numbers, out, strict=True)]
         self.ledger.begin_group()
         try:
-            self.ledger.begin([(n, r.key, now) for n, r in zip(numbers, requests, strict=True)])
+            self.ledger.begin([Attempt(n, r.key, now, asker) for n, r in zip(numbers, requests, strict=True)])
             self.ledger.end(endings)
             self.ledger.commit()
         except BaseException:
@@ -183,17 +186,23 @@ class LocalSession:
 
 
 def _prompt_ids(tokenizer: Any, request: Request, longest: int, size: int) -> list[int]:
+    names = control_tokens.names(tokenizer)  # a row may hold some, and its judge is asked about a text
+    messages = [{**m, "content": as_text(m["content"], names)} for m in request.messages]
+    front: list[int] = []
     if tokenizer.chat_template:
-        text = template_text(request.messages, tokenizer, opening=True)
-        ids = tokenizer(text + OPENING, add_special_tokens=False)["input_ids"][:-1]
+        text = template_text(messages, tokenizer, opening=True) + OPENING
     else:
-        text = "\n\n".join(m["content"] for m in request.messages)
-        ids = tokenizer(f"{text}\n\n{OPENING}")["input_ids"][:-1]
+        front = front_ids(tokenizer)
+        text = "\n\n".join([*(m["content"] for m in messages), OPENING])
+    found = text_ids([text], tokenizer)
+    if isinstance(found, str):
+        raise InputError(found)
+    ids = [*front, *found[0]][:-1]
     if len(ids) > longest:
         ids = [*ids[: longest // 2], *ids[len(ids) - longest // 2 :]]
     if beyond(ids, size):
         raise InputError(NOT_EMBEDDED)
-    return list(ids)
+    return ids
 
 
 def _groups(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

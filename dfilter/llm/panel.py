@@ -11,6 +11,7 @@ FLAGS = {
     "name": "--judge-name",
     "key_env": "--judge-key",
     "api_version": "api_version",
+    "price": "--price",
 }
 EACH = ("name",)  # two judges of one name would be one judge
 

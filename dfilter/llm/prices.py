@@ -1,25 +1,25 @@
-"""What a token costs, and the hard stop of ``--max-usd``.
+"""What a token costs.
 
-The table is ``prices.toml`` beside this module; ``prices.toml`` under ``DFILTER_HOME`` has the same
-form, and its entries go first. A model without an entry has an unknown price: its tokens are
-counted, and no limit in dollars can be kept for it.
+The table is ``prices.toml`` beside this module; ``prices.toml`` under ``DFILTER_HOME`` has the same form,
+and its entries go first; a judge's own ``price`` goes before both. A name stands in the table or has no
+price: a dated name may cost other than the undated one, so none is guessed. Of a model without a price the
+tokens are counted, and no limit in dollars can be kept.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from typing import Any
 
 from dfilter.errors import SettingsError
 from dfilter.llm.answers import Reply
 from dfilter.store import home
 
 MILLION = 1_000_000
-_DATED = re.compile(r"[-@](\d{4}-?\d{2}-?\d{2}|\d{4}|latest|preview)$")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Price:
         cached: prompt tokens that the server had cached.
         batch: factor of the Batch API.
         date: the day the figures were looked up.
+        above: prompts of more tokens cost what ``over`` says; 0 for no such number.
+        over: that price.
     """
 
     input: float
@@ -39,6 +41,8 @@ class Price:
     cached: float
     batch: float = 0.5
     date: str = ""
+    above: int = 0
+    over: Price | None = None
 
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached", "batch"):
@@ -50,10 +54,18 @@ class Price:
         self, input_tokens: int, output_tokens: int, cached_tokens: int = 0, *, batch: bool = False
     ) -> float:
         """Return the cost in US dollars."""
+        if self.over is not None and input_tokens > self.above:
+            return self.over.cost(input_tokens, output_tokens, cached_tokens, batch=batch)
         cached_tokens = min(cached_tokens, input_tokens)
         fresh = input_tokens - cached_tokens
         usd = (fresh * self.input + cached_tokens * self.cached + output_tokens * self.output) / MILLION
         return usd * (self.batch if batch else 1.0)
+
+    def worst(self, input_tokens: int, output_tokens: int, *, batch: bool = False) -> float:
+        """Return the most that so many tokens cost, whatever is cached, in US dollars."""
+        return max(
+            self.cost(input_tokens, output_tokens, cached, batch=batch) for cached in (0, input_tokens)
+        )
 
     def of(self, reply: Reply, *, batch: bool = False) -> float | None:
         """Return what a reply cost, by the server's own word or by its tokens; None when it gave neither."""
@@ -64,20 +76,44 @@ class Price:
         return self.cost(reply.input_tokens, reply.output_tokens, reply.cached_tokens or 0, batch=batch)
 
 
-def price_of(model: str) -> Price | None:
-    """Return a model's price, or None when the table does not know it.
+def charge(price: Price | None, reply: Reply, *, batch: bool = False) -> float | None:
+    """Return what a reply cost in US dollars; None when nobody knows."""
+    return reply.usd or None if price is None else price.of(reply, batch=batch)
 
-    A dated name (``NAME-2024-07-18``) takes the price of its undated one when it has none itself; a
-    name with an owner (``OWNER/NAME``) takes none but its own.
+
+def price_of(model: str, given: str = "") -> Price | None:
+    """Return a model's price, or None when no table has exactly this name.
+
+    Args:
+        model: the model's name.
+        given: ``IN/OUT`` in US dollars per million tokens, which goes before the tables, or nothing.
 
     Raises:
-        SettingsError: a price table cannot be read.
+        SettingsError: a price table cannot be read, or ``given`` is no price.
     """
+    if given:
+        return read_price(given)
     table: dict[str, Price] = {}
     for path in (Path(__file__).with_name("prices.toml"), home() / "prices.toml"):
         if path.is_file():
             table |= _read(path)
-    return table.get(model) or table.get(_DATED.sub("", model))
+    return table.get(model)
+
+
+def read_price(text: str) -> Price:
+    """Read ``IN/OUT``, US dollars per million tokens of prompt and of answer.
+
+    Raises:
+        SettingsError: it is not of this form, negative, infinite or no number.
+    """
+    try:
+        asked, said = (float(part) for part in text.split("/"))
+        return Price(asked, said, asked)
+    except (ValueError, SettingsError) as error:
+        raise SettingsError(
+            f"The price '{text}' is not of the form IN/OUT: US dollars per million tokens of prompt and of "
+            "answer, each 0 or more, e.g. 0.25/2."
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Price]:
@@ -85,14 +121,9 @@ def _read(path: Path) -> dict[str, Price]:
         loaded = tomllib.loads(path.read_text(encoding="utf-8"))
         date = str(loaded.get("date", ""))
         return {
-            name: Price(
-                input=float(entry["input"]),
-                output=float(entry["output"]),
-                cached=float(entry.get("cached", entry["input"])),
-                batch=float(entry.get("batch", 0.5)),
-                date=str(entry.get("date", date)),
-            )
-            for name, entry in loaded.get("models", {}).items()
+            name: _price(entry, date)
+            for first, entry in loaded.get("models", {}).items()
+            for name in (first, *entry.get("also", ()))
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingsError) as error:
         raise SettingsError(
@@ -101,62 +132,28 @@ def _read(path: Path) -> dict[str, Price]:
         ) from error
 
 
-class Budget:
-    """What may be spent, shared by every session of a run.
-
-    Before a request is sent its worst case is reserved; its real cost replaces that when the answer
-    is in. What may have been billed without an answer counts at its worst case. So the bill can
-    never pass the limit.
-    """
-
-    def __init__(self, max_usd: float | None = None) -> None:
-        if max_usd is not None and not 0 <= max_usd < math.inf:
-            raise SettingsError(f"--max-usd {max_usd} is no amount of 0 or more.")
-        self.max_usd = max_usd
-        self.spent = 0.0  # known
-        self.uncertain = 0.0  # perhaps billed: the worst case of attempts without an answer
-        self.reserved = 0.0
-        self.unpriced = 0  # answers whose cost is unknown
-        self._lock = Lock()
-
-    @property
-    def left(self) -> float:
-        """What is neither spent nor reserved."""
-        limit = float("inf") if self.max_usd is None else self.max_usd
-        return limit - self.spent - self.uncertain - self.reserved
-
-    def fits(self, usd: float) -> bool:
-        """Return whether so much more may be reserved now."""
-        return self.max_usd is None or usd <= self.left
-
-    def reserve(self, usd: float) -> None:
-        """Set ``usd`` aside."""
-        with self._lock:
-            self.reserved += usd
-
-    def settle(self, reserved: float, spent: float | None, *, uncertain: bool = False) -> None:
-        """Replace a reservation by what was really spent; None when nobody knows.
-
-        ``uncertain`` says that the worst case may have been billed.
-        """
-        with self._lock:
-            self.reserved = max(0.0, self.reserved - reserved)
-            if spent is not None:
-                self.spent += spent
-            elif uncertain:
-                self.uncertain += reserved
-                self.unpriced += 1
+def _price(entry: Mapping[str, Any], date: str) -> Price:
+    return Price(
+        input=float(entry["input"]),
+        output=float(entry["output"]),
+        cached=float(entry.get("cached", entry["input"])),
+        batch=float(entry.get("batch", 0.5)),
+        date=str(entry.get("date", date)),
+        above=int(entry.get("above", 0)),
+        over=_price(entry["over"], date) if "over" in entry else None,
+    )
 
 
 def refuse_unpriced(model: str, max_usd: float | None, price: Price | None) -> None:
-    """Refuse ``--max-usd`` for a model whose price nobody knows.
+    """Refuse ``--max-usd`` for a model whose price nobody knows; 0 sends nothing and needs no price.
 
     Raises:
         SettingsError: with where to put the price.
     """
-    if max_usd is not None and price is None:
+    if max_usd and price is None:
         raise SettingsError(
-            f"--max-usd {max_usd:g} cannot be kept: the price of '{model}' is not in the table. Add "
-            f'[models."{model}"] with input and output (US dollars per million tokens; 0 for a server of '
-            f"yours) to {home() / 'prices.toml'}, or leave --max-usd out."
+            f"--max-usd {max_usd:g} cannot be kept: the price of '{model}' is not in the table. Give it with "
+            f'--price IN/OUT, or add [models."{model}"] with input and output (US dollars per million '
+            f"tokens; 0 for a server of yours) to {home() / 'prices.toml'}; or limit calls or tokens, with "
+            "--max-calls or --max-tokens."
         )

@@ -288,7 +288,7 @@ class Trial:
         messages = question(self.request.messages, system=found.system)
         body = encode(self.engine.server.model, messages, found.adapt(self.params))
         worst, out = at_most(messages), found.most(self.params)
-        usd = self.engine.price.cost(worst, out) if self.engine.price else 0.0
+        usd = self.engine.price.worst(worst, out) if self.engine.price else 0.0
         key = hashlib.blake2b(body, digest_size=16).digest()
         tries = tries if self.patient else 1
         outcome = await self.engine.single(key, body, worst + out, usd, tries=tries, refusing=refusing)
@@ -344,4 +344,6 @@ def thinks(got: Got, limit: int) -> bool:
         return True  # Gemini's and xAI's thought stands in the total only
     if isinstance(told, int) and told > 0:
         return True
+    if (got.reply.output_tokens or 0) > len(text.encode()) + DIGIT_TOKENS:
+        return True  # a token has a byte at least, so the others cannot be seen
     return got.reply.finish == "length" and (not text.strip() or limit >= DIGIT_TOKENS)

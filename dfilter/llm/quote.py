@@ -101,7 +101,7 @@ class _Tally:
     def __init__(self, judge: Judge, ledger: Ledger | None) -> None:
         self.judge, self.ledger = judge, ledger
         self.count = _own_tokenizer(judge)
-        self.price = price_of(judge.model)
+        self.price = price_of(judge.model, judge.price)
         self.stored = self.calls = self.tokens = self.extra = 0
         self.shown: list[
             tuple[int, int, int, float]

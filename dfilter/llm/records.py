@@ -1,70 +1,71 @@
-"""The rows of a log of ratings, read as rows of data are, each with its place in words."""
+"""What the ledger holds of a call: what was reserved for it, how it ended, and the answer that it brought."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
-from dfilter.data.containers import COLUMNAR, File, find_files, items_of, opened
-from dfilter.data.csvtext import Dialect
-from dfilter.data.jsontext import parse_whole
-from dfilter.data.rejects import CutError, Rejection, RowError
-from dfilter.errors import InputError
+from dataclasses import dataclass
+from typing import NamedTuple
 
 
-def records(
-    source: Path, scores: Collection[str], csv: str = ""
-) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
-    """Yield (place, row) of every row, or (place, what is wrong with it).
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One answer as the ledger keeps it; the fields are those of :class:`~dfilter.llm.answers.Answer`."""
 
-    Args:
-        source: a file, a folder or a pattern, JSONL, JSON, CSV or TSV, plain or compressed. A JSON file may
-            also be one object of id to score, or of id to row.
-        scores: columns that hold a score, which tell a row from an object of ids; the first one is given to
-            scores that stand by themselves.
-        csv: how fields are told apart; see :class:`dfilter.data.csvtext.Dialect`.
+    key: bytes
+    status: str
+    value: float
+    mass: float
+    reason: str
+    reader: str
+    raw: str | None
+    model: str
+    input_tokens: int | None
+    output_tokens: int | None
+    usd: float | None
+    latency: float
 
-    Raises:
-        InputError: it cannot be read at all.
+
+class Attempt(NamedTuple):
+    """A call that is about to be sent.
+
+    Attributes:
+        id: its number.
+        key: what it asks.
+        started: seconds since 1970.
+        asker: who asks.
+        budget: out of which budget.
+        owner: by which process; none for what outlives it, as a batch does.
+        worst_usd: the most that it may cost.
+        worst_tokens: the most that it may take, prompt and answer together.
     """
-    files = find_files(source)
-    for file in files:
-        shard = f"{file.name}, " if len(files) > 1 else ""
-        for place, row in _of_file(file, scores, Dialect.parse(csv)):
-            yield f"{shard}{place}", row.reason if isinstance(row, Rejection) else row
+
+    id: int
+    key: bytes
+    started: float
+    asker: int | None = None
+    budget: int | None = None
+    owner: int | None = None
+    worst_usd: float = 0.0
+    worst_tokens: int = 0
 
 
-def _of_file(file: File, scores: Collection[str], dialect: Dialect) -> Iterator[tuple[str, Any]]:
-    if file.container in COLUMNAR:
-        raise InputError(f"{file.path} is not read here; write its rows as JSONL or CSV.")
-    by_id = _by_id(file, scores)
-    if by_id is not None:
-        yield from ((f"'{name}'", _named(name, held, scores)) for name, held in by_id.items())
-        return
-    try:
-        with opened(file, lambda _: None) as stream:
-            unit = "item" if file.container == "json" and stream.begins() == b"[" else "line"
-            for place, _, row in items_of(file, stream, dialect):
-                yield f"{unit} {place}", row
-    except CutError as cut:
-        raise InputError(f"{file.path} is cut off: {cut}.") from cut
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, and the answer that it brought, if it brought one.
 
+    Attributes:
+        attempt: its number.
+        http: the status code, or None.
+        outcome: a status, or what went wrong.
+        usd: what it cost; None when nobody knows, so that its worst case may be billed.
+        stored: the answer.
+        asker: who asked.
+        tokens: what it took by the server's word; None when that says nothing.
+    """
 
-def _by_id(file: File, scores: Collection[str]) -> dict[str, Any] | None:
-    """Return what a file holds by ids, where it is one object of that kind."""
-    if file.container != "json" or file.compression:
-        return None
-    with opened(file, lambda _: None) as stream:
-        if stream.begins() != b"{" or stream.unwrap():
-            return None
-    try:
-        found = parse_whole(file.path.read_text(encoding="utf-8-sig"))
-    except (RowError, UnicodeDecodeError):
-        return None  # JSONL, most likely
-    is_row = not found or any(name in found for name in scores)
-    return None if is_row or any(isinstance(held, list) for held in found.values()) else found
-
-
-def _named(name: str, held: Any, scores: Collection[str]) -> dict[str, Any]:
-    return {"id": name, **held} if isinstance(held, dict) else {"id": name, next(iter(scores)): held}
+    attempt: int
+    http: int | None
+    outcome: str
+    usd: float | None
+    stored: Stored | None = None
+    asker: int | None = None
+    tokens: int | None = None

@@ -19,7 +19,7 @@ from dfilter.llm.server import Server
 from dfilter.types import Json
 
 if TYPE_CHECKING:
-    from dfilter.llm.prices import Budget
+    from dfilter.llm.budget import Budget
 
 S = TypeVar("S", bound=Server)
 SILENCE = 60.0  # seconds for which a server that did not answer is not asked again

@@ -73,6 +73,9 @@ class Server:
         patience: when nothing came back for so many seconds, the run says so.
         first_wait: the first back-off is drawn below so many seconds; every further one doubles it.
         poll_seconds: how often a batch is looked at.
+        batch_rows: most requests in one batch; 50,000 is the API's published limit.
+        batch_tokens: most tokens that may wait at the server in batches, as its tier allows; 0 for no limit.
+        price: ``IN/OUT`` in US dollars per million tokens of prompt and of answer; empty takes the table's.
         wait_for_server: how many seconds a server that is down is waited for; then the run stops, and
             the same command goes on with it.
     """
@@ -98,6 +101,9 @@ class Server:
     first_wait: Annotated[float, ANYHOW] = 0.5
     poll_seconds: Annotated[float, ANYHOW] = 30.0
     wait_for_server: Annotated[float, ANYHOW] = 3600.0
+    batch_rows: Annotated[int, ANYHOW] = 50_000
+    batch_tokens: Annotated[int, ANYHOW] = 0
+    price: Annotated[str, ANYHOW] = ""
 
     def __post_init__(self) -> None:
         findings = self.findings()
@@ -112,6 +118,11 @@ class Server:
             for name in ("requests_per_minute", "tokens_per_minute")
             if getattr(self, name) < 0
         ]
+        if self.batch_rows < 1 or self.batch_tokens < 0:
+            findings.append(
+                f"batch_rows = {self.batch_rows}, batch_tokens = {self.batch_tokens}; expected 1 or more "
+                "rows, and 0 (no limit) or more tokens."
+            )
         if self.attempts < 1:
             findings.append(f"attempts = {self.attempts}; expected 1 or more.")
         findings += [
@@ -130,6 +141,13 @@ class Server:
         ]
         if self.thought_tokens < 0:
             found.append(f"thought_tokens = {self.thought_tokens}; expected 0 (no room) or more.")
+        if self.price and "," not in self.price:  # one for each of several models
+            from dfilter.llm.prices import read_price
+
+            try:
+                read_price(self.price)
+            except SettingsError as error:
+                found += error.findings
         if DEPLOYMENTS in self.base_url and not self.api_version:
             found.append(
                 f"The address {self.base_url} is Azure's classic one and needs an api-version; set "

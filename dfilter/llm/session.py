@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 from dfilter.digests import json_digest
 from dfilter.errors import Interrupted
 from dfilter.llm.answers import Answer, Reader, Request, TextReader
+from dfilter.llm.budget import Budget, budget_here
 from dfilter.llm.clock import Clock
 from dfilter.llm.keys import key_of
 from dfilter.llm.ledger import Ledger
-from dfilter.llm.prices import Budget, Price, price_of, refuse_unpriced
+from dfilter.llm.prices import Price, price_of, refuse_unpriced
 from dfilter.llm.reported import Reported
 from dfilter.llm.server import Server, check_url
 from dfilter.progress import Silent
@@ -82,7 +83,7 @@ class Session:
 
     Args:
         server: where to ask, and how.
-        budget: shared by all sessions of a run; none for no limit.
+        budget: shared by all sessions of a run; else that of the command, if there is one.
         ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
         progress: where it says that another model answers than before, and what it waits for.
         clock: where time comes from.
@@ -103,9 +104,9 @@ class Session:
         self.server, self.clock = server, clock or Clock()
         self.shown = _Shown(progress or Silent())
         self.reported = Reported(server, progress)
-        self.budget = budget or Budget()
+        self.budget = budget or budget_here()
         self._path = ledger or ledger_path()
-        self.price: Price | None = price_of(server.model)
+        self.price: Price | None = price_of(server.model, server.price)
         refuse_unpriced(server.model, self.budget.max_usd, self.price)
         check_url(server.url)
         self.key = key_of(server)
@@ -224,13 +225,15 @@ class Session:
             raise Interrupted(_stopped(engine)) from None
 
     def facts(self) -> dict[str, Json]:
-        """Return what this session asked, got and spent; by reported model only what was asked last."""
-        out: dict[str, Json] = {"server": self.server.identity, "usd": round(self.budget.spent, 6)}
-        if self.budget.uncertain:
-            out["usd_uncertain"] = round(self.budget.uncertain, 6)
+        """Return what this session asked, got and spent; by reported model only what was asked last.
+
+        ``usd`` is null when nobody knows it.
+        """
+        out: dict[str, Json] = {"server": self.server.identity, "usd": 0.0}
         if self._opened is None:
             return out
         engine = self._opened[0]
+        out["usd"] = engine.stats.known_usd
         stats, found = engine.stats, engine.learner.latest
         return out | {
             "stored": stats.stored,
@@ -272,7 +275,7 @@ class Session:
 
         ledger = Ledger(self.path)
         wire = Wire(self.server, self.key, clock=self.clock)
-        writer = Writer(Ledger(self.path))  # its own connection: reads go on while it commits
+        writer = Writer(Ledger(self.path), self.budget)  # its own connection: reads go on while it commits
         return Engine(self.server, wire, ledger, writer, self.budget, self.price), ledger, wire, writer
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from dfilter.errors import SettingsError, suggest
 from dfilter.llm.answers import ChatMessage
-from dfilter.types import Example
+from dfilter.template_fields import defined
+from dfilter.types import Example, Message
 
 FOLDER = Path(__file__).with_name("templates")
 SHORT = "short"
@@ -75,7 +76,7 @@ class Template:
     def messages(self, row: Example, mode: str, low: int, high: int) -> list[ChatMessage]:
         """Return the chat messages that ask for a rating of ``row``."""
         fence = hashlib.blake2b(row.key, digest_size=6, person=b"dfilter-fence").hexdigest()
-        texts = {"instruction": instruction(row), "input": row.context, "response": row.response}
+        texts = {"instruction": instruction(row), "input": row.context, "response": response(row)}
         words = {"fence": fence, "low": str(low), "high": str(high)}
 
         def fill(match: re.Match[str]) -> str:
@@ -117,18 +118,29 @@ def in_user_turn(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 
 def instruction(row: Example) -> str:
     """Return a row's instruction; several turns before the response are shown with their roles."""
-    before = row.messages[: max(i for i, m in enumerate(row.messages) if m.role == "assistant")]
-    if len(before) <= 1:
+    before = defined(row.messages[: row.replies[0]], row.tools)
+    if len(before) <= 1 and not row.tools:
         return row.instruction
-    shown = "\n\n".join(f"{m.role}: {m.content}" for m in before)
+    shown = transcript(before)
     if row.context and shown.endswith(row.context):
         return shown[: -len(row.context)].rstrip("\n")
     return shown
 
 
+def response(row: Example) -> str:
+    """Return a row's response; where it is pooled, all turns from the first of it on, with their roles."""
+    after = row.messages[row.replies[0] :]
+    return row.response if not row.pooled or len(after) == 1 else transcript(after)
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """Return turns with their roles."""
+    return "\n\n".join(f"{m.role}: {m.content}" for m in messages)
+
+
 def speaks_to_judge(row: Example) -> bool:
     """Return whether a row's text tries to talk to a judge."""
-    return SPEAKS_TO_JUDGE.search(row.text) is not None
+    return any(SPEAKS_TO_JUDGE.search(message.content) for message in row.messages)
 
 
 def names() -> list[str]:

@@ -21,6 +21,7 @@ from dfilter.llm.judge import rating_key
 from dfilter.llm.ledger import ASKED, Ledger
 from dfilter.llm.server import IMPORTED
 from dfilter.llm.session import ledger_path
+from dfilter.types import pooled_key
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -43,9 +44,14 @@ class Judged:
     keys: Sequence[bytes]
     judges: tuple[str, ...] = ()
 
-    def of(self, judge: str, repeat: int) -> list[bytes]:
-        """Return (n,) keys of one judge's ratings."""
-        return [rating_key(key, judge, repeat) for key in self.keys]
+    def of(self, judge: str, repeat: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the keys that one judge's ratings may have, each with its row's place.
+
+        A conversation is rated by its last reply, or by all together.
+        """
+        for place, key in enumerate(self.keys):
+            yield place, rating_key(key, judge, repeat)
+            yield place, rating_key(pooled_key(key), judge, repeat)
 
 
 @dataclass(frozen=True)
@@ -270,6 +276,6 @@ def _note_wanted(db: Connection, rows: Judged, number: int, judge: str) -> None:
         before = db.total_changes
         db.executemany(
             "INSERT OR IGNORE INTO wanted SELECT key, ?, ? FROM answer WHERE key = ? AND asker = ?",
-            [(place, repeat, key, number) for place, key in enumerate(rows.of(judge, repeat))],
+            ((place, repeat, key, number) for place, key in rows.of(judge, repeat)),
         )
         repeat, more = repeat + 1, db.total_changes - before

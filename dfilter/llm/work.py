@@ -40,6 +40,8 @@ class Job:
         form: the parameters in the form that ``found`` allows.
         shape: the set of parameters that ``found`` belongs to.
         mends: how often it was given another form.
+        asked: whether another process was asking it when it was to be sent last.
+        forced: whether it is sent whatever others ask, for what they got cannot be read.
     """
 
     key: bytes
@@ -61,6 +63,8 @@ class Job:
     form: Mapping[str, Json] = field(default_factory=dict)
     shape: str = ""
     mends: int = 0
+    asked: bool = False
+    forced: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +90,14 @@ class Stats:
     abandoned: int = 0  # attempts that a stop did not wait for
     input_tokens: int = 0
     output_tokens: int = 0
+    usd: float = 0.0  # known
+    unpriced: int = 0  # attempts that cost nobody knows what
     faults: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def known_usd(self) -> float | None:
+        """The known cost in US dollars; None when calls were made whose price nobody knows, and no others."""
+        return None if self.unpriced and not self.usd else round(self.usd, 6)
 
 
 def answer_of(

@@ -109,7 +109,8 @@ def online(tmp_path, monkeypatch):
 def test_a_hub_id_is_fetched_at_the_commit_that_was_listed(online, tmp_path):
     rows = open_dataset("some/rows", cache=tmp_path / "cache")
     assert [row.response for row in rows] == ["A"]
-    assert online == [("some/rows", None, hub.HUB_SECONDS), ("some/rows", "c0ffee", ["data/train.jsonl"])]
+    wanted = ["data/train.jsonl", "README.md"]
+    assert online == [("some/rows", None, hub.HUB_SECONDS), ("some/rows", "c0ffee", wanted)]
     assert rows.source.path == "some/rows"
     named = open_dataset("hf://datasets/some/rows@v2/data/test.jsonl", cache=tmp_path / "cache")
     assert [row.response for row in named] == ["B"]

@@ -95,8 +95,15 @@ def test_forms_of_public_files(row, expected):
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.0}]}, "('weight' is 0.0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"train": False}]}, "('train' is False)"),
         ({"messages": [TURNS[0], TURNS[1] | {"content": "", "reasoning_content": "hm"}]}, "is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.5}]}, "'weight' of turn 2 is 0.5, and a turn is"),
+        ({"messages": [TURNS[0], TURNS[1] | {"train_detail": [{"begin_offset": 0}]}]}, "(train_detail or"),
+        ({"messages": [TURNS[0], TURNS[1] | {"content": [{"type": "text", "text": "A", "train": False}]}]},
+         "a part of turn 2 is not to be learnt"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking", "text": "hm"}]}]},
-         "a part of turn 2 is of type 'thinking'"),
+         "is empty"),
+        ({"messages": [TURNS[0], TURNS[1] | {"tool_calls": [{"arguments": {}}]}]}, "without the name of"),
+        ({"messages": [TURNS[0] | {"tools": '[{"name": "a"}]'}, TURNS[1]]}, "turn 1 defines tools"),
+        ({"messages": TURNS, "tools": "a hammer"}, "'tools' holds text that defines no tool"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, "'image_url'"),
         ({"messages": "[1, 2"}, "'messages' is text, expected a list of turns"),
         ({"messages": {"role": ["user"], "content": ["Q", "A"]}}, "an object, expected a list of turns"),
@@ -115,19 +122,43 @@ def test_what_is_not_to_be_learnt_or_not_understood_is_refused_with_its_reason(r
     assert reason in str(caught.value)
 
 
-def test_columns_that_change_what_a_row_means_and_are_not_read_are_named(tmp_path):
-    rows = [{"messages": TURNS, "tools": [], "source": "x"}, {"messages": TURNS, "images": ["a.png"]}]
+def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
+    seen = {"tools": [], "source": "x", "note": None}
+    rows = [
+        {"messages": TURNS} | seen,
+        {"messages": [TURNS[0], TURNS[1] | {"name": "n", "reasoning_content": "r"}], "images": ["a.png"]},
+        {"messages": TURNS, "tools": [{"name": "f"}], "loss_mask": [0, 1]},
+        {"messages": TURNS, "tools": [{"name": "g"}], "label": 0},
+    ]
     notes = [
-        "the column 'tools' (definitions of tools) is not read",
-        "the column 'images' (pictures, films or sound) is not read",
+        "the column 'images' (pictures, films or sound) is not read: 1 row",
+        "the column 'label' (a mark of good and bad answers) is not read: 1 row",
+        "the column 'loss_mask' (what is to be learnt) is not read: 1 row",
+        "columns that are kept and not read: source",
+        "parts of turns that are kept and not read: name",
     ]
     assert Dataset.from_rows(rows).source.notes == notes
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for _ in range(2):
         assert list(open_dataset(path, cache=tmp_path / "cache").source.notes) == notes
-    plain = [{"prompt": "Q", "answer": "A", "rejected": "B"}]
-    pq.write_table(pa.Table.from_pylist(plain), tmp_path / "rows.parquet")
-    [note] = open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes
-    assert note == "the column 'rejected' (answers that were refused) is not read"
-    assert not Dataset.from_rows([{"prompt": "Q", "tools": "A"}], mapping={"response": "tools"}).source.notes
+    texts = [row | {"messages": json.dumps(row["messages"])} for row in rows]
+    assert Dataset.from_rows(texts).source.notes == notes
+    names = dict.fromkeys(name for row in rows for name in row)
+    padded = [dict.fromkeys(names) | row for row in rows]
+    pq.write_table(pa.Table.from_pylist(padded), tmp_path / "rows.parquet")
+    assert list(open_dataset(tmp_path / "rows.parquet", cache=tmp_path / "cache").source.notes) == notes
+
+
+def test_only_what_is_not_read_is_named():
+    chosen = {"prompt": "Q", "answer": "A", "rejected": "B"}
+    [note] = Dataset.from_rows([chosen]).source.notes
+    assert note == "the column 'rejected' (answers that were refused) is not read: 1 row"
+    mapped = Dataset.from_rows([{"prompt": "Q", "rejected": "A"}], mapping={"response": "rejected"})
+    assert not mapped.source.notes
+    for row in (
+        {"id": 1, "system": "S", "messages": TURNS, "label": True},
+        {"instruction": "Q", "input": "I", "output": "A", "history": [["a", "b"]]},
+        {"prompt": "Q", "chosen": "A"},
+    ):
+        assert not Dataset.from_rows([row]).source.notes

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
+from dfilter.data.detect import detect
 from dfilter.data.rejects import RowError
-from dfilter.data.shapes import FIELDS, content_key_of, detect, is_blank, text_length
+from dfilter.data.shapes import FIELDS, content_key_of, is_blank, text_length
 from dfilter.errors import InputError, SettingsError, UnknownNameError
 from dfilter.types import Example, Message, content_key
 
@@ -48,10 +49,7 @@ def test_messages_keep_system_tool_and_every_turn():
     }
     turns, _ = read(row)
     assert [role for role, _ in turns] == ["system", "user", "assistant", "tool", "assistant", "user"]
-    assert turns[2][1] == (
-        '<tool_call>\n{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '
-        '"{\\"a\\": 1}"}}\n</tool_call>'
-    )
+    assert turns[2][1] == '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     assert turns[4][1] == "It is 2."
 
 
@@ -212,6 +210,9 @@ def test_key_and_length_are_those_of_the_example(turns, response, after, context
     assert text_length(turns) == len(Example("0", messages, {}, context).text)
 
 
+TREE = {"role": "prompter", "text": "Q", "replies": [{"role": "assistant", "text": "A"}]}
+
+
 def test_every_shape_is_detected_by_its_own_names():
     rows = {
         "alpaca": {"instruction": "Q", "input": "", "output": "A"},
@@ -219,6 +220,9 @@ def test_every_shape_is_detected_by_its_own_names():
         "conversations": {"conversations": [{"from": "gpt", "value": "A"}]},
         "prompt-response": {"prompt": "Q", "response": "A"},
         "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        "tree": {
+            "prompt": {"role": "prompter", "text": "Q", "replies": [{"role": "assistant", "text": "A"}]}
+        },
     }
     assert {name: detect([row]).name for name, row in rows.items()} == {name: name for name in FIELDS}
 

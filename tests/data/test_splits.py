@@ -8,7 +8,7 @@ import pytest
 
 from dfilter.data import open_dataset
 from dfilter.data.hub import Address, choose
-from dfilter.data.splits import one_split, split_of
+from dfilter.data.splits import by_split, one_of, split_of
 from dfilter.errors import InputError
 
 NAMES = {
@@ -50,19 +50,28 @@ def test_a_split_is_told_by_whole_words(name):
     ],
 )
 def test_the_training_split_is_read_and_the_others_are_named(names, read, left):
-    found, sentence = one_split("D", names)
+    found, sentence = one_of("D", by_split(names))
     assert found == read
     assert left in sentence
     assert bool(left) == bool(sentence)
     assert choose(names, Address("x/y"))[0] == read
 
 
+def test_what_has_no_name_is_the_training_split_by_name_too():
+    assert one_of("D", by_split(["a.jsonl", "test.jsonl"]), "train") == (["a.jsonl"], "")
+    assert one_of("D", by_split(["a.jsonl"]), "train")[0] == ["a.jsonl"]
+    with pytest.raises(InputError, match="Known: test"):
+        one_of("D", by_split(["test.jsonl"]), "train")
+
+
 @pytest.mark.parametrize(
     "names", [["train_gen-0.parquet", "train_sft-0.parquet"], ["dev.jsonl", "test.jsonl"]]
 )
 def test_several_that_could_be_meant_are_asked_about(names):
-    with pytest.raises(InputError, match=r"several splits: .*\. Name the files of one, for instance D/"):
-        one_split("D", names)
+    with pytest.raises(
+        InputError, match=r"several splits: .*\. Choose one, for instance --split \w+, or name its"
+    ):
+        one_of("D", by_split(names))
 
 
 def test_a_folder_and_its_parts(tmp_path):

@@ -13,6 +13,7 @@ from dfilter.errors import InputError, SettingsError
 from dfilter.filters.cleaning import LIMACleaning, cleaned
 from dfilter.filters.lima import LIMA, MAX_CHARACTERS, MIN_CHARACTERS, MIN_SOURCE_SCORE, TAU, shared_order
 from dfilter.pool import Pool
+from dfilter.replies import composed
 from dfilter.selector import quotas
 from dfilter.types import Message
 
@@ -251,3 +252,16 @@ def test_cleaning_is_the_same_however_often_it_is_done() -> None:
     samples = ["<b>a</b> [x](http://y.z) &lt;b&gt;", "![i](u) text https://a.b", "<p>a</p>\n\n\n<p>b</p>"]
     for text in itertools.chain(samples, [GOOD]):
         assert cleaned(cleaned(text)) in {cleaned(text), "a x"}
+
+
+def test_cleaning_leaves_calls_of_tools_as_they_are():
+    link = "https://a.example/x"
+    call = {"name": "open", "arguments": {"url": link}}
+    said = {"role": "assistant", "content": f"See {link} now", "tool_calls": [call], "train": False}
+    last = {"role": "assistant", "content": "A"}
+    rows = Dataset.from_rows([{"messages": [{"role": "user", "content": "Q"}, said, last]}])
+    made, why = LIMACleaning().apply(rows[0])
+    assert why == "cleaned"
+    assert made.messages[1] == Message("assistant", composed("See now", "", [call]), trained=False)
+    assert made.fields["messages"][1]["content"] == "See now"
+    assert Dataset.from_rows([made])[0].messages == made.messages

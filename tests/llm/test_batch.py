@@ -14,9 +14,12 @@ import pytest
 
 from dfilter.errors import CheckError, ServerError
 from dfilter.llm.batch import BatchSession
+from dfilter.llm.batch_size import Size
+from dfilter.llm.budget import Budget
 from dfilter.llm.ledger import Ledger
-from dfilter.llm.prices import Budget
+from dfilter.llm.prices import price_of
 from dfilter.llm.scores import TextScore
+from dfilter.llm.scripted import count
 from dfilter.llm.session import ask, ledger_path
 from dfilter.store import home
 from dfilter.testing import Say, ScriptedServer
@@ -102,6 +105,7 @@ CHILD = """
 import sys
 from dfilter.llm.answers import Request
 from dfilter.llm.batch import BatchSession
+from dfilter.llm.batch_size import Size
 from dfilter.llm.server import Server
 def row(i):
     return Request(bytes([i]) * 16, [{"role": "user", "content": f"row {i} "}], {"max_tokens": 8})
@@ -160,3 +164,75 @@ def test_a_row_that_a_batch_refuses_is_its_own_where_others_were_answered(
         assert server.calls == calls
         taken = False  # where none was answered, nobody knows whose fault it is
         assert {a.status for a in collect(settings, requests(5, start=100))} == {"failed"}
+
+
+def test_no_more_waits_at_the_server_than_its_tier_allows(requests: Callable, quick: Callable) -> None:
+    with ScriptedServer("4.5") as server:
+        batches, waiting, create = server.batches, [], server.batches._create
+
+        def counted(asked: dict) -> tuple[int, bytes]:
+            made = create(asked)
+            under_way = [one["shown"] for one in batches.batches.values()]
+            files = [one["input_file_id"] for one in under_way if one["status"] == "in_progress"]
+            bodies = [json.loads(line)["body"] for file in files for line in batches.files[file].splitlines()]
+            waiting.append(sum(count(body) + body["max_tokens"] for body in bodies))
+            return made
+
+        batches._create = counted  # type: ignore[method-assign]
+        settings = quick(server.url, poll_seconds=0.01, batch_tokens=1500)
+        answers = collect(settings, requests(40))
+        assert {a.status for a in answers} == {"ok"}
+        assert server.calls == 40
+        assert len(waiting) > 3
+        assert max(waiting) <= 1500
+        with pytest.raises(ServerError, match="no room in batch_tokens = 20"):
+            collect(quick(server.url, batch_tokens=20), requests(1, start=100))
+
+
+def test_a_budget_pays_for_as_many_batches_as_it_can(requests: Callable, quick: Callable) -> None:
+    """The worst case of all rows is more than the limit, what they cost is less."""
+    with ScriptedServer("4.5", price=(10.0, 30.0)) as server:
+        settings = quick(server.url, poll_seconds=0.01, price="10/30")
+        worst = 60 * Size(price_of("m", "10/30")).worst(b"x" * 250, 8)[0]
+        budget = Budget(worst / 2, name="night")
+        answers = collect(settings, requests(60), budget=budget)
+        assert len(answers) == 60
+        assert budget.spent == pytest.approx(server.bill)
+        assert server.bill < worst / 2
+        assert len(server.batches.batches) > 1
+        with pytest.raises(CheckError, match="--max-usd"):
+            collect(settings, requests(500, start=100), budget=budget)
+        assert server.bill <= worst / 2
+
+
+@pytest.mark.parametrize("kind", ["null", "code", "string", "upper"])
+def test_a_row_is_read_by_its_id_with_its_errors_reason(
+    kind: str, requests: Callable, quick: Callable
+) -> None:
+    """Every third row comes back with an error alone, or in a form of some server's own."""
+    said = {"message": "The prompt was flagged.", "code": 400 if kind == "code" else "invalid_request_error"}
+    with ScriptedServer("4.5") as server:
+        put = server.batches._put
+
+        def changed(lines: list[dict]) -> str | None:
+            for line in lines:
+                if int(line["custom_id"], 16) % 3 or not line.get("response"):
+                    continue
+                if kind in {"null", "code"}:
+                    line |= {"response": None, "error": said}
+                elif kind == "string":
+                    line["response"]["body"] = json.dumps(line["response"]["body"])
+                    line["response"]["status_code"] = str(line["response"]["status_code"])
+                else:
+                    line["custom_id"] = line["custom_id"].upper()
+            return put(lines)
+
+        server.batches._put = changed  # type: ignore[method-assign]
+        settings = quick(server.url, poll_seconds=0.01)
+        answers = collect(settings, requests(12))
+        calls = server.calls
+        refused = [a.index for a in answers if a.status != "ok"]
+        assert refused == ([0, 3, 6, 9] if kind in {"null", "code"} else [])
+        assert all("The prompt was flagged" in answers[i].reason for i in refused)
+        assert len(collect(settings, requests(12))) == 12
+        assert server.calls == calls  # none is sent twice

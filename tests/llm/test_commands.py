@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from dfilter.errors import InputError, SettingsError
 from dfilter.eval.judging import Wording, ask_judge
 from dfilter.llm.answers import Reading, Reply, Request
+from dfilter.llm.budget import Budget
 from dfilter.llm.cli import judge as group
 from dfilter.llm.commands import askers, reparse
 from dfilter.llm.judge import Judge, rate
 from dfilter.llm.pairs import PairScores
-from dfilter.llm.prices import Budget, Price, price_of
+from dfilter.llm.prices import Price, price_of
 from dfilter.llm.scores import TextScore
 from dfilter.llm.server import Server
 from dfilter.llm.session import open_session
@@ -135,20 +136,6 @@ def test_prices_by_hand_and_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     (home() / "prices.toml").write_text("models = 3")
     with pytest.raises(SettingsError, match="price table"):
         price_of("gpt-4o-mini")
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([None, 0.5, 1.0])), max_size=30))
-def test_a_budget_is_never_passed_by_what_it_let_through(calls: list[tuple[float, float | None]]) -> None:
-    """Whatever share of its worst case a call really costs, and whether or not anybody learns of it."""
-    budget, bill = Budget(2.0), 0.0
-    for worst, share in calls:
-        if not budget.fits(worst):
-            continue
-        budget.reserve(worst)
-        bill += worst if share is None else worst * share
-        budget.settle(worst, None if share is None else worst * share, uncertain=True)
-    assert bill <= 2.0 + 1e-9
-    assert budget.reserved == pytest.approx(0.0, abs=1e-9)
 
 
 @given(st.text(max_size=200))

@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 )
 
 from dfilter.errors import StoreError
-from dfilter.llm.answers import FINAL, STATUSES, Reply
-from dfilter.llm.ledger import Ending, Ledger, Stored
+from dfilter.llm.answers import FAILED, FINAL, Reply
+from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.scores import ExpectedScore, TextScore
 
 
@@ -53,7 +53,9 @@ class LedgerMachine(RuleBasedStateMachine):
         return number, bytes([key]) * 16
 
     @rule(
-        attempt=consumes(attempts), status=st.sampled_from(STATUSES), value=st.sampled_from([0.0, 4.5, 5.0])
+        attempt=consumes(attempts),
+        status=st.sampled_from([*sorted(FINAL), FAILED]),
+        value=st.sampled_from([0.0, 4.5, 5.0]),
     )
     def end(self, attempt: tuple[int, bytes], status: str, value: float) -> None:
         self.pending.append(("end", attempt[0], attempt[1], status, value if status == "ok" else math.nan))
@@ -66,7 +68,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.begin_group()
         for what, number, key, *rest in self.pending:
             if what == "begin":
-                self.ledger.begin([(number, key, 1.0)])
+                self.ledger.begin([Attempt(number, key, 1.0)])
             else:
                 answer = stored(key, *rest) if rest[0] else None
                 self.ledger.end([Ending(number, 200, rest[0] or "reset", 0.001, answer)])
@@ -145,7 +147,7 @@ def test_two_processes_may_write_at_once(tmp_path: Path) -> None:
     for turn, ledger in enumerate((a, b, a, b)):
         number = ledger.next_attempt()
         ledger.begin_group()
-        ledger.begin([(number, b"k%d" % turn, 1.0)])
+        ledger.begin([Attempt(number, b"k%d" % turn, 1.0)])
         ledger.end([Ending(number, 200, "ok", 0.0, stored(b"k%d" % turn, "ok", 1.0))])
         ledger.commit()
     assert a.count() == b.count() == {"ok": 4}
@@ -159,7 +161,7 @@ def test_stored_answers_are_read_again_for_free(tmp_path: Path) -> None:
     body = '{"choices": [{"message": {"content": "4.5/5"}, "finish_reason": "stop"}]}'
     number = ledger.next_attempt()
     ledger.begin_group()
-    ledger.begin([(number, b"k", 1.0)])
+    ledger.begin([Attempt(number, b"k", 1.0)])
     ledger.end([Ending(number, 200, "unparsed", 0.0, stored(b"k", "unparsed", math.nan, body), asker)])
     ledger.commit()
     preview = ledger.reread(asker, TextScore(), write=False)

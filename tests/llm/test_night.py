@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dfilter.llm.answers import WORDS
-from dfilter.store import home
+from dfilter.llm.spend import spent
 from dfilter.testing import FAULTS, Say, ScriptedServer
 
 SPEED = 60.0  # seconds of the client's in one of ours
@@ -142,6 +142,7 @@ def command(url: str, data: Path, out: Path, speed: float) -> list[str]:
         "--judge-name",
         "scripted",
     ]
+    words += ["--price", "/".join(map(str, PRICE))]
     settings = {"concurrency": CONCURRENCY, "first_wait": 0.5, "attempt_seconds": 60.0, "row_seconds": 900.0,
                 "longest_pause": 3600.0}  # fmt: skip
     more = [word for name, value in settings.items() for word in ("--set", f"judge.judge.{name}={value}")]
@@ -157,8 +158,6 @@ def command(url: str, data: Path, out: Path, speed: float) -> list[str]:
     ],
 )
 def test_in_the_morning_every_row_is_rated_or_named(tmp_path: Path, rows: int, each: int, seed: int) -> None:
-    home().mkdir(parents=True, exist_ok=True)
-    (home() / "prices.toml").write_text(f'[models]\n"m" = {{ input = {PRICE[0]}, output = {PRICE[1]} }}\n')
     night, ends = Night(rows, each, seed), []
     data, out = pool(tmp_path / "pool.jsonl", list(range(rows))), tmp_path / "night"
     with ScriptedServer(night, latency=0.002, price=PRICE, keep_log=False) as server:
@@ -181,3 +180,5 @@ def test_in_the_morning_every_row_is_rated_or_named(tmp_path: Path, rows: int, e
     assert selected[0] == selected[1]
     assert set(night.rated) == set(fine)
     assert night.rated.total() - len(fine) <= 3 * CONCURRENCY
+    (budget,) = [one.totals for one in spent() if one.of.get("budget") == str(out)]
+    assert budget.usd - 1e-6 <= server.bill <= budget.usd + budget.usd_uncertain + budget.usd_reserved + 1e-6

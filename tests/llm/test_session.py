@@ -17,8 +17,8 @@ import pytest
 
 from dfilter.errors import CheckError, Interrupted, ServerError, SettingsError
 from dfilter.llm.answers import FINAL, STATUSES, Request
+from dfilter.llm.budget import Budget
 from dfilter.llm.ledger import Ledger
-from dfilter.llm.prices import Budget
 from dfilter.llm.scores import TextScore
 from dfilter.llm.server import Server, check_url, forbidden
 from dfilter.llm.session import Session, ask, ledger_path

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dfilter.errors import SettingsError
 from dfilter.llm.answers import read_body
-from dfilter.llm.prices import Budget, Price
+from dfilter.llm.budget import Budget
+from dfilter.llm.prices import Price
 from dfilter.llm.usage import count, usage_of
 
 DETAILS = "completion_tokens_details"
