@@ -27,6 +27,7 @@ from dfilter.leaderboard.cells import (
     same_figures,
     write_cell,
 )
+from dfilter.looked_at import pooled
 from dfilter.places import Place
 from dfilter.pool import Pool
 from dfilter.run_folder import lasting, read_manifest, recorded_identity
@@ -68,7 +69,8 @@ class Figures:
         self.tokens = pool.signal(counter).astype(np.int64)
         trained = counter_of(setting.plan)
         counter = registry.create("signals", trained.signal, trained.settings)
-        self.budget_tokens = pool.signal(counter).astype(np.int64)
+        counted = Pool(pooled(pool.rows), progress=progress)  # as the selector looks at them
+        self.budget_tokens = counted.signal(counter).astype(np.int64)
         self.prompts = {e.name: _asked(e) for e in setting.evaluations}
         self.rows = pool.rows
 
