@@ -83,6 +83,7 @@ def probe(setting: Setting, rows: Dataset, folder: Path) -> Probe:
             for size, entry in cut.items()
         },
         "opponents": {},
+        "spending": asdict(setting.plan.terms),
     }
     write_json(folder / "job.json", job)
     started = time.monotonic()

@@ -79,4 +79,6 @@ def advice(rows: Sequence[Row]) -> list[str]:
     budgets = equal_budgets(rows)
     if not budgets:
         return []
-    return [f"Verdicts above are not at equal tokens; the comparison with --keep {','.join(budgets)} is."]
+    named = dict.fromkeys(f"{row.strategy} at {row.budget}" for row in rows if unlike(row))
+    whose, keep = ", ".join(named), ",".join(budgets)
+    return [f"Verdicts of {whose} are not at equal tokens; the comparison with --keep {keep} is."]
