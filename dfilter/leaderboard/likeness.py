@@ -67,9 +67,14 @@ def in_words(row: Row, reference: str) -> str:
     return f"trained on {row.tokens_ratio:.2g} times {reference}'s tokens" if unlike(row) else ""
 
 
+def _comparable(row: Row) -> bool:
+    """Return whether a budget in tokens would make equal what a verdict is between, and is not."""
+    return unlike(row) and math.isfinite(row.equal_tokens)
+
+
 def equal_budgets(rows: Sequence[Row]) -> list[str]:
     """Return the budgets at which what the verdicts are about would be compared at equal tokens."""
-    found = [row.equal_tokens for row in rows if unlike(row) and math.isfinite(row.equal_tokens)]
+    found = [row.equal_tokens for row in rows if _comparable(row)]
     sizes = [f"{tokens / 1000:.0f}ktok" if tokens >= 10_000 else f"{tokens:.0f}tok" for tokens in found]
     return list(dict.fromkeys(sizes))
 
@@ -79,6 +84,6 @@ def advice(rows: Sequence[Row]) -> list[str]:
     budgets = equal_budgets(rows)
     if not budgets:
         return []
-    named = dict.fromkeys(f"{row.strategy} at {row.budget}" for row in rows if unlike(row))
+    named = dict.fromkeys(f"{row.strategy} at {row.budget}" for row in rows if _comparable(row))
     whose, keep = ", ".join(named), ",".join(budgets)
     return [f"Verdicts of {whose} are not at equal tokens; the comparison with --keep {keep} is."]
