@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
+PAIR_COLUMNS = 1024  # rows that are compared pair by pair at once, where every pair may be near
 FIRST_ROWS = 256  # blocks grow from this, so that many equal rows meet the one that is kept, not each other
 BLOCK_ROWS = 4096
 
@@ -33,10 +34,12 @@ class Duplicates:
     Attributes:
         keep: (n,) bool.
         of: (n,) int64: the kept row that a dropped row repeats, the first in order; -1 for kept rows.
+        apart: (n,) bool: rows that were kept although their vector repeats a kept one, see :class:`Doubt`.
     """
 
     keep: NDArray[np.bool_]
     of: Int64
+    apart: NDArray[np.bool_]
 
     def groups(self) -> list[Int64]:
         """Return every kept row that has duplicates, followed by these, by ascending kept row."""
@@ -46,6 +49,26 @@ class Duplicates:
         return [np.concatenate([self.of[part[:1]], part]) for part in np.split(dropped, cuts) if len(part)]
 
 
+@dataclass(frozen=True, eq=False)
+class Doubt:
+    """Rows whose vector does not tell all of them.
+
+    Attributes:
+        rows: (n,) bool: which these are. A pair with one of them is near only if ``agree`` says so, too.
+        agree: takes two arrays of m row numbers, returns (m,) bool.
+    """
+
+    rows: NDArray[np.bool_]
+    agree: Callable[[Int64, Int64], NDArray[np.bool_]]
+
+    def admits(self, a: Int64, b: Int64) -> NDArray[np.bool_]:
+        """Return which pairs are near, of those whose vectors are."""
+        asked = self.rows[a] | self.rows[b]
+        found = ~asked
+        found[asked] = self.agree(a[asked], b[asked])
+        return found
+
+
 def near_duplicates(
     X: NDArray[Any],
     order: NDArray[Any] | None = None,
@@ -53,6 +76,7 @@ def near_duplicates(
     *,
     clusters: NDArray[Any] | None = None,
     neighbours: int | Literal["all"] = 0,
+    doubt: Doubt | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -61,7 +85,7 @@ def near_duplicates(
     """Find the rows that repeat a row kept before them.
 
     Cosines are exact, 1 - the cosine distance of :func:`dfilter.cluster.kcenter.kcenter`; a row of zeros
-    repeats only rows of zeros. The result depends on no setting below ``neighbours``.
+    repeats only rows of zeros. The result depends on no setting below ``doubt``.
 
     Args:
         X: (n, d) rows, float32 or converted to it; may be a memory map.
@@ -71,6 +95,7 @@ def near_duplicates(
         neighbours: compare with the rows of so many nearest clusters too (nearest by the directions of
             their means, the lower label among equals, either being the other's neighbour); "all" ignores
             the clusters.
+        doubt: rows that are near others only if more than their vectors agrees.
         precision: of the filter, as for k-center.
         device: "cpu", "cuda" or "auto".
         threads: at most so many threads.
@@ -90,17 +115,20 @@ def near_duplicates(
     if neighbours == "all":
         labels, neighbours = np.zeros(n, np.int64), 0
     of, rank, done = np.full(n, -1), np.argsort(order), 0
+    doubt = doubt or Doubt(np.zeros(n, np.bool_), lambda a, _: np.ones(len(a), np.bool_))
+    apart = np.zeros(n, np.bool_)
+    largest = PAIR_COLUMNS if doubt.rows.any() else BLOCK_ROWS
     with exact_products(threads) as count:
         space = Space(rows, "cosine", precision=precision, device=device, threads=count)
         scopes = _scopes(space, labels, neighbours)
         for part in [order] if neighbours else _by_label(order, labels):
-            kept: dict[int, Centres] = {}
-            for block in _blocks(part):
-                _compare(space, block, rank, labels, scopes, kept, 2.0 * (1.0 - threshold), of)
+            kept = _Kept({}, {})
+            for block in _blocks(part, largest):
+                _compare(space, block, rank, labels, scopes, kept, doubt, 2.0 * (1.0 - threshold), of, apart)
                 done += len(block)
                 if progress is not None:
                     progress(done)
-    return Duplicates(of < 0, of)
+    return Duplicates(of < 0, of, apart & (of < 0))
 
 
 def _check(n: int, order: Int64, labels: Int64, threshold: float, neighbours: int | str) -> None:
@@ -124,11 +152,11 @@ def _by_label(order: Int64, labels: Int64) -> Iterator[Int64]:
     yield from np.split(grouped, np.flatnonzero(np.diff(labels[grouped])) + 1)
 
 
-def _blocks(rows: Int64) -> Iterator[Int64]:
+def _blocks(rows: Int64, largest: int) -> Iterator[Int64]:
     begin, size = 0, FIRST_ROWS
     while begin < len(rows):
         yield rows[begin : begin + size]
-        begin, size = begin + size, min(2 * size, BLOCK_ROWS)
+        begin, size = begin + size, min(2 * size, largest)
 
 
 def _scopes(space: Space, labels: Int64, neighbours: int) -> list[Int64]:
@@ -152,15 +180,29 @@ def _scopes(space: Space, labels: Int64, neighbours: int) -> list[Int64]:
     return [np.array(sorted(scope)) for scope in linked]
 
 
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What was kept of each label: the rows whose vectors tell all, and those of which they do not."""
+
+    sure: dict[int, Centres]
+    doubtful: dict[int, Int64]
+
+    def all_of(self, label: int) -> Int64:
+        sure = self.sure[label].ids[: self.sure[label].count]
+        return np.concatenate([sure, self.doubtful[label]])
+
+
 def _compare(
     space: Space,
     block: Int64,
     rank: Int64,
     labels: Int64,
     scopes: list[Int64],
-    kept: dict[int, Centres],
+    kept: _Kept,
+    doubt: Doubt,
     limit: float,
     of: Int64,
+    apart: NDArray[np.bool_],
 ) -> None:
     """Decide on a block of rows, in order, knowing all that was kept before; add what it keeps."""
     from dfilter.cluster import pairs
@@ -168,21 +210,60 @@ def _compare(
 
     groups = {int(label): block[labels[block] == label] for label in np.unique(labels[block])}
     for label, rows in groups.items():
-        for other in scopes[label].tolist():
-            if other in kept:
-                hit = _first_kept(space, rows, kept[other], limit)
-                first = (hit >= 0) & ((of[rows] < 0) | (rank[hit] < rank[of[rows]]))
-                of[rows[first]] = hit[first]
+        for other in (known for known in scopes[label].tolist() if known in kept.sure):
+            sure, unsure = rows[~doubt.rows[rows]], rows[doubt.rows[rows]]
+            _enter(sure, _first_kept(space, sure, kept.sure[other], limit), rank, of)
+            for some, ids in ((sure, kept.doubtful[other]), (unsure, kept.all_of(other))):
+                _enter(some, _first_agreed(space, some, ids, rank, doubt, limit, apart), rank, of)
     groups = {label: rows[of[rows] < 0] for label, rows in groups.items()}
     edges = [np.empty((2, 0), np.int64)]
     for label, rows in groups.items():
         near = [groups[other] for other in scopes[label].tolist() if other >= label and other in groups]
         edges += [_near_pairs(space, rows, others, rank, limit) for others in near]
-    earlier, later = np.concatenate(edges, axis=1)
+    earlier, later = _agreed(np.concatenate(edges, axis=1), doubt, apart)
     by_rank = np.lexsort((rank[earlier], rank[later]))
     pairs.walk(earlier[by_rank], later[by_rank], of)
     for label, rows in groups.items():
-        kept.setdefault(label, Centres(space, len(rows))).add(rows[of[rows] < 0])
+        stays = rows[of[rows] < 0]
+        kept.sure.setdefault(label, Centres(space, len(rows))).add(stays[~doubt.rows[stays]])
+        held = kept.doubtful.get(label, np.empty(0, np.int64))
+        kept.doubtful[label] = np.concatenate([held, stays[doubt.rows[stays]]])
+
+
+def _enter(rows: Int64, hit: Int64, rank: Int64, of: Int64) -> None:
+    """Enter the kept rows that rows repeat, -1 where there is none, where they come before those known."""
+    first = (hit >= 0) & ((of[rows] < 0) | (rank[hit] < rank[of[rows]]))
+    of[rows[first]] = hit[first]
+
+
+def _agreed(pairs: Int64, doubt: Doubt, apart: NDArray[np.bool_]) -> Int64:
+    """Return the pairs (2, m), the earlier row first, that are no coincidence of vectors; note the others."""
+    admitted = doubt.admits(pairs[0], pairs[1])
+    apart[pairs[1][~admitted]] = True
+    return pairs[:, admitted]
+
+
+def _first_agreed(
+    space: Space,
+    rows: Int64,
+    kept: Int64,
+    rank: Int64,
+    doubt: Doubt,
+    limit: float,
+    apart: NDArray[np.bool_],
+) -> Int64:
+    """Return, for each row, the first kept row within ``limit`` that it agrees with, or -1."""
+    hit, found = np.full(len(rows), -1), [np.empty((2, 0), np.int64)]
+    for start in range(0, len(kept) if len(rows) else 0, PAIR_COLUMNS):
+        near = _near_pairs(space, rows, kept[start : start + PAIR_COLUMNS], rank, limit)
+        found.append(_agreed(near, doubt, apart))
+    earlier, later = np.concatenate(found, axis=1)
+    by_rank = np.lexsort((rank[earlier], later))
+    repeated, first = np.unique(later[by_rank], return_index=True)
+    place = np.searchsorted(repeated, rows)
+    known = np.flatnonzero(np.isin(rows, repeated))
+    hit[known] = earlier[by_rank][first][place[known]]
+    return hit
 
 
 def _first_kept(space: Space, rows: Int64, kept: Centres, limit: float) -> Int64:

@@ -336,7 +336,9 @@ def _card(row: dict[str, Any], *, whole: bool = False) -> str:
     texts = [f"  {name}: {_clip(row[name], whole)}" for name in ("prompt", "response") if name in row]
     rank = f"  rank {row['rank']}" if row.get("rank") else ""
     key = f"  key {row['key']}" if "key" in row else ""  # runs of older versions have none
-    return "\n".join([shown_lines([f"{head}{rank}  {scores}{key}", f"  {row['reason']}"]), *texts, ""])
+    views = ((n.removeprefix("seen_"), v) for n, v in row.items() if n.startswith("seen_"))
+    seen = "".join(f"  {step} saw it: {view}" for step, view in views if view not in (None, "whole"))
+    return "\n".join([shown_lines([f"{head}{rank}  {scores}{seen}{key}", f"  {row['reason']}"]), *texts, ""])
 
 
 def _number(value: Any) -> str:

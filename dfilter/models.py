@@ -80,6 +80,7 @@ SHAPING = frozenset(
 NOT_SHAPING = frozenset({"training.json", "plan.json", "progress.json", "trainer_state.json", "seal.json"})
 OTHER_FOLDERS = frozenset({"onnx", "openvino", "original", "checkpoints", "epochs"})
 ADAPTER = "adapter_config.json"
+MODULES = "modules.json"  # lists the layers of a sentence encoder
 HUB_SECONDS = 5.0  # without an answer by then there is no network; the hub's own client retries for 48 s
 
 
@@ -316,19 +317,24 @@ def _table(file: Path) -> dict[str, Any]:
 
 
 def _local(folder: Path, name: str) -> ModelFiles:
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        pickled = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))
+    if not _has_weights(folder):
+        pickled = [file for ending in ("*.bin", "*.pt", "*/*.bin") for file in folder.glob(ending)]
         raise ModelError(
             f"The folder {folder} holds no safetensors. "
             + ("Its weights are pickled, which is never read; convert them to safetensors first."
                if pickled else "A model's folder has config.json, *.safetensors and a tokenizer.")
         )  # fmt: skip
-    if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER, MODULES)):
         raise ModelError(
             f"The folder {folder} holds safetensors but neither config.json nor adapter_config.json."
         )
     return ModelFiles(folder, name)
+
+
+def _has_weights(folder: Path) -> bool:
+    """Return whether a folder holds safetensors; a sentence encoder's may lie in its layers' folders."""
+    own = any(folder.glob("*.safetensors"))
+    return own or ((folder / MODULES).is_file() and any(folder.glob("*/*.safetensors")))
 
 
 def _folder_sha(folder: Path, published: str = "") -> str:
@@ -355,7 +361,7 @@ def _hub(repo: str, revision: str | None, name: str) -> ModelFiles:
 
     with contextlib.suppress(OSError):  # what is cached is used as it is: a name does not drift between runs
         folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if any(folder.glob("*.safetensors")):
+        if _has_weights(folder):
             return ModelFiles(folder, name, folder.name)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise _unreachable(name, "HF_HUB_OFFLINE forbids to fetch it")

@@ -21,9 +21,11 @@ from dfilter.pool import Pool, Store
 from dfilter.progress import Silent
 from dfilter.scoring import checked, jsonable, part
 from dfilter.selector import Budget, as_groups, choose, ranking, within_tokens
+from dfilter.store.shards import key_column
 from dfilter.strategy import Step, Strategy
 from dfilter.transforms import transformed
 from dfilter.types import Example, Progress, Scores, Transform
+from dfilter.view import LEVELS, report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +56,7 @@ class Selection:
         keep: the budget as given or as the strategy has it.
         store: what was read from the store and what was computed.
         timings: seconds by stage.
+        seen: for each step with windows (n,) what they showed, a place in ``dfilter.view.LEVELS``, or -1.
     """
 
     rows: Dataset
@@ -71,6 +74,7 @@ class Selection:
     keep: str | None
     store: Sequence[Mapping[str, Any]]
     timings: Mapping[str, float]
+    seen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -95,7 +99,7 @@ class Selection:
         return Counter(v for i, v in enumerate(self.verdicts) if i not in kept)
 
     def decisions(self) -> pa.Table:
-        """Return one line a row: id, key, score at each step, group, kept, rank (1 is best), reason.
+        """Return one line a row: id, key, score at each step, group, kept, rank (1 is best), seen, reason.
 
         The key is the hash of the row's content, 16 bytes. It says which rows are equal, and it breaks ties.
         """
@@ -104,24 +108,18 @@ class Selection:
         rank = np.zeros(len(self.rows), np.int64)
         rank[self.kept] = np.arange(1, len(self.kept) + 1)
         said = [f"{v}: {r}" if r and v != r else v for v, r in zip(self.verdicts, self.reasons, strict=True)]
-        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string()), "key": _binary(self.rows.keys)}
+        columns: dict[str, Any] = {"id": pa.array(self.rows.ids, pa.string())}
+        columns["key"] = key_column(self.rows.keys)
         columns |= {f"score_{name}": pa.array(values) for name, values in self.scores.items()}
         if self.groups is not None:
             columns["group"] = pa.array(self.groups, mask=self.groups < 0)
         columns |= {
             "kept": pa.array(rank > 0),
             "rank": pa.array(rank, mask=rank == 0),
-            "reason": pa.array(said),
         }
+        columns |= {f"seen_{n}": pa.array(LEVELS[at].tolist(), mask=at < 0) for n, at in self.seen.items()}
+        columns["reason"] = pa.array(said)
         return pa.table(columns)
-
-
-def _binary(keys: NDArray[np.uint8]) -> pa.Array:
-    """Return (n, width) bytes as a column of n values of that width."""
-    import pyarrow as pa
-
-    buffer = pa.py_buffer(np.ascontiguousarray(keys))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(keys.shape[1]), len(keys), [None, buffer])
 
 
 def select(
@@ -208,6 +206,7 @@ def select(
         keep=text,
         store=tuple(store.log),
         timings=dict(getattr(progress, "timings", {})),
+        seen=walk.seen,
     )
 
 
@@ -233,6 +232,7 @@ class _Walk:
     target: Pool | None = None
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    seen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     groups: NDArray[np.int64] | None = None
     usable: int = 0
 
@@ -273,6 +273,7 @@ class _Walk:
             with self.progress.stage(step.name):
                 given = checked(made, made.score(pool), len(self.alive))
             self._record(step, given)
+            self._note_views(step, pool)
             passed = self._gate(step, given)
             self.alive = self.alive[passed]
             prior = part(given, passed)
@@ -351,6 +352,14 @@ class _Walk:
         if given.reasons is not None:
             for row, reason in zip(self.alive.tolist(), given.reasons, strict=True):
                 self.reasons[row] = reason
+
+    def _note_views(self, step: Step, pool: Pool) -> None:
+        """Count what the step's windows did not show, and say it."""
+        found = report(step.name, pool.views, pool.target.views if pool.target else None, self.progress.say)
+        if found:
+            self.facts[step.name] = {**self.facts.get(step.name, {}), **found}
+            self.seen[step.name] = seen = np.full(len(self.data), -1, np.int64)
+            seen[self.alive] = pool.views.worst()
 
     def _gate(self, step: Step, given: Scores) -> NDArray[np.int64]:
         """Return the positions that stay; an abstention never passes."""

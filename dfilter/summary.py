@@ -12,11 +12,15 @@ from dfilter.plaintext import shown_lines
 from dfilter.progress import duration
 from dfilter.run_folder import read_manifest
 from dfilter.store.disk import read_text
+from dfilter.view import sentences
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from dfilter.types import Progress
+
+
+VIEWS = {"seen": "", "seen_of_target": "the target's "}  # facts that are told in sentences
 
 
 def summary(folder: Path) -> str:
@@ -59,7 +63,11 @@ def _counts(folder: Path, run: Mapping[str, Any]) -> Iterator[str]:
 def _facts(run: Mapping[str, Any]) -> Iterator[str]:
     for step, facts in run["facts"].items():
         for name, value in facts.items():
-            yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
+            if name not in VIEWS:
+                yield f"  {step}: {name.replace('_', ' ')} {_shown(value)}"
+        for name, about in VIEWS.items():
+            for label, figures in facts.get(name, {}).items():
+                yield from (f"  {step}: {about}{line}" for line in sentences(label, figures, step))
         judges = facts.get("judges")
         for judge in judges if isinstance(judges, list) else ():
             if isinstance(judge, Mapping):

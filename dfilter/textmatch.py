@@ -31,10 +31,11 @@ CHARACTERS = 2  # that count as a word there: words of Chinese have 1.6 on avera
 def runs(tokens: Sequence[str], length: int) -> set[int]:
     """Return hashes of all runs of ``length`` words; empty for a shorter text."""
     joined = (" ".join(tokens[at : at + length]) for at in range(len(tokens) - length + 1))
-    return {_hash(run) for run in joined}
+    return {text_hash(run) for run in joined}
 
 
-def _hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """Return the first 64 bits of a text's BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -90,9 +90,24 @@ class Example:
         return "\n\n".join(self.messages[at].content for at in self.replies)
 
     @property
+    def before(self) -> tuple[Message, ...]:
+        """The turns before the first of :attr:`replies`."""
+        return self.messages[: self.replies[0]]
+
+    @property
     def prompt(self) -> str:
         """Everything before the first of :attr:`replies`, turns separated by an empty line."""
-        return "\n\n".join(m.content for m in self.messages[: self.replies[0]])
+        return "\n\n".join(m.content for m in self.before)
+
+    @property
+    def asked(self) -> str:
+        """The prompt without its system turns."""
+        return "\n\n".join(m.content for m in self.before if m.role != "system")
+
+    @property
+    def system(self) -> str:
+        """What the prompt's system turns say, separated by an empty line."""
+        return "\n\n".join(m.content for m in self.before if m.role == "system")
 
     @property
     def instruction(self) -> str:
@@ -167,6 +182,12 @@ class Signal(Protocol):
     that counts must exceed it. Without the method, and in fields that the mapping leaves out, floating-point
     numbers may move by 1e-5 or by that share of what is longer than 1, and all else must be equal.
     :func:`dfilter.tolerance.disagreement` compares.
+
+    A signal that looks through a window may have a method ``seen(rows)``, which says what the window shows
+    of each (:mod:`dfilter.view`). The pool stores it, and runs count the rows that were cut.
+
+    A signal whose class sets ``finite`` has a row's value stored only if all its numbers are finite: what is
+    not has NaN in the pool, is named, and is tried again by the next run.
     """
 
     def spec(self) -> Mapping[str, Json]:

@@ -12,6 +12,7 @@ from dfilter.chat import Encoded, Template, render_many, style
 from dfilter.embed.batches import pad, token_batches
 from dfilter.embed.causal import Causal, load
 from dfilter.embed.device import Placement, place
+from dfilter.embed.shown import Rendered
 from dfilter.identity import ANYHOW, DTYPE, SHOWN, WEIGHTS, spec_of
 from dfilter.types import Example, Json
 from dfilter.window import readable
@@ -70,6 +71,10 @@ class HiddenState:
     def tolerance(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the length of the difference of two unit vectors, (n,)."""
         return np.full(len(values), VECTOR_ROUNDING[self.pooling] * self.placement().rounding)
+
+    def seen(self, rows: Sequence[Example]) -> NDArray[np.void]:
+        """Return what the model's window shows of every row, (len(rows),) of ``dfilter.view.SEEN``."""
+        return Rendered(self.model, self.template, self.max_tokens).seen(rows)
 
     def compute(self, rows: Sequence[Example]) -> NDArray[np.float32]:
         """Return (len(rows), d) float32 vectors of length 1."""

@@ -21,7 +21,8 @@ from dfilter.models import configuration, load_tokenizer
 from dfilter.token_ids import front_ids, text_ids
 from dfilter.turns import apply_template
 from dfilter.types import Example, Json, Message
-from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window_of
+from dfilter.view import through
+from dfilter.window import BOUNDLESS, NOT_EMBEDDED, beyond, vocabulary, window_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,6 +98,16 @@ class ResponseLoss:
         with np.errstate(divide="ignore"):
             nats = TOKEN_ROUNDING * self.placement().rounding / np.sqrt(values["tokens"])
         return {"prompted": nats, "alone": nats}
+
+    def seen(self, rows: Sequence[Example]) -> NDArray[np.void]:
+        """Return what the window shows of every row, (len(rows),) of ``dfilter.view.SEEN``.
+
+        Rows beyond it lose their end or, unless ``cut`` is set, have no value at all.
+        """
+        tokenizer = load_tokenizer(self.model)
+        limit = min(self.max_tokens, window_of(self.model, tokenizer))
+        shown = both(rows, tokenizer, self.template, BOUNDLESS, opened=self.opening)
+        return through([len(row.input_ids) for row, _ in shown], [row.start for row, _ in shown], limit)
 
     def compute(self, rows: Sequence[Example]) -> NDArray[np.void]:
         """Return (len(rows),) of the fields above."""

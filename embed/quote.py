@@ -14,6 +14,7 @@ from dfilter.embed.device import Placement
 from dfilter.models import count_parameters, load_tokenizer, resolve, verified
 from dfilter.progress import duration
 from dfilter.types import KEY_BYTES
+from dfilter.view import SEEN
 from dfilter.window import window_of
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def influence_quote(
         checkpoints=count,
         tokens=tokens,
         adapter=adapter,
-        kept_bytes=len(rows) * count * values,
+        kept_bytes=len(rows) * (count * values + KEY_BYTES + SEEN.itemsize),
         # A checkpoint holds the adapter and its two moments in float32.
         fit_bytes=count * stored + (0 if checkpoints else count * 12 * adapter),
         held_bytes=held,

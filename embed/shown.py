@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dfilter.chat import Template, render_many, style
 from dfilter.errors import InputError
+from dfilter.identity import SHOWN, WEIGHTS, spec_of
 from dfilter.models import configuration, load_tokenizer
+from dfilter.types import Example, Json
+from dfilter.view import through
 from dfilter.window import readable, vocabulary, window_of
 
 if TYPE_CHECKING:
@@ -15,6 +20,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfilter.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Rows as a template shows them to a model, for what the model's window shows of them.
+
+    Attributes:
+        model: whose template, tokenizer and window; no weight is read.
+        template: as the rows are shown.
+        max_tokens: longer rows lose their end.
+        base: what a model without a template of its own takes.
+    """
+
+    model: Annotated[str, WEIGHTS]
+    template: Annotated[Template, SHOWN]
+    max_tokens: int
+    base: Template = "alpaca"
+
+    kind: ClassVar[str] = "rendered"
+    version: ClassVar[int] = 1
+
+    def spec(self) -> Mapping[str, Json]:
+        """All settings; the model by its contents."""
+        return spec_of(self)
+
+    def seen(self, rows: Sequence[Example]) -> NDArray[np.void]:
+        """Return what the window shows of every row, (len(rows),) of ``dfilter.view.SEEN``."""
+        tokenizer = load_tokenizer(self.model)
+        limit = min(self.max_tokens, window_of(self.model, tokenizer))
+        shown, eot = style(tokenizer, template=self.template, base=self.base)
+        found = render_many(rows, tokenizer, template=shown, eot=eot, turns="last")
+        return through([len(row.input_ids) for row in found], [row.start for row in found], limit)
+
 
 NOTHING_TO_READ = "the model's template or tokenizer leaves nothing of it"
 

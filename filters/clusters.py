@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from dfilter.embed.sentences import Embedding
+from dfilter.errors import InputError
 from dfilter.filters.order import content_order
 from dfilter.identity import spec_of
 from dfilter.store.arrays import write_arrays
 from dfilter.types import Json
+from dfilter.view import MULTILINGUAL, unknown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +83,60 @@ def _central(X: NDArray[np.float32], members: NDArray[np.int64], metric: str) ->
     if metric == "cosine":
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     return int(members[((rows - rows.mean(axis=0)) ** 2).sum(axis=1).argmin()])
+
+
+UNKNOWN = "mostly unknown to the encoder's vocabulary"
+NOT_FINITE = "the encoder gives no finite vector"
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The rows that an encoder has a vector for.
+
+    Attributes:
+        pool: these rows alone; the whole pool where they are all.
+        places: (m,) where they stand in the whole pool.
+        why: why the others have none, by place.
+    """
+
+    pool: Pool
+    places: NDArray[np.int64]
+    why: Mapping[int, str]
+
+    def spread(self, values: NDArray[Any], fill: float) -> NDArray[Any]:
+        """Return the rows' values at their places in the whole pool, (n,), ``fill`` at the others."""
+        if not self.why:
+            return values
+        out = np.full(len(self.places) + len(self.why), fill, values.dtype)
+        out[self.places] = values
+        return out
+
+    def said(self, reasons: Sequence[str]) -> list[str]:
+        """Return the rows' reasons at their places, and at the others why they have no vector."""
+        given = iter(reasons)
+        count = len(self.places) + len(self.why)
+        return [self.why[at] if at in self.why else next(given) for at in range(count)]
+
+
+def embedded(pool: Pool, embedding: Embedding) -> Embedded:
+    """Return the rows that have a vector which says something of them.
+
+    Raises:
+        InputError: none has.
+    """
+    why = dict.fromkeys(pool.lacking(embedding).tolist(), NOT_FINITE)
+    seen = pool.view(embedding)
+    if seen is not None:
+        why |= dict.fromkeys(np.flatnonzero(unknown(seen)).tolist(), UNKNOWN)
+    if not why:
+        return Embedded(pool, np.arange(len(pool.rows)), {})
+    if len(why) == len(pool.rows):
+        raise InputError(
+            f"All {len(why):,} rows are mostly unknown to the vocabulary of '{embedding.model}'. Set "
+            f"embedding.model to a multilingual encoder, for instance {MULTILINGUAL}."
+        )
+    places = np.setdiff1d(np.arange(len(pool.rows)), np.array(list(why), np.int64))
+    return Embedded(pool.part(places), places, why)
 
 
 def vectors(pool: Pool, embedding: Embedding) -> NDArray[np.float32]:

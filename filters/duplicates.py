@@ -3,10 +3,14 @@
 SemDeDup (arXiv:2303.09540) clusters embeddings and looks for near duplicates within each cluster; it
 also compares with rows that were dropped already, so that a chain of small changes falls with its
 first link. Here a row leaves only if it is that near to a row that stays.
+
+A vector does not tell all of a row that is longer than the encoder's window, or whose system turn is not
+embedded. Such rows are near duplicates only if their texts agree as well (:mod:`dfilter.filters.agreement`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,16 +18,19 @@ import numpy as np
 
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
-from dfilter.filters.clusters import CLUSTERS, Clusters
+from dfilter.filters.agreement import agreeing
+from dfilter.filters.clusters import CLUSTERS, Clusters, Embedded, embedded
 from dfilter.filters.order import content_order, content_places
 from dfilter.store.arrays import read_arrays
 from dfilter.types import Scores
+from dfilter.view import partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from dfilter.cluster.duplicates import Doubt
     from dfilter.pool import Pool
     from dfilter.types import Bar
 
@@ -43,7 +50,8 @@ class Duplicates:
         prefer: which of several like rows stays: the ``first`` as they stand in the data, the one with
             the ``longest`` response, or the one that the step before scored highest (``prior``).
         near: look for near duplicates too, not only for rows that say exactly the same.
-        threshold: cosine similarity from which on two rows are near duplicates.
+        threshold: cosine similarity from which on two rows are near duplicates, if their vectors tell all
+            of them.
         clusters: compare rows within so many K-Means clusters; 0 compares all pairs of up to 20,000
             rows and makes clusters of about 1,000 rows of more.
         neighbours: compare with the rows of so many nearest clusters too; pairs further apart are
@@ -60,7 +68,7 @@ class Duplicates:
 
     paper: ClassVar[str] = "arXiv:2303.09540"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[tuple[int, ...]] = (1, Clusters.version)
+    version: ClassVar[tuple[int, ...]] = (2, Clusters.version)  # 1 went by vectors alone
 
     @property
     def equivariant(self) -> bool:
@@ -92,6 +100,9 @@ class Duplicates:
             SettingsError: ``prefer`` is "prior" and there is no step before.
         """
         values = self._values(pool)
+        found = embedded(pool, self.embedding) if self.near and len(values) > 1 else None
+        why = found.why if found else {}
+        values[list(why)] = np.nan
         # Best first; what is left of a tie is broken by what the rows say, so the order of rows is not.
         rank = np.lexsort((content_places(pool.rows), -values))
         if self.prefer == "first":
@@ -101,22 +112,29 @@ class Duplicates:
         likeness = np.full(len(values), np.nan)
         stays = rank[_first_of_each(pool.rows.keys[rank], rank, of)]
         exact = len(rank) - len(stays)
-        if self.near and len(stays) > 1:
-            self._find_near(pool, stays, of, likeness)
+        apart = self._find_near(found, stays, of, likeness) if found and len(stays) > 1 else 0
         ids = pool.rows.ids
         reasons = [
-            _reason(ids[repeated] if repeated >= 0 else None, similarity, missing=np.isnan(value))
-            for value, repeated, similarity in zip(values, of.tolist(), likeness.tolist(), strict=True)
+            why.get(at) or _reason(ids[repeated] if repeated >= 0 else None, similar, missing=np.isnan(value))
+            for at, (value, repeated, similar) in enumerate(
+                zip(values, of.tolist(), likeness.tolist(), strict=True)
+            )
         ]
         facts = {"exact_duplicates": exact, "near_duplicates": int((~np.isnan(likeness)).sum())}
+        facts |= {"told_apart_by_their_texts": apart} if apart else {}
         return Scores(np.where(of >= 0, np.nan, values), reasons=reasons, facts=facts)
 
     def _find_near(
-        self, pool: Pool, stays: NDArray[np.int64], of: NDArray[np.int64], likeness: NDArray[np.float64]
-    ) -> None:
-        """Enter the near duplicates among ``stays`` (best first) into ``of`` and ``likeness``."""
+        self, found: Embedded, stays: NDArray[np.int64], of: NDArray[np.int64], likeness: NDArray[np.float64]
+    ) -> int:
+        """Enter the near duplicates among ``stays`` (best first) into ``of`` and ``likeness``.
+
+        Returns:
+            How many rows stay because their texts differ, although their vectors are near.
+        """
         from dfilter.cluster.duplicates import near_duplicates
 
+        pool = found.pool
         content = content_order(pool.rows)
         labels = np.zeros(len(content), np.int64)
         count = self.clusters or (1 if len(content) <= EVERYWHERE else len(content) // ROWS_A_CLUSTER)
@@ -124,18 +142,42 @@ class Duplicates:
             fit = Clusters(self.embedding, "kmeans", count, "cosine", pool.seed)
             labels[content] = read_arrays(pool.fit(fit) / CLUSTERS)["labels"]
         X = pool.signal(self.embedding)  # noqa: N806 - a matrix
-        best_first = np.ascontiguousarray(X[stays])
+        inside = np.searchsorted(found.places, stays)
+        best_first = np.ascontiguousarray(X[inside])
         with pool.progress.stage("near duplicates", total=len(stays)) as bar:
-            found = near_duplicates(
+            near = near_duplicates(
                 best_first,
                 threshold=self.threshold,
-                clusters=labels[stays],
+                clusters=labels[inside],
                 neighbours=self.neighbours,
+                doubt=self._doubt(pool, inside),
                 progress=_reported(bar),
             )
-        repeats = np.flatnonzero(found.of >= 0)
-        of[stays[repeats]] = stays[found.of[repeats]]
-        likeness[stays[repeats]] = _cosines(best_first[repeats], best_first[found.of[repeats]])
+        repeats = np.flatnonzero(near.of >= 0)
+        of[stays[repeats]] = stays[near.of[repeats]]
+        likeness[stays[repeats]] = _cosines(best_first[repeats], best_first[near.of[repeats]])
+        return int(near.apart.sum())
+
+    def _doubt(self, pool: Pool, inside: NDArray[np.int64]) -> Doubt | None:
+        """Return the rows whose vectors do not tell all of them: longer than a window, or with a system turn.
+
+        A system turn that most rows have tells none of these apart.
+        """
+        from dfilter.cluster.duplicates import Doubt
+
+        seen = pool.view(self.embedding)
+        if seen is None:
+            return None
+        rows, seen = pool.part(inside), seen[inside]
+        long = partial(seen)
+        doubtful = long.copy()
+        if not self.embedding.system:
+            said = [row.system for row in rows.rows]
+            commonest = Counter(said).most_common(1)[0][0]
+            doubtful |= np.array([system != commonest for system in said])
+        if not doubtful.any():
+            return None
+        return Doubt(doubtful, agreeing(rows, self.embedding, self.threshold, seen["tokens"], long))
 
     def _values(self, pool: Pool) -> NDArray[np.float64]:
         if self.prefer == "prior":

@@ -368,6 +368,8 @@ def _health_line(model: str, facts: Mapping[str, Any]) -> str:
     parts = [f"{model}: {facts['parsed_share']:.1%} parsed"]
     if again.get("rows"):
         parts.append(f"{again['rows']} judged again, {again['same']:.0%} the same, {again['flips']:.0%} flip")
+    if facts.get("prompts_cut"):
+        parts.append(f"{facts['prompts_cut']:,} prompts were longer than its window and were not read whole")
     if facts["length_correlation"] is not None:
         parts.append(f"rank correlation with length {facts['length_correlation']:+.2f}")
     if canaries.get("lift") is not None:

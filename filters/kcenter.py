@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,7 +25,7 @@ import numpy as np
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import DamagedError, OtherFormatError, SettingsError
 from dfilter.filters.clusters import CLUSTERS as FOUND
-from dfilter.filters.clusters import Clusters, vectors
+from dfilter.filters.clusters import Clusters, embedded, vectors
 from dfilter.filters.order import content_order
 from dfilter.identity import spec_of
 from dfilter.store.arrays import read_arrays, write_arrays
@@ -167,10 +167,20 @@ class KCenter:
     def score(self, pool: Pool) -> Scores:
         """Return minus the position at which each row was taken, NaN for rows that were not reached.
 
+        Rows without a vector abstain, and are no row's centre.
+
         The groups are the clusters. The facts are the covering radius (the largest distance of any
         row to its nearest kept one) and the mean of these distances: k-center buys the first with
         the second.
         """
+        found = embedded(pool, self.embedding)
+        given = self._scored(found.pool)
+        groups = None if given.groups is None else found.spread(given.groups, -1)
+        reasons = found.said(given.reasons or [])
+        return replace(given, values=found.spread(given.values, np.nan), groups=groups, reasons=reasons)
+
+    def _scored(self, pool: Pool) -> Scores:
+        """Score rows that all have a vector."""
         fit = self._traversal(pool)
         folder = pool.fit(fit, length=length(pool))
         wanted = length(pool)  # a longer traversal may be stored; what is said must not depend on that

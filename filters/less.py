@@ -23,7 +23,7 @@ from dfilter.embed.directions import Directions, about, forget, subtasks
 from dfilter.embed.influence import Affinity, GradientSketch, ProjectedGradient
 from dfilter.embed.matching import divided, mean_directions, normalised, unusable
 from dfilter.embed.quote import influence_quote
-from dfilter.embed.shown import why_not
+from dfilter.embed.shown import Rendered, why_not
 from dfilter.embed.warmup import Warmup, epoch_folders, learning_rates
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHORT, SHOWN, WEIGHTS, identity, settings_identity
@@ -128,6 +128,7 @@ class LESS:
         weights = learning_rates(folders, self.rates)
         names, _ = subtasks(target, self.target_by)
         facts = self._facts(pool, folders, weights, names)
+        pool.view(Rendered(str(folders[0]), self.template, self.max_tokens, "tulu"))
         cosines = np.zeros((len(pool.rows), len(names)))
         state = np.zeros(len(pool.rows), dtype=np.int64)
         for folder, weight in zip(folders, weights.tolist(), strict=True):

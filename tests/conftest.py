@@ -122,6 +122,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture
 def padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant a fault: what fills up a batch is masked as if it were said, and labelled as if learnt."""
+    from sentence_transformers.base.modules import Transformer
+
     from dfilter.chat import IGNORE
     from dfilter.embed import batches
 
@@ -131,7 +133,14 @@ def padding_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         mask = all(set(sequence) == {1} for sequence in sequences)
         return right(sequences, 1 if mask else 0 if value == IGNORE else value, side)
 
-    for module in ("causal", "hidden", "sentences"):
+    def unmasked(self: Transformer, *args: object, **how: object) -> dict[str, object]:
+        features = preprocess(self, *args, **how)  # type: ignore[arg-type]
+        features["attention_mask"].fill_(1)
+        return features
+
+    preprocess = Transformer.preprocess
+    monkeypatch.setattr(Transformer, "preprocess", unmasked)
+    for module in ("causal", "hidden"):
         monkeypatch.setattr(f"dfilter.embed.{module}.pad", wrong)
 
 
@@ -245,6 +254,12 @@ def damages() -> ModuleType:
 def tokenizers() -> ModuleType:
     """Small tokenizers of every kind, and models with them."""
     return beside("tokenizer_kinds")
+
+
+@pytest.fixture(scope="session")
+def encoders() -> ModuleType:
+    """Small sentence encoders of every kind."""
+    return beside("encoder_kinds")
 
 
 @pytest.fixture(scope="session")

@@ -455,7 +455,7 @@ def test_an_encoder_is_every_file_that_shapes_its_vectors(
     rows = load(str(pool))
     vectors = [Pool(rows).signal(Embedding("m"))]
     edits: list[tuple[str, dict[str, Any]]] = [
-        ("sentence_bert_config.json", {"max_seq_length": 8}),
+        ("sentence_bert_config.json", {"max_seq_length": 24}),
         ("1_Pooling/config.json", POOLING),
         ("config_sentence_transformers.json", PROMPTS),
     ]

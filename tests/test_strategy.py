@@ -158,7 +158,7 @@ def test_every_builtin_strategy_is_whole_and_its_table_makes_it_again(name: str)
 
 def test_every_setting_is_spelt_out_in_the_table() -> None:
     table = load("longest", ("select.tau=inf", "select.quota=task")).table()
-    assert table["steps"][0]["settings"] == {"unit": "words", "tokenizer": "smollm2"}
+    assert table["steps"][0]["settings"] == {"unit": "words", "tokenizer": "smollm2", "turns": "all"}
     assert table["select"]["tau"] == math.inf
     assert from_table(tomllib.loads(tomli_w.dumps(table))).select.tau == math.inf
 

@@ -31,7 +31,7 @@ from dfilter.types import Example, Message
 from dfilter.window import BOUNDLESS, NOT_EMBEDDED, beyond, padding, readable, vocabulary
 
 DECLINED = STATUSES.index("refused")
-IMAGE = "<image_soft_token>"
+IMAGE = "image_soft_token"  # a word, as far as the tokenizer knows; a control token would be text in a row
 
 
 def example(name: str, asked: str, said: str, system: str = "") -> Example:
@@ -52,6 +52,7 @@ def saved(folder: Path, added: dict[str, Any]) -> str:
     """The tiny model, and a tokenizer with more tokens than it has embeddings for."""
     model, tokenizer = models.load_causal("tiny", device="cpu")
     tokenizer.add_special_tokens(added)
+    tokenizer.add_tokens([] if added else [IMAGE])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     assert len(tokenizer) > model.get_input_embeddings().weight.shape[0] == vocabulary(model.config)
@@ -62,7 +63,7 @@ def saved(folder: Path, added: dict[str, Any]) -> str:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DFILTER_HOME", str(tmp_path_factory.mktemp("home")))
-        return saved(tmp_path_factory.mktemp("wide"), {"additional_special_tokens": [IMAGE]})
+        return saved(tmp_path_factory.mktemp("wide"), {})
 
 
 def pool(tmp_path: Path, rows: list[Example]) -> Pool:
@@ -132,7 +133,7 @@ def test_a_comparison_sets_it_aside_and_training_leaves_it_out(wide: str, tmp_pa
 
 def test_a_new_end_of_turn_token_brings_embeddings_for_all(tmp_path: Path) -> None:
     """The tiny tokenizer has an end-of-turn token; without one, lima gives the model a row for each."""
-    folder = saved(tmp_path / "model", {"additional_special_tokens": [IMAGE]})
+    folder = saved(tmp_path / "model", {})
     text = (Path(folder) / "tokenizer.json").read_text()
     for file in Path(folder).glob("*.json"):
         file.write_text(file.read_text().replace("<|im_end|>", "<|no_end|>"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,13 +25,14 @@ from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.reported import Reported
 from dfilter.token_ids import front_ids, text_ids
 from dfilter.types import Json
-from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window
+from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window, window_of
 
 if TYPE_CHECKING:
     from dfilter.llm.server import Server
     from dfilter.types import Progress
 
 OPENING = "Score: 4"  # the digit is taken off again: some tokenizers join it to the blank, some do not
+SHORTEST = 256  # tokens; no model's window is smaller, so that none has to be looked up for less
 TOPS = 20
 CHUNK = 64  # requests looked up, sorted by length and committed together
 TOKENS = 4096  # tokens in one pass through the model, padding included
@@ -55,6 +57,7 @@ class LocalSession:
         self.reported = Reported(server, progress)
         self.ledger = Ledger(ledger or ledger_path())
         self.stored = self.answered = self.tokens = 0
+        self.sizes: Counter[int] = Counter()  # answers by the tokens of their prompts, before any is cut
         self._model: Any = None
 
     def __enter__(self) -> Self:
@@ -82,9 +85,19 @@ class LocalSession:
             "answered": self.answered,
             "calls": self.answered,
             "input_tokens": self.tokens,
+            **self._cut(),
             "reported_models": dict(self.reported.counts),
             "note": "a model in this process; small ones have not been seen to judge better than length does",
         }
+
+    def _cut(self) -> dict[str, Json]:
+        """Return how many prompts were longer than what the model is shown, if any."""
+        longest = max(self.sizes, default=0)
+        if longest <= SHORTEST:
+            return {}
+        limit = min(LONGEST, window_of(self.server.local))
+        cut = sum(count for size, count in self.sizes.items() if size > limit)
+        return {"prompts_cut": cut} if cut else {}
 
     def ask(
         self,
@@ -119,6 +132,7 @@ class LocalSession:
             for stored in self._compute(list(missing.values()), reader, asker):
                 found[stored.key] = stored
         for index, request in part:
+            self.sizes[found[request.key].input_tokens or 0] += 1
             stored_before = request.key in before
             yield self.reported.noted(
                 answer_of(index, found[request.key], reader, texts=texts, stored_before=stored_before)
@@ -157,10 +171,11 @@ class LocalSession:
         ids: list[list[int]] = [[] for _ in requests]
         bodies = [""] * len(ids)
         longest = min(LONGEST, window(model.config, tokenizer))
-        size = vocabulary(model.config)
+        known = vocabulary(model.config)
+        sizes = [0] * len(ids)
         for at, request in enumerate(requests):
             try:
-                ids[at] = _prompt_ids(tokenizer, request, longest, size)
+                ids[at], sizes[at] = _prompt_ids(tokenizer, request, longest, known)
             except InputError as error:
                 bodies[at] = _refusal(self.server.model, str(error))
         order = sorted((at for at in range(len(ids)) if ids[at]), key=lambda i: (len(ids[i]), i))
@@ -180,12 +195,13 @@ class LocalSession:
             for line, i in enumerate(group):
                 words = tokenizer.convert_ids_to_tokens(indices[line].tolist())
                 bodies[i] = _body(
-                    self.server.model, list(zip(words, values[line].tolist(), strict=True)), len(ids[i])
+                    self.server.model, list(zip(words, values[line].tolist(), strict=True)), sizes[i]
                 )
         return bodies
 
 
-def _prompt_ids(tokenizer: Any, request: Request, longest: int, size: int) -> list[int]:
+def _prompt_ids(tokenizer: Any, request: Request, longest: int, known: int) -> tuple[list[int], int]:
+    """Return the tokens that the model is shown, and how many there were before the middle was cut."""
     names = control_tokens.names(tokenizer)  # a row may hold some, and its judge is asked about a text
     messages = [{**m, "content": as_text(m["content"], names)} for m in request.messages]
     front: list[int] = []
@@ -198,11 +214,12 @@ def _prompt_ids(tokenizer: Any, request: Request, longest: int, size: int) -> li
     if isinstance(found, str):
         raise InputError(found)
     ids = [*front, *found[0]][:-1]
-    if len(ids) > longest:
+    size = len(ids)
+    if size > longest:
         ids = [*ids[: longest // 2], *ids[len(ids) - longest // 2 :]]
-    if beyond(ids, size):
+    if beyond(ids, known):
         raise InputError(NOT_EMBEDDED)
-    return ids
+    return ids, size
 
 
 def _groups(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -62,9 +62,20 @@ def _compute(
         todo = not store.has(name)
         if todo:
             batch = rows.take(shard)
-            store.write(name, keys, _checked(signal, signal.compute(batch), len(batch)))
+            values = _checked(signal, signal.compute(batch), len(batch))
+            keep = _stored(signal, values)
+            if keep.any():
+                store.write(name, keys[keep], values[keep])
         bar.advance(float(rows.lengths[shard].sum()))
         return len(shard) if todo else 0
+
+
+def _stored(signal: Signal, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows' values are stored: all, or of a signal that must be finite those that are."""
+    if not getattr(signal, "finite", False):
+        return np.ones(len(values), np.bool_)
+    found: NDArray[np.bool_] = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return found
 
 
 def _checked(signal: Signal, values: Any, rows: int) -> NDArray[Any]:

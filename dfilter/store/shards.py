@@ -78,16 +78,23 @@ class Shards:
         stored, _, _ = self._index()
         return _positions(keys, stored) < 0
 
-    def read(self, keys: Keys) -> NDArray[Any]:
-        """Return the values of rows that are all stored, (n, *shape), aligned with ``keys`` (n, 16)."""
+    def read(self, keys: Keys, *, gaps: bool = False) -> NDArray[Any]:
+        """Return the values of rows, (n, *shape), aligned with ``keys`` (n, 16).
+
+        Args:
+            keys: of rows that are all stored.
+            gaps: rows that are not have NaN instead, if any is.
+        """
         stored, starts, shards = self._index()
         at = _positions(keys, stored)
-        if (at < 0).any():
+        if (at < 0).any() and not (gaps and (at >= 0).any()):
             raise StoreError(
                 f"{int((at < 0).sum())} rows have no value in {self.folder}; run the command again."
             )
         first = shards[0]["values"]
         out = self._room((len(keys), *first.shape[1:]), first.dtype)
+        if gaps:
+            out[at < 0] = np.nan
         shard = np.searchsorted(starts, at, side="right") - 1
         by_shard = np.argsort(shard, kind="stable")
         cuts = np.searchsorted(shard[by_shard], np.arange(len(shards) + 1))
@@ -182,16 +189,18 @@ def shard_name(keys: Keys) -> str:
 
 def _positions(keys: Keys, stored: Keys) -> NDArray[np.int64]:
     """Return where each key stands in ``stored`` (its first place), -1 where it does not."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     if not len(stored):
         return np.full(len(keys), -1, np.int64)
-    found = pc.index_in(_arrow(keys, pa), value_set=_arrow(stored, pa))
+    found = pc.index_in(key_column(keys), value_set=key_column(stored))
     return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _arrow(keys: Keys, pa: Any) -> Any:
+def key_column(keys: Keys) -> Any:
+    """Return (n, KEY_BYTES) bytes as an Arrow column of n values."""
+    import pyarrow as pa
+
     data = pa.py_buffer(np.ascontiguousarray(keys))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), len(keys), [None, data])
 

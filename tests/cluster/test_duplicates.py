@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfilter.cluster import duplicates, pairs
-from dfilter.cluster.duplicates import near_duplicates
+from dfilter.cluster.duplicates import Doubt, near_duplicates
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,24 +63,38 @@ def reference(X, order, threshold, allowed=None):
     neighbours=st.sampled_from((0, 1, 2, "all")),
     precision=st.sampled_from(("bf16", "f32")),
     small=st.booleans(),
+    doubtful=st.sampled_from((0.0, 0.3, 1.0)),
 )
 def test_the_result_is_that_of_walking_row_by_row(
-    n, d, seed, threshold, clusters, neighbours, precision, small
+    n, d, seed, threshold, clusters, neighbours, precision, small, doubtful
 ):
     X = similar(n, d, seed)
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
     labels = None if clusters is None else rng.integers(clusters, size=n) * 7
-    sizes = {"FIRST_ROWS": 3, "BLOCK_ROWS": 8} if small else {"FIRST_ROWS": 256}
+    sizes = {"FIRST_ROWS": 3, "BLOCK_ROWS": 8, "PAIR_COLUMNS": 4} if small else {"FIRST_ROWS": 256}
+    unsure, says = rng.random(n) < doubtful, rng.integers(2, size=n)
+    doubt = Doubt(unsure, lambda a, b: says[a] == says[b]) if doubtful else None
     with mock.patch.multiple(duplicates, **sizes):
         found = near_duplicates(
-            X, order, threshold, clusters=labels, neighbours=neighbours, precision=precision
+            X, order, threshold, clusters=labels, neighbours=neighbours, doubt=doubt, precision=precision
         )
 
     linked = neighbourhood(X, labels, neighbours)
-    expected = reference(X, order, threshold, lambda a, b: linked is None or linked[labels[a], labels[b]])
+
+    def compared(a, b):
+        return linked is None or linked[labels[a], labels[b]]
+
+    def agreed(a, b):
+        return compared(a, b) and (not (unsure[a] or unsure[b]) or says[a] == says[b])
+
+    expected = reference(X, order, threshold, agreed)
     np.testing.assert_array_equal(found.of, expected)
     np.testing.assert_array_equal(found.keep, expected < 0)
+    assert not found.apart[expected >= 0].any()
+    kept = [row for row in order if expected[row] < 0]
+    near = reference(X, kept, threshold, compared) >= 0  # kept rows that are near a kept one all the same
+    assert found.apart[near].all()
 
 
 def neighbourhood(X, labels, neighbours):

@@ -4,15 +4,20 @@ import importlib.metadata
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from dfilter import models
+from dfilter.data.dataset import Dataset
 from dfilter.embed.device import place
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import ModelError, SettingsError
+from dfilter.filters.duplicates import Duplicates
+from dfilter.pool import Pool
 from dfilter.types import Example, Message
+from dfilter.view import unknown
 
 WORDS = [
     "the",
@@ -52,31 +57,9 @@ def _weights() -> None:
 
 
 @pytest.fixture(scope="module")
-def plain_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_bert(tmp_path_factory: pytest.TempPathFactory, encoders: ModuleType) -> Path:
     """A transformer's folder that knows nothing of sentence-transformers, like bert-base-uncased."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(set(WORDS))])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    tokenizer.save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return encoders.write_bert(tmp_path_factory.mktemp("bert"))
 
 
 def test_float32_vectors_are_those_of_sentence_transformers() -> None:
@@ -129,7 +112,13 @@ def test_settings_change_vectors_and_spec(plain_bert: Path) -> None:
     base = Embedding(model=str(plain_bert), dtype="float32", device="cpu")
     seen = [base.spec()]
     vectors = base.compute(pool)
-    for change in ({"pooling": "cls"}, {"normalize": False}, {"text": "prompt"}, {"max_tokens": 4}):
+    for change in (
+        {"pooling": "cls"},
+        {"normalize": False},
+        {"text": "prompt"},
+        {"max_tokens": 4},
+        {"prompt": "the list "},
+    ):
         other = replace(base, **change)
         assert other.spec() not in seen
         seen.append(other.spec())
@@ -181,3 +170,55 @@ def test_more_tokens_than_the_encoder_reads_are_refused() -> None:
     with pytest.raises(SettingsError, match="max_tokens = 257 is more than the 256 tokens"):
         Embedding(max_tokens=257).compute(rows(1))
     assert len(Embedding(max_tokens=256).compute(rows(1))) == 1
+
+
+UNKNOWN_TO_MINILM = {
+    "Thai": ("ช่วยแนะนำวิธีดูแลต้นมะม่วง", "รดน้ำตอนเช้าและคลุมดินด้วยฟาง"),
+    "Khmer": ("តើរាជធានីនៃប្រទេសជប៉ុនគឺអ្វី", "តូក្យូ"),
+    "Amharic": ("ቡና እንዴት ይፈላል ንገረኝ", "ውሃ አፍልተህ ቡናውን ጨምር"),
+    "Telugu": ("భారతదేశ రాజధాని ఏది", "న్యూ ఢిల్లీ"),
+    "Burmese": ("ဂျပန်နိုင်ငံ၏ မြို့တော်", "တိုကျို"),
+    "Thai with a number": ("สองบวกสามเท่ากับเท่าไร 2+3", "ห้า 5"),
+    "emoji": ("😀😃😄 😁😆 🥐🥐🥐🥐", "🧭🧭🧭 🪐🪐🪐🪐🪐"),
+}
+KNOWN_TO_MINILM = {
+    "English": ("Name the capital of Japan.", "Tokyo"),
+    "French": ("Quelle est la capitale du Japon ?", "Tokyo, évidemment"),
+    "Russian": ("Назовите столицу Японии", "Токио"),
+    "code": (
+        "What does x = [i ** 2 for i in y] do?",
+        "It squares every item of `y`; see https://docs.python.org.",
+    ),
+    "English with a word of Thai": ("Translate ฝน into English, please.", "It means rain."),
+}
+
+
+def test_scripts_without_tokens_are_told_from_those_that_have_some() -> None:
+    pairs = [*UNKNOWN_TO_MINILM.values(), *KNOWN_TO_MINILM.values()]
+    pool = [
+        Example("", (Message("user", asked), Message("assistant", answer)), {}) for asked, answer in pairs
+    ]
+    strange = unknown(Embedding(device="cpu").seen(pool))
+    names = [*UNKNOWN_TO_MINILM, *KNOWN_TO_MINILM]
+    assert [name for name, out in zip(names, strange, strict=True) if out] == list(UNKNOWN_TO_MINILM)
+
+
+def test_rows_behind_one_system_turn_are_not_alike() -> None:
+    """One system turn longer than the window made every row the same vector."""
+    rules = " ".join(f"Rule {at}: look at board {at}, promise no place at pier {at}." for at in range(40))
+    said = {
+        "How deep is the harbour?": "Nine metres.",
+        "When does the ferry leave?": "At noon.",
+        "May I bring my dog?": "Yes, on a lead.",
+        "Where is fuel sold?": "At pier 4.",
+    }
+    lines = [{"instruction": asked, "output": answer} for asked, answer in said.items()]
+    rows, bare = Dataset.from_rows([{"system": rules} | line for line in lines]), Dataset.from_rows(lines)
+    signal = Embedding(device="cpu")
+    np.testing.assert_allclose(signal.compute(list(rows)), signal.compute(list(bare)), atol=1e-6)
+    plain = replace(signal, system=True, long="cut")
+    cut = plain.compute(list(rows))
+    assert (cut @ cut.T).min() > 0.999
+    for embedding in (signal, plain, replace(signal, system=True), replace(plain, long="tail")):
+        scores = Duplicates(embedding=embedding).score(Pool(rows))
+        assert not np.isnan(scores.values).any()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfilter.data.dataset import Dataset
+from dfilter.embed.sentences import Embedding
 from dfilter.errors import SettingsError
 from dfilter.filters.duplicates import Duplicates
 from dfilter.pool import Pool
@@ -131,3 +133,93 @@ def test_every_planted_exact_duplicate_is_found() -> None:
     entries = {entry.fault: entry for entry in faults_kept(sample.truth, kept)}
     assert entries["duplicate"].kept == 0
     assert len(kept) == 400 - entries["duplicate"].pool
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory, encoders: ModuleType) -> str:
+    """An encoder of whole words that reads 24 tokens, two of them special ones."""
+    return str(encoders.write_bert(tmp_path_factory.mktemp("narrow"), positions=24))
+
+
+SHARED = "the sum of two numbers is written as one more than a list sorted by length " * 2
+QUESTIONS = ["is one more", "two numbers", "by length", "a list", "written as the sum"]
+
+
+def conversation(*turns: tuple[str, str]) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+
+def framed(where: str, asked: str, answer: str) -> dict[str, object]:
+    """A row with 32 shared words in its system turn, before or behind its question, or in earlier turns."""
+    return {
+        "system": conversation(("system", SHARED), ("user", asked), ("assistant", answer)),
+        "before": conversation(("user", SHARED + asked), ("assistant", answer)),
+        "behind": conversation(("user", f"{asked} {SHARED}"), ("assistant", answer)),
+        "earlier": conversation(
+            ("user", SHARED), ("assistant", "one"), ("user", asked), ("assistant", answer)
+        ),
+    }[where]
+
+
+@pytest.mark.parametrize("long", ["turns", "chunks", "tail", "cut"])
+@pytest.mark.parametrize("where", ["system", "before", "behind", "earlier"])
+def test_rows_that_share_a_long_text_are_no_duplicates(encoder: str, where: str, long: str) -> None:
+    rows = [framed(where, asked, answer) for asked in QUESTIONS for answer in ("one", "two")]
+    again = framed(where, QUESTIONS[0], "one ")  # the same words
+    embedding = Embedding(model=encoder, system=where == "system", long=long)  # type: ignore[arg-type]
+    scores = Duplicates(embedding=embedding, threshold=0.5).score(Pool(Dataset.from_rows([*rows, again])))
+    assert np.flatnonzero(np.isnan(scores.values)).tolist() == [len(rows)]
+    assert scores.reasons is not None
+    assert scores.reasons[-1].startswith("near duplicate of '0'")
+    if long == "cut" and where in ("system", "before"):  # nothing else of the rows was seen
+        assert scores.facts["told_apart_by_their_texts"] == len(rows) - 1
+
+
+def test_a_system_turn_that_is_not_embedded_tells_rows_apart(encoder: str) -> None:
+    says = [("sorted by length", "one"), ("sorted by length", "one "), ("as the sum", "one"), ("", "one")]
+    turns = [(("system", system), ("user", "a list"), ("assistant", answer)) for system, answer in says]
+    rows = Dataset.from_rows([conversation(*(turn for turn in row if turn[1])) for row in turns])
+    scores = Duplicates(embedding=Embedding(model=encoder)).score(Pool(rows))
+    assert np.isnan(scores.values).tolist() == [False, True, False, False]
+    by_system = Duplicates(embedding=Embedding(model=encoder, text="prompt")).score(Pool(rows))
+    assert np.isnan(by_system.values).tolist() == [False, True, False, False]
+
+
+def test_a_piece_that_differs_more_than_the_whole_keeps_its_row(encoder: str) -> None:
+    words = (SHARED * 9).split()
+    other = [*words[:140], "query", *words[141:]]
+    rows = Dataset.from_rows([{"instruction": "a list", "output": " ".join(text)} for text in (words, other)])
+    embedding = Embedding(model=encoder)
+    one, two = Pool(rows).signal(embedding)
+    near = float(one @ two) - 1e-5
+    kept = Duplicates(embedding=embedding, threshold=near).score(Pool(rows))
+    assert not np.isnan(kept.values).any()
+    assert kept.facts["told_apart_by_their_texts"] == 1
+    scores = Duplicates(embedding=embedding, threshold=0.5).score(Pool(rows))
+    assert np.isnan(scores.values).tolist() == [False, True]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 6)), min_size=2, max_size=12))
+@settings(max_examples=10)
+def test_no_row_is_dropped_of_which_a_piece_differs(encoder: str, made: list[tuple[int, int, int]]) -> None:
+    words = (SHARED * 2).split()
+
+    def said(kind: int, edits: int) -> str:
+        found = words[: 20 + 40 * kind]
+        for at in range(edits):
+            found[at * 9 % len(found)] = "query"
+        return " ".join(found)
+
+    lines = [{"instruction": said(kind, a), "output": said(1, b)} for kind, a, b in made]
+    rows = Dataset.from_rows(lines)
+    embedding = Embedding(model=encoder)
+    scores = Duplicates(embedding=embedding).score(Pool(rows))
+    of = {row_id: at for at, row_id in enumerate(rows.ids)}
+    assert scores.reasons is not None
+    for at in np.flatnonzero(np.isnan(scores.values)).tolist():
+        one, other = rows[at], rows[of[scores.reasons[at].split("'")[1]]]
+        for mine, theirs in ((one.prompt, other.prompt), (one.response, other.response)):
+            a, b = mine.split(), theirs.split()
+            assert len(a) == len(b)
+            changed = np.array([x != y for x, y in zip(a, b, strict=True)])
+            assert all(changed[start : start + 8].sum() <= 1 for start in range(len(changed)))

@@ -289,7 +289,8 @@ def test_the_built_in_strategies_are_ltds_line_and_its_fast_form() -> None:
     fast, ltd = strategy.load("kcenter"), strategy.load("ltd")
     assert (fast.keep, ltd.keep) == ("5%", "0.5%")
     assert fast.filters[0] == KCenter()
-    assert ltd.filters[0].embedding == Embedding(model="bert-base-uncased", pooling="mean", normalize=True)
+    plain = Embedding(model="bert-base-uncased", pooling="mean", system=True, long="cut")
+    assert ltd.filters[0].embedding == plain
     assert (ltd.steps[0].name, ltd.filters[0].clusters) == ("ltd", 20)
 
 

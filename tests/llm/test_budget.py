@@ -65,7 +65,7 @@ CALLS = st.lists(
 
 
 @given(CALLS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_two_processes_never_pass_what_they_share(calls: list[tuple[int, float, float | str | None]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledgers = [Ledger(Path(folder) / "l.sqlite") for _ in range(2)]
@@ -122,7 +122,7 @@ def test_what_a_process_reserved_counts_for_all_and_is_perhaps_billed_when_it_di
 
 
 def _launches(number: int, usd: float, most: int, start: Callable[..., subprocess.Popen[str]]) -> None:
-    """Launch four at a time under one budget, kill each when a drawn number of calls came in, and add up.
+    """Launch four at a time under one budget, kill all but the last after some calls each, and add up.
 
     Args:
         number: of launches.
@@ -136,6 +136,8 @@ def _launches(number: int, usd: float, most: int, start: Callable[..., subproces
         for first in range(0, number, 4):
             running = [start(server.url, launch) for launch in range(first, min(first + 4, number))]
             fatal = {one: server.calls + draw.randint(1, most) for one in running}
+            if first + 4 >= number:  # the last one may go on until the limit stops it
+                fatal.pop(running[-1])
             while fatal:
                 for one, calls in list(fatal.items()):
                     if one.poll() is not None or server.calls >= calls:
@@ -145,13 +147,12 @@ def _launches(number: int, usd: float, most: int, start: Callable[..., subproces
                         del fatal[one]
                 time.sleep(0.005)
             assert server.bill <= usd
-        last = start(server.url, number)
-        said, _ = last.communicate(timeout=120)
+        said, _ = running[-1].communicate(timeout=120)
         assert f"--max-usd {usd:g} stops the run" in said
         assert server.bill <= usd
-    assert killed >= 3
-    (budget,) = [one.table() for one in spent() if "budget" in one.of]
-    assert budget["usd"] <= server.bill <= budget["usd"] + budget.get("usd_uncertain", 0) + 1e-9
+    assert killed >= 2
+    (seen,) = [one.totals for one in spent() if "budget" in one.of]
+    assert seen.usd - 1e-9 <= server.bill <= seen.usd + seen.usd_uncertain + 1e-9
 
 
 @pytest.mark.kills

@@ -64,6 +64,19 @@ def test_a_local_judge_reads_probabilities_only() -> None:
         Judge(model="local:tiny", mode="text")
 
 
+def test_prompts_that_were_cut_are_counted_from_the_ledger_too() -> None:
+    judge = Judge(model="local:tiny", mode="expected", min_mass=0.0)
+    long = Example("long", (Message("user", "word " * 3000), Message("assistant", "no")), {})
+    for stored in (0, 3):
+        with open_session(judge.server) as session:
+            rate([*rows(2), long], judge, session=session)
+            facts = session.facts()
+        assert (facts["stored"], facts["prompts_cut"]) == (stored, 1)
+    with open_session(judge.server) as session:
+        rate(rows(2), judge, session=session)
+        assert "prompts_cut" not in session.facts()
+
+
 @pytest.mark.slow
 def test_the_packaged_model_judges_offline() -> None:
     pytest.importorskip("gguf")

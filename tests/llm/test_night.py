@@ -173,12 +173,19 @@ def test_in_the_morning_every_row_is_rated_or_named(tmp_path: Path, rows: int, e
     for row, (_, status) in night.bad.items():
         assert status in named[row] or WORDS.get(status, status) in named[row], (row, status, named[row])
     fine = [row for row in range(rows) if row not in night.bad]
-    with ScriptedServer(rating) as quiet:
+    calm: Counter[int] = Counter()  # rows are judged twice where a second opinion is wanted
+
+    def counted(body: Mapping[str, object]) -> Say:
+        if number(body) >= 0:
+            calm[number(body)] += 1
+        return rating(body)
+
+    with ScriptedServer(counted) as quiet:
         pure = pool(tmp_path / "fine.jsonl", fine)
         subprocess.run(command(quiet.url, pure, tmp_path / "quiet", 1.0), check=True, capture_output=True)
     selected = [(folder / "selected.jsonl").read_bytes() for folder in (out, tmp_path / "quiet")]
     assert selected[0] == selected[1]
     assert set(night.rated) == set(fine)
-    assert night.rated.total() - len(fine) <= 3 * CONCURRENCY
+    assert night.rated.total() - calm.total() <= 3 * CONCURRENCY
     (budget,) = [one.totals for one in spent() if one.of.get("budget") == str(out)]
     assert budget.usd - 1e-6 <= server.bill <= budget.usd + budget.usd_uncertain + budget.usd_reserved + 1e-6

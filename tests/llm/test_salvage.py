@@ -18,10 +18,11 @@ from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
 from dfilter.llm.salvage import salvage
 from tests.damages import Damage
 
-ANSWERS = 500
+ANSWERS = 200
 NEAR = 100  # bytes before and after a body that belong to its record
 
 
+@functools.cache
 def key(i: int) -> bytes:
     return random.Random(i).randbytes(16)
 
@@ -47,6 +48,7 @@ def written(path: Path) -> Ledger:
     return ledger
 
 
+@functools.cache
 def stored(i: int) -> Stored:
     return Stored(key(i), "ok", i % 6, 0.5, "", "score/1", body(i), "m", 30, 10, 0.25, 0.125)
 
@@ -118,7 +120,7 @@ def test_a_hundred_damages_lose_nothing_that_a_digest_confirms(
     _damaged(tmp_path, whole, number)
 
 
-@pytest.mark.parametrize("at", [0, 18, 60, 100, 103])
+@pytest.mark.parametrize("at", [0, 60, 103])
 def test_a_damaged_head_loses_no_answer(at: int, tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "ledger.sqlite"
     data = bytearray(whole)
@@ -197,7 +199,7 @@ def test_a_page_whose_head_is_damaged_loses_only_what_stood_there(
     head: bytes, tmp_path: Path, whole: bytes
 ) -> None:
     path = tmp_path / "ledger.sqlite"
-    at = spans(whole)[207][0] // 4096 * 4096
+    at = spans(whole)[107][0] // 4096 * 4096
     assert whole[at] == 0x0D  # a leaf
     path.write_bytes(whole[:at] + head + whole[at + len(head) :])
     _lost_nothing(path, whole, range(at, at + len(head)))

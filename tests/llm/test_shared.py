@@ -40,13 +40,14 @@ def asked(server: ScriptedServer) -> list[str]:
 @pytest.mark.kills
 def test_two_processes_ask_every_row_once_and_both_have_all_answers() -> None:
     with ScriptedServer("4.5", latency=0.03) as server:
-        both = [start(server.url, 600) for _ in range(2)]
+        both = [start(server.url, 300) for _ in range(2)]
         said = [one.communicate(timeout=120)[0].strip() for one in both]
         assert said == ["True", "True"]
-        assert len(asked(server)) == len(set(asked(server))) == 600
+        assert len(asked(server)) == len(set(asked(server))) == 300
 
 
 @pytest.mark.kills
+@pytest.mark.slow
 def test_what_a_dead_process_was_asking_is_asked_by_the_other() -> None:
     with ScriptedServer("4.5", latency=0.4) as server:
         first = start(server.url, 60)

@@ -19,7 +19,7 @@ import pytest
 import dfilter
 from dfilter import pool, registry, run, strategy
 from dfilter.data import load
-from dfilter.embed import adapters, checkpoints, directions, sentences
+from dfilter.embed import adapters, checkpoints, directions, encoder
 from dfilter.embed.sentences import Embedding
 from dfilter.errors import StoreError
 from dfilter.pool import Pool
@@ -33,7 +33,7 @@ LESS = ["less.model=tiny", "less.dtype=float32", "less.warmup=0.2", "less.epochs
 
 def forget() -> None:
     """Forget what this process has loaded, as the next command would."""
-    for loaded in (sentences._load, adapters._load, checkpoints._adam, directions._read):
+    for loaded in (encoder._load, adapters._load, checkpoints._adam, directions._read):
         loaded.cache_clear()
 
 
