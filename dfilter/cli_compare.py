@@ -113,6 +113,9 @@ def compare(
 ) -> None:
     """Fine-tune on each strategy's selection, evaluate, and print one table.
 
+    What the folder holds of earlier calls belongs to the table and counts in every p; rows that this call
+    does not name are hidden.
+
     DATA is as for `run`, or a TOML file with these options as keys. Evaluations: heldout:FILE,
     heldout:2% (set aside before any strategy sees the data), exact:FILE, pairwise:FILE, grade:FILE,
     mmlu:DIR, bbh:DIR, lm-eval:TASK. Their settings follow after commas, nested ones with dots; in a
@@ -128,6 +131,7 @@ def compare(
     """
     from dfilter.compare import compare as run_comparison
     from dfilter.comparison import from_options
+    from dfilter.leaderboard.cells import read_cells
     from dfilter.leaderboard.likeness import equal_budgets
     from dfilter.progress import for_stream
     from dfilter.protocol import chosen_late
@@ -140,8 +144,10 @@ def compare(
         say(outlook(plan, for_stream(sys.stderr)))
         return
     cells = run_comparison(plan, for_stream(sys.stderr))
-    board = _print_board(plan.out, cells, plan.margin, style, late=chosen_late([plan.out]))
-    budgets = equal_budgets(board.rows)
+    whole = read_cells(plan.out) if any(cell.results for cell in cells) else cells
+    late = chosen_late([plan.out])
+    board = _print_board(plan.out, whole, plan.margin, style, cells, late=late)
+    budgets = equal_budgets(board.visible)
     if budgets:
         say(shown(f"At equal tokens: {with_budgets(ctx.meta[WORDS], budgets)}"), err=True)
     if any(cell.failed for cell in cells):

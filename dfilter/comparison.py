@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +27,11 @@ from dfilter.llm.panel import local_mode, panel, words
 from dfilter.protocol import PROTOCOL, begin, changes, set_aside
 from dfilter.run import sample_pool, stem
 from dfilter.run_folder import as_read
-from dfilter.selector import meant
+from dfilter.selector import TokenCounter, meant
 from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
 from dfilter.store.seal import read_checked
 from dfilter.strategy import Strategy
-from dfilter.types import Progress, Rating
+from dfilter.types import Counting, Progress, Rating
 
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
@@ -410,6 +411,10 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
     mine = [text for text in plan.settings if text.partition(".")[0] in {*steps, "select"}]
     if not any(text.startswith("select.tokenizer=") for text in mine):  # a token is what is trained on
         mine.append(f"select.tokenizer={json.dumps(plan.model)}")
+    if any(meant(text).endswith("tok") for text in (*plan.keep, made.keep or "")):
+        counter = counter_of(plan)
+        mine.append(f"select.counter.signal={json.dumps(counter.signal)}")
+        mine += [f"select.counter.settings.{n}={json.dumps(v)}" for n, v in counter.settings.items()]
     for name, kind in steps.items():
         if plan.selection_model and "model" in fields_of(kind):
             mine.append(f"{name}.model={json.dumps(plan.selection_model)}")
@@ -422,6 +427,27 @@ def settings_for(plan: Comparison, made: Strategy) -> list[str]:
             typed = {text.partition("=")[0].strip() for text in plan.settings}
             mine += [f"{name}={json.dumps(value)}" for name, value in ours.items() if name not in typed]
     return mine
+
+
+def counter_of(plan: Comparison) -> TokenCounter:
+    """Return what counts the tokens of a budget: those that are trained, where the trainer tells them.
+
+    A tokenizer that the user names counts whole responses, as those of a trainer that tells nothing do.
+    """
+    words = [text.partition("=")[2] for text in plan.settings if text.startswith("select.tokenizer=")]
+    if words:
+        return TokenCounter("tokens", {"tokenizer": parse_assignment(f"tokenizer={words[-1]}")[1]})
+    return _counter(plan.trainer, json.dumps(trainer_of(plan)), plan.model)
+
+
+@lru_cache(maxsize=8)  # it is asked for with every strategy, and reads a tokenizer
+def _counter(trainer: str, settings: str, model: str) -> TokenCounter:
+    made = registry.create("trainers", trainer, json.loads(settings))
+    return (
+        TokenCounter(*made.counts())
+        if isinstance(made, Counting)
+        else TokenCounter("tokens", {"tokenizer": model})
+    )
 
 
 def _refuse_idle_settings(plan: Comparison) -> None:

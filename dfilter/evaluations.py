@@ -23,6 +23,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from dfilter import registry
@@ -34,6 +35,7 @@ from dfilter.types import Asking, Checking
 Spec: TypeAlias = str | Mapping[str, Any]  # as a command or a file says it
 
 _NEXT = re.compile(r",(?=\s*[A-Za-z_][\w-]*(?:\.[\w-]+)*\s*=)")  # the comma before NAME=
+_SHARE = re.compile(r"\s*[\d.]+\s*%\s*")
 _LOCAL = re.compile(r"(.*?\.py:[^:,]*)(.*)", re.DOTALL)
 _OPEN = ('"', "'", "[", "{")  # a value that begins so ends where TOML says
 
@@ -73,15 +75,23 @@ class Evaluation:
 
 
 def named(spec: Spec) -> Named:
-    """Read a text or a table; nothing is looked up but which files exist."""
+    """Read a text or a table; nothing is looked up but which files exist.
+
+    Raises:
+        SettingsError: a setting is given twice.
+    """
     if not isinstance(spec, str):
         kind = str(spec.get("kind", ""))
         return Named(kind, {n: v for n, v in spec.items() if n != "kind"}, f"[[eval]] {kind}".rstrip())
     kind, rest = _kind(spec)
     source, assignments = _source(rest)
     settings: dict[str, Any] = {"source": source} if source else {}
+    said = [["source"]] if source else []
     for text in assignments:
         path, value = parse_assignment(text)
+        if path in said:
+            raise SettingsError(f"--eval {spec} says {'.'.join(path)} twice; leave one of them out.")
+        said.append(path)
         settings = merged(settings, path, value)
     return Named(kind, settings, f"--eval {spec}")
 
@@ -153,7 +163,9 @@ def made_of(asked: Sequence[Named], offered: Mapping[str, Any]) -> list[Evaluati
             more = {n: v for n, v in offered.items() if v and n in known and n not in settings}
             settings = plain(registry.create("evaluators", one.kind, settings | more))
         except SettingsError as error:
-            findings += [f"{one.said}: {finding}" for finding in error.findings]
+            findings += [f"{one.said.rstrip(':')}: {finding}" for finding in error.findings]
+        if _SHARE.fullmatch(one.source) and one.kind != "heldout" and not Path(one.source).exists():
+            findings.append(f"{one.said}: only heldout is on a share of the data; give it a file.")
         name = _file_name(one.kind)
         number = sum(_file_name(e.kind) == name for e in made) + 1
         made.append(Evaluation(name if number == 1 else f"{name}{number}", one.kind, settings))

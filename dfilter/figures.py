@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfilter import registry
-from dfilter.comparison import Setting
+from dfilter.comparison import Setting, counter_of
 from dfilter.comparison_pool import misleading
 from dfilter.data import load
 from dfilter.digests import file_sha256
@@ -28,6 +28,7 @@ from dfilter.leaderboard.cells import (
     same_figures,
     write_cell,
 )
+from dfilter.looked_at import pooled
 from dfilter.places import Place
 from dfilter.pool import Pool
 from dfilter.run_folder import lasting, read_manifest, recorded_identity
@@ -70,6 +71,10 @@ class Figures:
         pool = Pool(load(setting.data, **setting.reading, progress=progress), progress=progress)
         counter = registry.create("signals", "tokens", {"tokenizer": setting.plan.model})
         self.tokens = pool.signal(counter).astype(np.int64)
+        trained = counter_of(setting.plan)
+        counter = registry.create("signals", trained.signal, trained.settings)
+        counted = Pool(pooled(pool.rows), progress=progress)  # as the selector looks at them
+        self.budget_tokens = counted.signal(counter).astype(np.int64)
         self.prompts = {e.name: _asked(e) for e in setting.evaluations}
         self.rows = pool.rows
 
@@ -120,6 +125,7 @@ class Figures:
             "rows": counts["counts"]["kept"],
             "short": bool(counts["counts"]["short"]),
             "response_tokens": int(self.tokens[kept].sum()),
+            "budget_tokens": int(self.budget_tokens[kept].sum()),
             "median_response_length": float(np.median(self.tokens[kept])) if kept.any() else None,
             "selection_seconds": counts["timings"]["seconds"],
             "selection_usd": sum(spent) if spent else None,

@@ -19,15 +19,17 @@ from dfilter.comparison import (
     REFERENCES,
     Comparison,
     Setting,
+    counter_of,
     prepare,
     settings_for,
     trainer_of,
 )
 from dfilter.data import load
 from dfilter.data.dataset import Dataset
-from dfilter.errors import DFilterError
+from dfilter.errors import DFilterError, FolderError
 from dfilter.evaluations import Evaluation
-from dfilter.leaderboard.cells import CELL
+from dfilter.identity import bare
+from dfilter.leaderboard.cells import read_cell
 from dfilter.leaderboard.planning import TYPICAL, plans, smallest
 from dfilter.leaderboard.power import Family
 from dfilter.leaderboard.reach import fewest_prompts
@@ -39,7 +41,7 @@ from dfilter.pool import Pool
 from dfilter.probe import Probe, probe
 from dfilter.progress import duration
 from dfilter.selector import Budget
-from dfilter.types import Asking, Foretelling, Priced, Progress
+from dfilter.types import Asking, Fitting, Foretelling, Priced, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +57,10 @@ SAMPLE_ROWS = 256  # whose tokens stand for those of a selection
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of one strategy and budget; rows are unknown where a gate or a budget in tokens decides."""
+    """The cells of one strategy and budget that are to be made.
+
+    Rows are unknown where a gate or a budget in tokens decides.
+    """
 
     label: str
     budget: str
@@ -67,7 +72,7 @@ class Group:
     def size(self) -> str:
         """How large the selections are, in words."""
         if self.tokens is not None:
-            return f"{self.tokens:,} response tokens"
+            return f"{self.tokens:,} tokens to train on"
         return "as many rows as pass its gate" if self.rows is None else f"{self.rows:,} rows"
 
 
@@ -82,8 +87,11 @@ def outlook(plan: Comparison, progress: Progress) -> str:
         rows = load(setting.data, **setting.reading, progress=progress)
         places = lay_out(plan, opponents(setting), lambda place: _foretold(place, len(rows)))
         found = groups(places, len(rows))
-        lines = [*_cells(plan, places, found), *_training(setting, found, rows, progress)]
-        lines += [*_selection_price(plan, rows), *_judging(setting, found), *_power(setting, found)]
+        open_ones = [place for place in places if not _is_there(setting, plan.out, place)]
+        to_make = groups(open_ones, len(rows))
+        lines = [*_cells(plan, places, found, len(open_ones))]
+        lines += _training(setting, to_make, rows, progress) if to_make else ()
+        lines += [*_selection_price(plan, rows), *_judging(setting, to_make), *_power(setting, found)]
     return shown_lines(lines)
 
 
@@ -115,14 +123,33 @@ def groups(places: Sequence[Place], usable: int) -> list[Group]:
     return found
 
 
-def _cells(plan: Comparison, places: Sequence[Place], found: Sequence[Group]) -> Iterator[str]:
+def _is_there(setting: Setting, out: Path, place: Place) -> bool:
+    """Return whether a cell is made already, as far as that is known before its rows are selected."""
+    try:
+        cell = read_cell(out / "cells" / place.name)
+    except FolderError:  # absent or damaged
+        return False
+    return not cell.failed and bare(cell.protocol) == bare(setting.protocol)
+
+
+def _cells(
+    plan: Comparison, places: Sequence[Place], found: Sequence[Group], open_ones: int
+) -> Iterator[str]:
     seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
     yield f"{len(places)} cells in this order: {len(found)} strategies and budgets, {seeds} each"
     for group in found:
         yield f"  {group.label:<16} {group.budget:>8}  {group.size}"
-    there = sum((plan.out / "cells" / place.name / CELL).is_file() for place in places)
+    sizes: dict[tuple[str, int], list[str]] = {}
+    for group in found:
+        if group.rows is not None:
+            sizes.setdefault((group.label, group.rows), []).append(group.budget)
+    for (label, rows), budgets in sizes.items():
+        if len(budgets) > 1:
+            yield f"  {' and '.join(budgets)} of {label} are {rows:,} rows each, and are trained apart"
+    there = len(places) - open_ones
     if there:
-        yield f"  {there} of them are in {plan.out} and are not trained again unless an input changed"
+        rest = f"what follows is of the other {open_ones}" if open_ones else "there is nothing to train"
+        yield f"  {there} of them are in {plan.out} and are not trained again unless an input changed; {rest}"
 
 
 def _training(setting: Setting, found: Sequence[Group], rows: Dataset, progress: Progress) -> Iterator[str]:
@@ -159,7 +186,8 @@ def _tokens(setting: Setting, group: Group, rows: Dataset, measured: Probe) -> f
     number = group.rows
     sample = rows.take(_alike(group, rows))
     if group.tokens is not None:
-        counter = registry.create("signals", "tokens", {"tokenizer": plan.model})
+        counting = counter_of(plan)
+        counter = registry.create("signals", counting.signal, counting.settings)
         number = max(1, round(group.tokens / max(float(np.mean(counter.compute(pooled(sample)))), 1.0)))
     if number is None:
         return None
@@ -191,7 +219,7 @@ def _selection_price(plan: Comparison, rows: Dataset) -> Iterator[str]:
 def _judging(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
     from dfilter.llm.prices import price_of
 
-    cells = len(found) * setting.plan.seeds
+    cells = sum(group.seeds for group in found)
     for entry in setting.evaluations:
         made: Any = registry.create("evaluators", entry.kind, entry.settings)
         calls = made.calls() * cells if "judges" in entry.settings else 0
@@ -224,7 +252,10 @@ def _power(setting: Setting, found: Sequence[Group]) -> Iterator[str]:
 def _findable(entry: Evaluation, plan: Comparison, family: Family) -> Iterator[str]:
     """Say what an evaluation can find by the test that decides in its table, and what an effect needs."""
     unit = KINDS.get(entry.kind, "")
-    kind, prompts, least = TYPICAL.get(unit), _prompts(entry), fewest_prompts(family.tests)
+    asked, prompts = _prompts(entry, plan.model)
+    if prompts < asked:
+        yield f"{entry.name}: {asked - prompts:,} of {asked:,} prompts cannot be shown to {plan.model}"
+    kind, least = TYPICAL.get(unit), fewest_prompts(family.tests)
     table = "1 verdict" if family.tests == 1 else f"{family.tests} verdicts"
     possible = not 0 < prompts < least
     if not possible:
@@ -251,7 +282,11 @@ def _findable(entry: Evaluation, plan: Comparison, family: Family) -> Iterator[s
         yield f"{named} needs {need} with {option.seeds} seeds"
 
 
-def _prompts(entry: Evaluation) -> int:
-    """Return how many prompts an evaluation has; 0 where it does not tell before it runs."""
+def _prompts(entry: Evaluation, model: str) -> tuple[int, int]:
+    """Return how many prompts an evaluation has, and how many get a value; 0 where it does not tell."""
     made = registry.create("evaluators", entry.kind, entry.settings)
-    return len(made.asked()) if isinstance(made, Asking) else 0
+    asked = len(made.asked()) if isinstance(made, Asking) else 0
+    try:
+        return asked, made.shown_to(model) if isinstance(made, Fitting) else asked
+    except DFilterError:  # a trainer of the user's own may call something a model that is none of ours
+        return asked, asked

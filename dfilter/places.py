@@ -10,6 +10,7 @@ from dfilter import strategy as strategies
 from dfilter.comparison import OWN, REFERENCES, Comparison, settings_for
 from dfilter.errors import SettingsError
 from dfilter.leaderboard.cells import folder_name
+from dfilter.plaintext import looks_like
 from dfilter.selector import Budget, meant
 from dfilter.strategy import Strategy
 
@@ -82,10 +83,10 @@ def entries(plan: Comparison) -> tuple[list[Entry], list[Entry]]:
         SettingsError: a strategy cannot be used, or two share a name.
     """
     asked = [entry(plan, source) for source in plan.strategies if source not in REFERENCES]
-    taken = [f"{made.source} is called {made.label}" for made in asked if made.label in REFERENCES]
+    taken = [f"{m.source} is called {m.label}" for m in asked if looks_like(m.label) in REFERENCES]
     if taken:
         raise SettingsError(f"{'; '.join(taken)}: that is a reference's name. Give the strategy another one.")
-    labels = [made.label for made in asked]
+    labels = [looks_like(made.label) for made in asked]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
         raise SettingsError(f"Two strategies are called {', '.join(sorted(twice))}; rename one of the files.")

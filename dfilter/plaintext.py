@@ -8,6 +8,7 @@ commands have :func:`say` for it, and nothing else in this package writes to a t
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -116,6 +117,12 @@ def guard_reports() -> None:
     logging.setLogRecordFactory(Record)
     warnings.showwarning = warn
     sys.excepthook = uncaught
+
+
+def looks_like(text: str) -> str:
+    """Return one text for all that look the same: in other normal forms, other blanks, with unseen marks."""
+    seen = (c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def safe_name(text: str, most: int = 60) -> str:

@@ -50,6 +50,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "hidden_state": "dfilter.embed.hidden:HiddenState",
         "response_loss": "dfilter.embed.losses:ResponseLoss",
         "tokens": "dfilter.filters.length:Tokens",
+        "trained_tokens": "dfilter.train.screen:TrainedTokens",
     },
     "trainers": {"dfilter": "dfilter.train.trainer:FineTune"},
     "evaluators": {

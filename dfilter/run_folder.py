@@ -52,7 +52,9 @@ def strategy_identity(chosen: Strategy, keep: str | None) -> dict[str, Any]:
     select = identity(chosen.select)
     budget = None if keep is None else Budget.parse(keep)
     if budget is not None and budget.unit == "tokens":
-        select["tokens"] = component_identity("signals", "tokens", {"tokenizer": chosen.select.tokenizer})
+        counting = chosen.select.counting
+        select["tokens"] = component_identity("signals", counting.signal, counting.settings)
+        select["tokens"] |= {"fill": True} if chosen.select.counter else {}
     told = {"name": chosen.name, "keep": None if budget is None else str(budget)}
     return {**told, "order": list(steps), "steps": steps, "select": select}
 

@@ -308,7 +308,8 @@ class _Walk:
         if self.budget is None:
             return ranked
         if self.budget.unit == "tokens":
-            return within_tokens(ranked, self._tokens(), int(self.budget.amount))
+            fill = self.strategy.select.counter is not None
+            return within_tokens(ranked, self._tokens(), int(self.budget.amount), fill=fill)
         groups = (
             None if self.strategy.select.quota is None else self._quota_groups(self.strategy.select.quota)
         )
@@ -322,7 +323,8 @@ class _Walk:
     def _tokens(self) -> NDArray[np.int64]:
         from dfilter import registry
 
-        counter = registry.create("signals", "tokens", {"tokenizer": self.strategy.select.tokenizer})
+        counting = self.strategy.select.counting
+        counter = registry.create("signals", counting.signal, counting.settings)
         pool = Pool(pooled(self.data.take(self.alive)), progress=self.progress, store=self.store)
         return pool.signal(counter).astype(np.int64)
 

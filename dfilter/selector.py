@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfilter.errors import SettingsError
-from dfilter.identity import PLACE
+from dfilter.identity import ANYHOW, PLACE
 
 Keys = NDArray[np.uint8]
 Unit = Literal["rows", "share", "tokens"]
@@ -75,6 +75,14 @@ def meant(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class TokenCounter:
+    """A registered signal that counts the tokens of a row, and its settings."""
+
+    signal: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Choice:
     """The selector's settings.
 
@@ -86,6 +94,8 @@ class Choice:
             (Gumbel top-k, arXiv:1903.06059) instead of taking the best.
         temperature: above 0; only for ``sample``.
         tokenizer: what counts the tokens of a token budget: a model's name, or "words".
+        counter: counts them instead, as a comparison's training does. Such a budget is filled: a row that
+            is too long for what is left is passed over, and the ranking goes on below it.
     """
 
     quota: str | None = None
@@ -93,12 +103,18 @@ class Choice:
     sample: bool = False
     temperature: float = 1.0
     tokenizer: Annotated[str, PLACE] = "smollm2"  # counts where the budget is in tokens; the run says it
+    counter: Annotated[TokenCounter | None, ANYHOW] = None  # likewise
 
     def __post_init__(self) -> None:
         if not self.tau >= 1:
             raise SettingsError(f"tau = {self.tau} must be at least 1.")
         if not self.temperature > 0:
             raise SettingsError(f"temperature = {self.temperature} must be above 0.")
+
+    @property
+    def counting(self) -> TokenCounter:
+        """What counts the tokens of a token budget."""
+        return self.counter or TokenCounter("tokens", {"tokenizer": self.tokenizer})
 
     def needs_all_ranks(self, budget: Budget | None) -> bool:
         """Tell whether rows beyond the budget must be ranked as well."""
@@ -186,9 +202,29 @@ def quotas(sizes: NDArray[np.int64], budget: int, tau: float) -> NDArray[np.int6
     return given
 
 
-def within_tokens(ranked: NDArray[np.int64], tokens: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """Return the longest prefix of ``ranked`` whose response tokens stay within ``budget``."""
-    return ranked[: int(np.searchsorted(np.cumsum(tokens[ranked]), budget, side="right"))]
+def within_tokens(
+    ranked: NDArray[np.int64], tokens: NDArray[np.int64], budget: int, *, fill: bool = False
+) -> NDArray[np.int64]:
+    """Return the longest prefix of ``ranked`` whose tokens stay within ``budget``.
+
+    Args:
+        ranked: rows, best first.
+        tokens: (n,) of every row.
+        budget: tokens.
+        fill: pass over rows that are too long for what is left, until less than 1% of the budget is. A
+            prefix ends at the first of them, and may be far from its budget where rows are long.
+    """
+    stop = int(np.searchsorted(np.cumsum(tokens[ranked]), budget, side="right"))
+    if not fill:
+        return ranked[:stop]
+    taken, left = ranked[:stop].tolist(), budget - int(tokens[ranked[:stop]].sum())
+    for row in ranked[stop:][tokens[ranked[stop:]] <= left].tolist():
+        if left * 100 < budget:
+            break
+        if tokens[row] <= left:
+            taken.append(row)
+            left -= int(tokens[row])
+    return np.array(taken, np.int64)
 
 
 def seeded(keys: Keys, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

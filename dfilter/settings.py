@@ -71,6 +71,7 @@ def _values(kind: type, settings: Any, where: str, findings: list[str]) -> dict[
     known = {f.name for f in dataclasses.fields(kind) if f.init}
     unknown = sorted(set(settings) - known)
     findings += [f"{where} has no setting '{name}'. {suggest(name, sorted(known))}" for name in unknown]
+    findings += [f"{where} needs a value for '{name}'." for name in _needed(kind) if name not in settings]
     try:
         hints = typing.get_type_hints(kind)
     except NameError as error:
@@ -81,6 +82,13 @@ def _values(kind: type, settings: Any, where: str, findings: list[str]) -> dict[
         for name, value in settings.items()
         if name in known
     }
+
+
+def _needed(kind: type) -> list[str]:
+    """Return the names of the settings that have no default."""
+    none = dataclasses.MISSING
+    fields = (f for f in dataclasses.fields(kind) if f.init)
+    return [f.name for f in fields if f.default is none and f.default_factory is none]
 
 
 def _value(hint: Any, value: Any, where: str, findings: list[str]) -> Any:

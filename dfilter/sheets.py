@@ -18,7 +18,7 @@ from dfilter import registry
 from dfilter.errors import FolderError, InputError, SettingsError, suggest
 from dfilter.human import Pair, item_of, read_lines, read_sheet, write_sheet
 from dfilter.identity import digest
-from dfilter.leaderboard.cells import CELL, PEOPLE, RESULTS, Cell, read_cell, refuse_stale, write_result
+from dfilter.leaderboard.cells import CELL, RESULTS, Cell, read_cell, refuse_stale, write_result
 from dfilter.leaderboard.jobs import JOB
 from dfilter.plaintext import safe_name
 from dfilter.run_folder import recorded_identity
@@ -121,7 +121,7 @@ def import_sheets(comparison: Path, sheets: Sequence[Path]) -> list[Path]:
 
 def _written(comparison: Path, key: dict[str, Any], shares: dict[str, Any]) -> Sequence[Path]:
     written, start = [], 0
-    for part in key["parts"]:
+    for part, opponent in zip(key["parts"], key["opponents"], strict=True):
         size = len(part["prompts"])
         mine = {name: column[start : start + size] for name, column in shares.items()}
         start += size
@@ -131,8 +131,10 @@ def _written(comparison: Path, key: dict[str, Any], shares: dict[str, Any]) -> S
         values = np.mean(list(mine.values()), axis=0)
         metric = f"win rate against {key['against']}, by people"
         result = EvalResult(tuple(part["prompts"]), values, metric, higher_is_better=True, facts=facts)
-        place = comparison / "cells" / part["cell"] / RESULTS / f"{key['of']}.json"
-        write_result(place, result, digest([part["trained"], values.tolist()], 16))
+        cells = [comparison / "cells" / name for name in (part["cell"], opponent)]
+        place = cells[0] / RESULTS / f"{key['of']}.json"
+        told = digest([part["trained"], values.tolist()], 16)
+        write_result(place, result, told, imported_for=cells)
         written.append(place)
     return written
 
@@ -230,4 +232,4 @@ def _trained(ours: Path, theirs: Path) -> str:
 
 
 def _result_name(asked: Export) -> str:
-    return safe_name(f"{PEOPLE}{Path(asked.source).stem}-{asked.against}")
+    return safe_name(f"people-{Path(asked.source).stem}-{asked.against}")

@@ -288,6 +288,15 @@ class Screening(Protocol):
         ...
 
 
+@runtime_checkable
+class Counting(Protocol):
+    """A trainer that knows how many tokens of a row it would take its loss over."""
+
+    def counts(self) -> tuple[str, Mapping[str, Json]]:
+        """Return the registered signal that counts them in one pass over the rows, and its settings."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class EvalResult:
     """One value per prompt, so that statistics stay possible.
@@ -322,6 +331,15 @@ class Asking(Protocol):
 
     def asked(self) -> Sequence[str]:
         """Return the prompts."""
+        ...
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """An evaluator that knows how many of its prompts a model can be shown; the others get no value."""
+
+    def shown_to(self, model: str) -> int:
+        """Return their number for a model's template, window and vocabulary; no weight is loaded."""
         ...
 
 

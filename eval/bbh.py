@@ -13,7 +13,7 @@ import numpy as np
 
 from dfilter.data.tasks import Chains, Example, bbh
 from dfilter.errors import InputError, SettingsError
-from dfilter.eval.generation import Decoding, Refusal, answer, counted
+from dfilter.eval.generation import Decoding, Refusal, answer, answerable, counted
 from dfilter.eval.mmlu import as_told, first_of, refused
 from dfilter.eval.prompts import Prompt, shared_facts
 from dfilter.identity import CONTENT, settings_identity
@@ -50,7 +50,7 @@ class BBH:
     limit: int | None = None
     decoding: Decoding = field(default_factory=lambda: Decoding(max_new_tokens=512))
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         findings = refused(self.shots, self.limit)
@@ -74,6 +74,10 @@ class BBH:
     def asked(self) -> list[str]:
         """Return the questions, to be looked for in training rows."""
         return [prompt.text for prompt, _ in self._prompts()]
+
+    def shown_to(self, model: str) -> int:
+        """Return how many of the questions the model can be asked."""
+        return answerable(model, [[Message("user", text)] for _, text in self._prompts()], self.decoding)
 
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:
         """Return 1 or 0 per question; NaN where the model's template cannot show it.

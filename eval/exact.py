@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from dfilter.errors import InputError
-from dfilter.eval.generation import Answer, Decoding, Refusal, answer, counted
+from dfilter.eval.generation import Answer, Decoding, Refusal, answer, answerable, counted
 from dfilter.eval.numbers import CLOSE, OPEN, last_number, marked, pattern
 from dfilter.eval.prompts import Prompt, read_answered, read_prompts, shared_facts
 from dfilter.identity import CONTENT
 from dfilter.types import EvalResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Match = Literal["ends", "equals", "contains", "number"]
@@ -34,8 +35,9 @@ class Exact:
     and quotation marks and punctuation at the ends taken away. Numbers are compared by value in every
     way to match, never inside larger ones; :mod:`dfilter.eval.numbers` says what is understood.
 
-    Several lines in the answer's column are alternatives, as a list is. A column with a line that begins
-    with "####" holds worked solutions, as GSM8K's does; right is what follows the last such mark alone.
+    Several lines in the answer's column are alternatives, and so are the items of a list, each as a whole. A
+    text with a line that begins with "####" is a worked solution, as GSM8K's are; right is what follows the
+    last such mark alone.
 
     Attributes:
         source: a file with a prompt and an ``answer`` per line, or a named prompt set.
@@ -51,11 +53,15 @@ class Exact:
     match: Match = "ends"
     decoding: Decoding = field(default_factory=Decoding)
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def shown_to(self, model: str) -> int:
+        """Return how many of the prompts the model can be asked."""
+        return answerable(model, [prompt.messages for prompt in read_prompts(self.source)], self.decoding)
 
     def check(self) -> None:
         """Read the prompts and their answers, before there is a model."""
@@ -79,7 +85,7 @@ class Exact:
     def _answered(self) -> list[Prompt]:
         prompts = read_answered(self.source, self.answer)
         if self.match == "number":
-            bare = next((p for p in prompts if not any(map(last_number, map(marked, known(p.answer))))), None)
+            bare = next((p for p in prompts if not any(map(last_number, map(marked, _known(p))))), None)
             if bare is not None:
                 raise InputError(
                     f"Prompt '{bare.id}' of {self.source} has no number in column '{self.answer}', and match "
@@ -88,7 +94,7 @@ class Exact:
         return prompts
 
     def _value(self, said: Answer | Refusal, prompt: Prompt) -> float:
-        return math.nan if isinstance(said, Refusal) else is_right(said.text, prompt.answer, self.match)
+        return math.nan if isinstance(said, Refusal) else _is_any(said.text, _known(prompt), self.match)
 
 
 def normalised(text: str) -> str:
@@ -104,8 +110,17 @@ def known(answer: str) -> list[str]:
 
 def is_right(said: str, answer: str, match: Match = "ends") -> bool:
     """Return whether what was said is one of the known answers; see :func:`known`."""
+    return _is_any(said, known(answer), match)
+
+
+def _known(prompt: Prompt) -> list[str]:
+    """Return the right answers of a prompt; the items of a list may have several lines."""
+    return [(_FINAL.findall(one) or [one])[-1] for one in prompt.answers] or known(prompt.answer)
+
+
+def _is_any(said: str, answers: Sequence[str], match: Match) -> bool:
     heard = normalised(said)
-    return any(_matches(heard, normalised(line), match) for line in known(answer))
+    return any(_matches(heard, normalised(one), match) for one in answers)
 
 
 def _matches(heard: str, wanted: str, match: Match) -> bool:

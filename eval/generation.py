@@ -170,6 +170,25 @@ def answer(
     return [item if isinstance(item, Refusal) else answers[_key(item)] for item in asked]
 
 
+def answerable(model: Path | str, asked: Sequence[Sequence[Message]], decoding: Decoding) -> int:
+    """Return how many conversations a model can be asked the first turn of; no weight is loaded."""
+    tokenizer, config = load_tokenizer(model), configuration(model)
+    limit, size = window(config, tokenizer), vocabulary(config)
+    first = [_first_turn(list(turns)) for turns in asked]
+    said = (_asked(turns, tokenizer, decoding.template, limit, size) for turns in first)
+    return sum(not isinstance(ids, Refusal) for ids in said)
+
+
+def _first_turn(left: list[Message]) -> list[Message]:
+    """Take off a conversation what the model is asked next: up to a user's turn that nothing answers."""
+    taken: list[Message] = []
+    while left:
+        taken.append(left.pop(0))
+        if taken[-1].role == "user" and (not left or left[0].role == "user"):
+            break
+    return taken
+
+
 def _asked(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: Template, limit: int, size: int
 ) -> list[int] | Refusal:
@@ -242,11 +261,7 @@ def converse(
     while any(left):
         open_ones = [at for at, turns in enumerate(left) if turns]
         for at in open_ones:
-            while left[at]:
-                turn = left[at].pop(0)
-                done[at].append(turn)
-                if turn.role == "user" and (not left[at] or left[at][0].role == "user"):
-                    break
+            done[at] += _first_turn(left[at])
         said = answer(model, [done[at] for at in open_ones], decoding, seed=seed)
         for at, reply in zip(open_ones, said, strict=True):
             if isinstance(reply, Refusal):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 
 from dfilter.errors import SettingsError
-from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
+from dfilter.eval.generation import Decoding, Refusal, answerable, converse, not_shown
 from dfilter.eval.judging import Explain, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import read_prompts, shared_facts
 from dfilter.identity import CONTENT, PLACE, settings_identity
@@ -86,6 +86,10 @@ class Grade:
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def shown_to(self, model: str) -> int:
+        """Return how many of the prompts the model can be asked."""
+        return answerable(model, [prompt.messages for prompt in read_prompts(self.source)], self.decoding)
 
     def check(self) -> None:
         """Read the prompts and the judge's template, before there is a model."""

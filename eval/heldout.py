@@ -17,7 +17,7 @@ import numpy as np
 from dfilter.chat import Encoded, Template, render_many
 from dfilter.errors import InputError, SettingsError
 from dfilter.identity import ANYHOW, CONTENT, DTYPE, SHOWN, settings_identity
-from dfilter.models import load_causal, lossless_dtype
+from dfilter.models import configuration, load_causal, load_tokenizer, lossless_dtype
 from dfilter.textmatch import clusters
 from dfilter.types import EvalResult, Json
 from dfilter.window import readable, vocabulary, window
@@ -92,6 +92,11 @@ class Heldout:
         if not any(row.response.strip() for row in self._rows()):
             raise InputError(f"No row of {self.source} has an answer, whose loss could be measured.")
 
+    def shown_to(self, model: str) -> int:
+        """Return of how many rows the model can be shown an answer."""
+        encoded, _ = self._encoded(list(self._rows()), configuration(model), load_tokenizer(model))
+        return sum(row.trained > 0 for row in encoded)
+
     def evaluate(self, model: Path, *, seed: int = 0) -> EvalResult:  # noqa: ARG002 - nothing is random here
         """Return one loss in nats per row; lower is better.
 
@@ -139,9 +144,7 @@ class Heldout:
 
         dtype = lossless_dtype(model) if self.dtype == "auto" else self.dtype
         network, tokenizer = load_causal(model, dtype=dtype)
-        limit = min(self.max_tokens, window(network.config, tokenizer))
-        found = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
-        encoded = readable(found, vocabulary(network.config))
+        encoded, limit = self._encoded(rows, network.config, tokenizer)
         on_gpu = network.device.type == "cuda"
         budget = self.batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS)
         sums = np.zeros(len(rows))
@@ -152,6 +155,12 @@ class Heldout:
                 batch = some[part]
                 sums[batch] = response_losses(network, [encoded[at] for at in batch.tolist()])
         return sums, tokens, [row.lacks(limit) for row in encoded]
+
+    def _encoded(self, rows: Sequence[Any], config: Any, tokenizer: Any) -> tuple[list[Encoded], int]:
+        """Return the rows as the model is shown them, and the most tokens that a row may have."""
+        limit = min(self.max_tokens, window(config, tokenizer))
+        found = render_many(rows, tokenizer, template=self.template, max_tokens=limit)
+        return readable(found, vocabulary(config)), limit
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

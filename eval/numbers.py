@@ -9,13 +9,15 @@ texts are compared as texts and numbers as numbers. What is understood, after Un
 * digits of every script, ".5", and one comma before other than three digits as the decimal mark ("3,14");
 * thousands by comma (also "12,34,567"), blank, apostrophe or underscore; by full stop where there are two
   of them or a decimal comma ("1.234.567", "1.234,5"). "1,234" is a thousand, "1.234" is a little over one;
-* percentages, currency signs, degrees, "3/4", "2½", "1.5e3", "10^3", "2 million", units behind ("46kg");
+* percentages, currency signs, "Rs.500", "no.72", degrees, "3/4", "2½", "1.5e3", "10^3", "2 million", units
+  behind ("46kg");
 * what :mod:`dfilter.eval.latex` reads. "(1,2)" is a pair, and "(1,234)" a thousand.
 
 No number are digits within something larger: words and ids ("A4"), versions, dates, times and ranges
 ("v1.2.3", "2024-01-05", "12:30", "10-20"), ordinals ("4th"), short scales ("5k", "2M", "5bn"), products,
-quotients, powers, roots and functions ("5x", "x/3", "5^2", "√5", "log 5"). In a sum with something else
-("x - 2") a number is an operand, as in "10 - 2". Values are exact fractions.
+quotients, powers, roots and functions ("5x", "x/3", "5^2", "√5", "log 5"), and words that begin with them
+("18-year-old", "56ish", "the 20's"). In a sum with something else ("x - 2") a number is an operand, as in
+"10 - 2". Values are exact fractions.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ _STARRED = re.compile(r"(?<=\d) \* (?=\d)|(?<=[\d)]) ?\* ?(?=[b-hj-z](?![^\W_]|\
 _LETTERED = re.compile(r"(?<=\d)(?=[A-KM-UX-Z](?![^\W_])| M(?![^\W_]))")  # 12B and 2M; 5V and 2L have units
 _DRESS = re.compile(r"(?<![\d*_`])[*_`]+|[*_`]+(?![\d*_`])")  # Markdown's, but not 3*4 and 1_000
 _BULLET = re.compile(r"(?m)^[ ]*[-—+•][ ]+")
-_SAID_MINUS = re.compile(rf"(?<![\w.-])(?<!\d )(?:minus|negative) (?={_MONEY}?\.?\d)")
+_SAID_MINUS = re.compile(rf"(?<![\w.-])(?<!\d )(?:minus|negative) +(?={_MONEY}?\.?\d)")
+_SHORTENED = re.compile(  # a blank was left out behind it
+    r"(?<![\w.])(?:(?:rs|nos?|nr|num|ca|approx|ans|fig|eq)\.|(?:rs|usd|eur|gbp|inr|chf|jpy|cny)\.?)(?=\d)"
+)
 _LOOSE = re.compile(r"(?<=[(\[{]) +| +(?=[)\]}])")
 _TUPLE = re.compile(r"(?<=[(\[{])[-+]?\d+(?:[./]\d+)?(?:,[-+]?\d+(?:[./]\d+)?)+(?=[)\]}])")
 _COMMA_BETWEEN = re.compile(r"(?<=[^\s\d,]),(?=[^\s,])|,(?=[^\s\d,])")
@@ -62,7 +67,7 @@ _LIST = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?:,\d+(?:\.\d+)?)+")
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _BLANKED = r"(?<!\d[ ])[1-9]\d{0,2}(?:[ ]\d{3})+(?![ ]?\d)(?:[.,]\d+)?"
 _NUMBER = re.compile(
-    rf"""(?P<sign>[-—+][ ]?)? (?P<money>{_MONEY}[ ]?)? (?P<inner>[-+][ ]?(?={_MONEY}?[ ]?[.\d]))?
+    rf"""(?P<sign>[-—+][ ]*)? (?P<money>{_MONEY}[ ]?)? (?P<inner>[-+][ ]?(?={_MONEY}?[ ]?[.\d]))?
     (?: (?:(?P<whole>(?<!\d)\d{{1,3}})[ ])? (?P<over>(?<![\d.])\d+)[ ]?/[ ]?(?P<under>\d+)
       | (?P<body>{_BLANKED} | \d+(?:[.,'_]\d+)* | \.\d+)
         (?: e(?P<e>[-+]?\d+) | [ ]?[x\u00d7·*][ ]?10(?:\^|\*\*)(?P<ten>[-+]?\d+) | (?P<power>\^[-+]?\d+) )? )
@@ -81,6 +86,7 @@ _COMMA = re.compile(rf"(?:\d+|{_BY_THOUSAND}|[1-9]\d{{0,2}}(?:\.\d{{3}})+),\d+")
 _MANY = "bn|mn|mio|mln|mrd|tn|lakhs?|crores?|dozens?|(?:hundred|thousand|million|billion|trillion)s"
 _BEHIND = re.compile(
     rf"""\^ | [-—]{_MONEY}?\d | [.,:/'_°]\d | [^\W\d_]+\d | (?:st|nd|rd|th|k)\b | {GLUED}
+       | -[^\W\d_]{{2,}} | '[ds]\b | (?:ish|odd|fold|plus|some|something)\b
        | [ ]?(?:{_MANY})\b | [ ]?[十百千万萬億亿兆] | [만억]
        | (?![gmshldvw]\b)[a-z]\b | (?:ab|bc|ac|abc|[pqr]{{2,3}}|[u-z]{{2,3}})\b | [ ]?[xyz]\b(?![ ]?\d)
        | [ ]?(?:[√∛∜π]|pi\b|{NAMED}) | [.]?(?:[{HIDDEN}]|\\[a-z]+\()
@@ -148,7 +154,7 @@ def _plain_text(text: str) -> str:
     told = _STARRED.sub("\u00d7", plain(told))
     told = re.sub(r"-{2,}", "—", _DRESS.sub("", told))
     told = re.sub(r"(?<=\d) minus (?=\d)", " - ", told)
-    return _SAID_MINUS.sub("-", told)
+    return _SAID_MINUS.sub("-", _SHORTENED.sub(r"\g<0> ", told))
 
 
 def _character(letter: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 
 from dfilter.errors import CheckError, InputError, SettingsError
-from dfilter.eval.generation import Decoding, Refusal, converse, not_shown
+from dfilter.eval.generation import Decoding, Refusal, answerable, converse, not_shown
 from dfilter.eval.judging import Explain, Wording, ask_judge, judge_names, local_judges
 from dfilter.eval.prompts import Prompt, read_objects, read_prompts, row_id, row_text, shared_facts
 from dfilter.human import Pair, read_sheet, write_sheet
@@ -93,6 +93,10 @@ class Pairwise:
     def asked(self) -> list[str]:
         """Return the prompts, to be looked for in training rows."""
         return [prompt.text for prompt in read_prompts(self.source)]
+
+    def shown_to(self, model: str) -> int:
+        """Return how many of the prompts the model can be asked."""
+        return answerable(model, [prompt.messages for prompt in read_prompts(self.source)], self.decoding)
 
     def check(self) -> None:
         """Read the prompts, the judge's template and the opponent's answers, before there is a model.

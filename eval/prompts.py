@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ class Prompt:
         id: unique within an evaluation; the same file gives the same ids.
         messages: up to the turn that the model shall answer.
         test_set: name of the set it belongs to.
-        answer: the known answer, or "".
+        answer: the known answer, or ""; of several, one below the other.
+        answers: where several are known, each as it stands.
+        unclear: what stands in the answer's place and is none; else empty.
         named: whether the id is of its own, and not the number of its row.
     """
 
@@ -39,6 +42,8 @@ class Prompt:
     test_set: str
     answer: str = ""
     named: bool = False
+    answers: tuple[str, ...] = ()
+    unclear: str = ""
 
     @property
     def text(self) -> str:
@@ -118,9 +123,17 @@ def read_answered(source: str, answer: str) -> list[Prompt]:
     """Read test prompts that all have a known answer in the column ``answer``.
 
     Raises:
-        InputError: as :func:`read_prompts`, and where an answer is absent or empty.
+        InputError: as :func:`read_prompts`, and where an answer is absent, empty, or neither a text, a number
+            nor a list of these.
     """
     prompts = read_prompts(source, answer=answer)
+    unclear = [prompt for prompt in prompts if prompt.unclear]
+    if unclear:
+        more = "" if len(unclear) == 1 else f" So it is with {len(unclear) - 1} more."
+        raise InputError(
+            f"Prompt '{unclear[0].id}' of {source} has {unclear[0].unclear} in column '{answer}'; expected a "
+            f"text, a number, or a list of these that are all right.{more}"
+        )
     blank = [prompt.id for prompt in prompts if not prompt.answer.strip()]
     if blank:
         more = "" if len(blank) == 1 else f", nor have {len(blank) - 1} others"
@@ -195,11 +208,18 @@ def _prompt(row: Mapping[str, Any], at: int, test_set: str, answer: str, source:
         )
     own = row_id(row)
     known = row.get(answer)
-    if isinstance(known, list):  # several right answers are written one below the other
-        known = "\n".join(map(str, known))
+    several = known if isinstance(known, list) else []
+    alone = [] if known is None or isinstance(known, list) else [known]
+    found = [one for one in [*several, *alone] if not _is_answer(one)]
+    unclear = json.dumps(found[0], ensure_ascii=False)[:60] if found else ""
+    answers = tuple(map(str, several))
+    told = "\n".join(answers) if isinstance(known, list) else "" if known is None else str(known)
     name = at if own is None else own
-    told = "" if known is None else str(known)
-    return Prompt(f"{test_set}/{name}", messages, test_set, told, named=own is not None)
+    return Prompt(f"{test_set}/{name}", messages, test_set, told, own is not None, answers, unclear)
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, bool | str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def row_id(row: Mapping[str, Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 import re
 import shutil
@@ -12,19 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from dfilter import sample
+from dfilter.cli import main
 from dfilter.compare import compare, select_all, selection_folder
 from dfilter.comparison import Comparison, from_options, only, prepare
 from dfilter.data import load
 from dfilter.errors import DFilterError, FolderError, SettingsError
 from dfilter.leaderboard import leaderboard
-from dfilter.leaderboard.cells import Cell, read_cells
+from dfilter.leaderboard.cells import Cell, read_cells, write_cell
 from dfilter.llm.spend import spent
 from dfilter.outlook import outlook
 from dfilter.progress import Silent
 from dfilter.store import home
 from dfilter.testing import Heard, ScriptedServer
+from dfilter.types import EvalResult
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 TRAINER, NEAR, SPREAD = f"{PARTS}:Mean", f"{PARTS}:Near", f"{PARTS}:Spread"
@@ -245,6 +250,31 @@ def test_a_file_of_options_gives_way_to_what_was_typed(tmp_path) -> None:
     assert "full" not in made.references
 
 
+def test_a_later_call_of_fewer_cells_has_the_p_of_the_whole_folder(tmp_path, monkeypatch) -> None:
+    draw, out, held = np.random.default_rng(1), tmp_path / "out", []
+    for name, budget, seed in itertools.product(("random", "lima"), ("10", "20"), range(3)):
+        values = np.arange(40) / 10 + draw.normal((name == "lima") * 0.1, 0.2, 40)
+        found = EvalResult([f"p{i}" for i in range(40)], values, "score", higher_is_better=True)
+        held.append(Cell(name, budget, seed, rows=int(budget), results={"near": found}))
+        write_cell(out / "cells" / f"{name}-{budget}-seed{seed}", held[-1])
+
+    def table(*budgets: str) -> tuple[str, dict[str, str]]:
+        named = [cell for cell in held if cell.budget in budgets]
+        monkeypatch.setattr("dfilter.compare.compare", lambda plan, progress: named)
+        done = CliRunner().invoke(main, ["compare", "-o", str(out), "--keep", ",".join(budgets)])
+        assert done.exit_code == 0, done.output
+        read = csv.DictReader((out / "leaderboard.csv").read_text().splitlines())
+        return done.stdout, {row["budget"]: row["p_holm"] for row in read if row["strategy"] == "lima"}
+
+    _, whole = table("10", "20")
+    told, part = table("10")
+    alone = leaderboard([cell for cell in held if cell.budget == "10"]).rows
+    assert part == {"10": whole["10"]}
+    assert float(whole["10"]) > max(row.p for row in alone if row.random)
+    assert "2 rows of the table are hidden" in told
+    assert "2 rows of the table are hidden" in (out / "leaderboard.md").read_text()
+
+
 def test_a_table_is_filtered_with_the_references_of_its_sizes(finished) -> None:
     kept = only(finished.cells, ["lima"], ["10"])
     assert {(c.strategy, c.budget) for c in kept} == {("lima", "10"), ("random", "10"), ("full", "full")}
@@ -255,6 +285,23 @@ def test_the_outlook_counts_cells_and_leaves_nothing_behind(plan, calls) -> None
     assert text.startswith("6 cells")
     assert "trained tokens" in text
     assert not plan.out.exists()
+
+
+def test_the_outlook_prices_what_is_still_to_be_made(finished, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    told = outlook(finished.plan, Silent())
+    assert "10 of them are in" in told
+    assert "there is nothing to train" in told
+    assert "Training and evaluation" not in told
+    assert not (tmp_path / "calls").exists()  # no probe, either
+    more = outlook(replace(finished.plan, keep=("10", "20", "40"), seeds=2), Silent())
+    assert "10 of them are in" in more
+    assert "what follows is of the other 4" in more
+    fresh = outlook(
+        replace(finished.plan, keep=("40",), out=tmp_path / "new", references=("random",)), Silent()
+    )
+    price = re.compile(r"Training and evaluation: about [\d,]+ trained tokens")
+    assert price.search(more)[0] == price.search(fresh)[0]  # of the four cells at 40
 
 
 def command(plan: Comparison) -> list[str]:

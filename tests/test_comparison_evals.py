@@ -57,6 +57,31 @@ def test_every_evaluator_is_set_from_a_text(spec, wanted) -> None:
         assert made[name] == value or value.items() <= made[name].items()
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("exact:", "--eval exact: exact needs a value for 'source'"),
+        ("exact", "exact needs a value for 'source'"),
+        ("mmlu:", "mmlu needs a value for 'source'"),
+        ("lm-eval:", "lm-eval needs a value for 'source'"),
+        ("exact:f.jsonl,match=number,match=ends", "says match twice"),
+        (
+            "exact:f.jsonl,decoding.max_new_tokens=4,decoding.max_new_tokens=8",
+            "says decoding.max_new_tokens twice",
+        ),
+        ("exact:f.jsonl,source=g.jsonl", "says source twice"),
+        (f"{NEAR}:10%", "only heldout is on a share"),
+        ("exact:2.5%", "only heldout is on a share"),
+    ],
+)
+def test_what_a_text_lacks_or_says_twice_is_a_sentence(spec, said) -> None:
+    registry.allow_code(PARTS)
+    with pytest.raises(SettingsError) as refused:
+        settings(spec)
+    assert said in str(refused.value)
+    assert "__init__" not in str(refused.value)
+
+
 @pytest.mark.parametrize("kind", ["exact", "grade", "heldout", "lm-eval", "pairwise"])
 def test_no_setting_is_out_of_reach(kind) -> None:
     """Each name is known; a value that fits no type is refused with the setting's name, or taken as text."""

@@ -6,16 +6,24 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dfilter import registry, sample
 from dfilter.compare import compare
-from dfilter.comparison import Comparison
+from dfilter.comparison import Comparison, trainer_of
 from dfilter.data import load
-from dfilter.errors import SettingsError
+from dfilter.errors import FolderError, SettingsError
+from dfilter.leaderboard import leaderboard
+from dfilter.leaderboard.cells import Cell
 from dfilter.outlook import outlook
-from dfilter.places import Size, lay_out
+from dfilter.places import Size, entry, lay_out
+from dfilter.probe import Probe
 from dfilter.progress import Silent
+from dfilter.run_folder import strategy_identity
+from dfilter.selection import select
+from dfilter.strategy import from_table
+from dfilter.types import EvalResult
 
 PARTS = Path(__file__).with_name("compare_parts.py")
 CHEAP = {"model": "words", "recipe": "none", "trainer": f"{PARTS}:Mean", "evals": (f"{PARTS}:Near",)}
@@ -123,6 +131,41 @@ def test_a_budget_in_tokens_is_one_in_the_trained_models_tokens_for_everybody(pl
         assert all(300 - most < count <= 300 for count in tokens_of(cells, label))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("label", ["random", "longest"])
+def test_a_budget_in_tokens_is_what_is_trained_after_cutting(plan: Comparison, label: str) -> None:
+    """Of the sample's 120 rows 28 are longer than 128 tokens, and the training loses their ends."""
+    real = replace(plan, trainer="dfilter", model="tiny", train={"overrides": {"max_tokens": 128}})
+    real = replace(real, keep=("600tok",), recipe="quick")
+    trainer = registry.create("trainers", "dfilter", trainer_of(real))
+    for seed in range(1 if label == "longest" else 4):
+        made = entry(real, label).strategy
+        found = select(str(real.data), strategy=made, keep="600tok", seed=seed)
+        told, encoded = trainer.plan(list(found), seed=seed)
+        assert encoded.cut
+        assert 0.98 * 600 <= told.trained_tokens <= 600
+    recorded = from_table(made.table())  # a run's own strategy file repeats it
+    assert list(select(str(real.data), strategy=recorded, keep="600tok", seed=seed)) == list(found)
+    plain = strategy_identity(entry(replace(real, keep=("10",)), label).strategy, "10")
+    assert strategy_identity(made, "10") == plain  # budgets in rows are what they were
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("two words", "two\u00a0words"),
+                                           ("ifd", "if\u200bd"), ("random", "ran\u200bdom")])  # fmt: skip
+def test_names_that_look_the_same_are_one_name(
+    plan: Comparison, tmp_path: Path, one: str, other: str
+) -> None:
+    files = []
+    for number, name in enumerate((one, other)):
+        files.append(str(tmp_path / f"{number}.toml"))
+        Path(files[-1]).write_text(f'name = "{name}"\nsteps = [{{filter = "lima"}}]\n')
+    with pytest.raises(SettingsError, match=r"Two strategies are called|reference's name"):
+        lay_out(replace(plan, strategies=files[one == "random" :]), set(), lambda place: Size(10))
+    result = EvalResult(["p0"], np.array([0.5]), "m", higher_is_better=True)
+    cells = [Cell(name, "10", 0, results={"m": result}) for name in (one, other)]
+    with pytest.raises(FolderError, match="letters that look alike"):
+        leaderboard(cells)
+
+
 def test_a_selection_with_fewer_tokens_meets_references_with_as_few(plan: Comparison, tmp_path: Path) -> None:
     some = [json.loads(line)["id"] for line in Path(str(plan.data)).read_text().splitlines()[:7]]
     (tmp_path / "ids.json").write_text(json.dumps(some))
@@ -157,6 +200,23 @@ def test_a_plan_has_the_time_of_every_part_and_the_models_size(plan: Comparison)
     assert "a cell to start and save" in told
     assert "evaluation" in told.partition("a probe of 32 rows")[2]
     assert not plan.out.exists()
+
+
+def test_a_plan_counts_the_prompts_that_can_be_shown(
+    plan: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfilter.outlook.probe", lambda *_: Probe(failed="left out here"))
+    file = Path(str(plan.data)).with_name("asked.jsonl")
+    lines = [{"prompt": f"word {i}", "response": "a", "answer": "a"} for i in range(20)]
+    lines += [{"prompt": "word " * 9_999, "response": "a", "answer": "a"} for _ in range(2)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    real = replace(plan, trainer="dfilter", recipe="quick", model="tiny", seeds=3, references=("random",))
+    real = replace(real, keep=("24", "20%"))
+    told = outlook(replace(real, evals=(f"exact:{file}", f"heldout:{file}")), Silent())
+    assert "24 and 20% of random are 24 rows each, and are trained apart" in told
+    for name in ("exact", "heldout"):
+        assert f"{name}: 2 of 22 prompts cannot be shown to tiny" in told
+        assert f"{name}: 20 prompts and 3 seeds find" in told
 
 
 @pytest.mark.slow

@@ -312,3 +312,21 @@ def test_all_rows_are_ranked_where_the_choice_may_need_them() -> None:
     assert Choice().needs_all_ranks(None)
     assert Choice(sample=True).needs_all_ranks(rows)
     assert Choice(quota="task").needs_all_ranks(rows)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "budget", "prefix", "filled"),
+    [
+        ([40, 30, 50, 90, 20, 5, 1], 100, [0, 1], [0, 1, 4, 5, 6]),  # 70, then 90, 95 and 96 of 100
+        ([90, 30, 9, 1, 1], 100, [0], [0, 2, 3]),
+        ([990, 30, 4, 5], 999, [0], [0]),  # what is left is less than 1%
+        ([200, 300], 100, [], []),
+        ([10, 10], 100, [0, 1], [0, 1]),
+    ],
+)
+def test_a_budget_in_tokens_is_a_prefix_or_is_filled(tokens, budget, prefix, filled) -> None:
+    ranked, lengths = np.arange(len(tokens)), np.array(tokens)
+    assert within_tokens(ranked, lengths, budget).tolist() == prefix
+    assert within_tokens(ranked, lengths, budget, fill=True).tolist() == filled
+    back = np.arange(len(tokens))[::-1]  # places in the ranking are not places in the data
+    assert within_tokens(back, lengths[::-1], budget, fill=True).tolist() == [back[i] for i in filled]

@@ -16,7 +16,6 @@ from safetensors.numpy import load_file, save_file
 
 from dfilter.cli import main
 from dfilter.errors import FolderError
-from dfilter.leaderboard import leaderboard
 from dfilter.leaderboard.cells import Cell, read_cell, read_cells, read_result, write_cell
 from dfilter.models import resolve
 from dfilter.sheets import Export, _duels
@@ -41,6 +40,7 @@ def made(tmp_path_factory) -> Path:
             cell = folder / "out" / "cells" / f"{strategy}-10-seed{seed}"
             write_cell(cell, Cell(strategy, "10", seed, rows=10, protocol={"model": "tiny"}))
             write_checked(cell / "identity.json", {"identity": {"rows": None, "seed": [strategy, seed]}})
+            (cell / "job.json").write_text('{"evaluations": {}}')  # as a comparison leaves one; no sheet
             shutil.copytree(resolve("tiny").path, cell / "model")
             weights = load_file(cell / "model" / "model.safetensors")
             draws = np.random.default_rng(number)
@@ -106,12 +106,34 @@ def test_what_people_say_is_an_evaluation_in_the_table(made, out) -> None:
     assert found.values.tolist() == [0.75] * PROMPTS
     assert found.facts["judges"] == {"ann-filled": [1.0] * PROMPTS, "ben": [0.5] * PROMPTS}
     assert not read_cell(out / "cells" / "random-10-seed0").results
-    table = leaderboard(read_cells(out)).render("md")
+    table = CliRunner().invoke(main, ["leaderboard", str(out), "--format", "md"]).stdout
     assert "win rate against random, by people" in table
     assert "75" in table
     assert call("import", out, ben).exit_code == 0  # the later import is what counts
     again = read_result(out / "cells" / "kcenter-10-seed0" / "results" / "people-asked-random.json")
     assert again.values.tolist() == [0.5] * PROMPTS
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_text(file.read_text().replace("0.75", "0.95", 1)),
+        lambda file: file.write_text(file.read_text().replace("checksum", "sum")),
+        lambda file: shutil.copy(file, file.parents[2] / "kcenter-10-seed0" / "results" / "more.json"),
+        lambda file: shutil.copytree(file.parent, file.parents[2] / "random-10-seed1" / "results"),
+        lambda file: write_checked(
+            file.parents[2] / "random-10-seed1" / "identity.json", {"identity": {"seed": "another"}}
+        ),
+    ],
+)
+def test_judgements_of_other_trainings_or_other_hands_are_refused(made, out, spoil) -> None:
+    ann = filled(made, "some.csv", lambda line, first: "1" if first else "2")
+    ben = filled(made, "more.csv", lambda line, first: "tie")
+    assert call("import", out, ann, ben).exit_code == 0
+    read_cells(out)
+    spoil(out / "cells" / "kcenter-10-seed1" / "results" / "people-asked-random.json")
+    with pytest.raises(FolderError, match=r"(is damaged|for other trainings); (delete|run the comp)"):
+        read_cells(out)
 
 
 @pytest.mark.parametrize(

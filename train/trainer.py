@@ -24,6 +24,7 @@ from dfilter.identity import (
     identity,
     settings_identity,
 )
+from dfilter.settings import plain
 from dfilter.train import result
 from dfilter.train.adapters import adapt, adapted, missed
 from dfilter.train.recipes import Recipe, recipe
@@ -240,12 +241,18 @@ class FineTune:
 
     def screen(self, pool: Pool) -> Mapping[int, str]:
         """Return the rows that it could learn nothing from, by place, and why; no weight is loaded."""
-        files = models.resolve(self.model)
-        made = recipe(self.recipe, models.count_parameters(files.path), self.overrides)
-        shown = self._shown(made)
+        shown = self._counted()
         places = np.flatnonzero(pool.signal(shown) == 0)
         found = shown.encode(pool.rows.take(places)) if len(places) else []
         return {at: row.lacks(shown.max_tokens) for at, row in zip(places.tolist(), found, strict=True)}
+
+    def counts(self) -> tuple[str, Mapping[str, Json]]:
+        """Return what counts the tokens of a row that the loss is taken over, after cutting."""
+        return TrainedTokens.kind, plain(self._counted())
+
+    def _counted(self) -> TrainedTokens:
+        files = models.resolve(self.model)
+        return self._shown(recipe(self.recipe, models.count_parameters(files.path), self.overrides))
 
     def _refuse_no_choice(self, made: Recipe, last: int | None) -> None:
         """Refuse to choose among epochs of which none will be kept, of a training that ends in the last."""

@@ -28,6 +28,7 @@ import numpy as np
 from dfilter.digests import file_sha256
 from dfilter.errors import FolderError, InputError
 from dfilter.identity import bare
+from dfilter.leaderboard import imported
 from dfilter.leaderboard.jobs import JOB, asked_of, job_of, read_object
 from dfilter.plaintext import safe_name
 from dfilter.run_folder import lasting
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 CELL = "cell.json"
 RESULTS = "results"
-PEOPLE = "people-"  # how the names of results begin that a sheet brought, which no job asks for
 LAID_OUT_IN = "cells"
 LAID_OUT = re.compile(r"(.+-.+)-seed[0-9]+")  # the names of all folders of a comparison's own
 
@@ -58,6 +58,7 @@ class Cell:
         against: budget label of the random and longest cells of the same size, when it is not
             ``budget`` itself (a natural size, or a short selection).
         response_tokens: of the selected rows, together.
+        budget_tokens: likewise, as a budget in tokens counts them: those that one pass trains on.
         trained_tokens: label tokens seen in training, all epochs.
         median_response_length: tokens.
         overlap: Jaccard overlap with the random selection of the same seed and size.
@@ -84,6 +85,7 @@ class Cell:
     short: bool = False
     against: str = ""
     response_tokens: int | None = None
+    budget_tokens: int | None = None
     trained_tokens: int | None = None
     median_response_length: float | None = None
     overlap: float | None = None
@@ -124,13 +126,17 @@ def of_training(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
+def write_result(
+    path: Path, result: EvalResult, identity: str = "", *, imported_for: Sequence[Path] = ()
+) -> None:
     """Write an evaluation's result; the file appears whole or not at all.
 
     Args:
         path: ``results/NAME.json``.
         result: what was found.
         identity: names everything that the result depends on; see :func:`result_identity`.
+        imported_for: this cell, then cells beside it, whose models were looked at elsewhere. No
+            job asks for such a result, and it belongs to these trainings alone.
     """
     text = {
         "metric": result.metric,
@@ -139,6 +145,7 @@ def write_result(path: Path, result: EvalResult, identity: str = "") -> None:
         "values": without_nan(result.values.tolist()),
         "facts": without_nan(result.facts),
         "identity": identity,
+        **imported.binding(imported_for),
     }
     _write(path, text)
 
@@ -178,7 +185,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(folder: Path) -> Cell:
-    """Read a cell with the results that its job asked for; one that was made by hand, with all it holds.
+    """Read a cell with the results that its job asked for or that were imported; without a job, with all.
 
     Raises:
         FolderError: the folder holds no cell, or one of another version.
@@ -193,7 +200,7 @@ def read_cell(folder: Path) -> Cell:
     found = [
         path
         for path in sorted((folder / RESULTS).glob("*.json"))
-        if asked is None or path.stem in asked or (path.stem.startswith(PEOPLE) and result_identity(path))
+        if asked is None or path.stem in asked or imported.is_imported(path)
     ]
     results = {path.stem: read_result(path) for path in found}
     lists = {name: tuple(data.get(name, ())) for name in ("selected_by", "warnings")}
@@ -228,6 +235,7 @@ def read_cells(folder: Path) -> list[Cell]:
         _refuse_copy(path.parent)
         refuse_stale(path.parent)
         _refuse_foreign_results(path.parent)
+        imported.refuse_foreign(path.parent, sorted((path.parent / RESULTS).glob("*.json")))
     cells = [read_cell(path.parent) for path in paths]
     for path, cell in zip(paths, cells, strict=True):
         _refuse_misplaced(path, cell)

@@ -10,6 +10,7 @@ import numpy as np
 
 from dfilter.errors import FolderError
 from dfilter.identity import difference
+from dfilter.plaintext import looks_like
 from dfilter.selector import meant
 
 if TYPE_CHECKING:
@@ -36,14 +37,19 @@ def same_protocol(cells: Sequence[Cell]) -> None:
 
 
 def same_strategies(cells: Sequence[Cell]) -> None:
-    """Refuse cells that stand under one name and were selected in different ways.
+    """Refuse cells that stand under one name and were selected in different ways, or under two like it.
 
     Raises:
         FolderError: names the strategy and what differs.
     """
     first: dict[str, Cell] = {}
     for cell in cells:
-        other = first.setdefault(cell.strategy, cell)
+        other = first.setdefault(looks_like(cell.strategy), cell)
+        if other.strategy != cell.strategy:
+            raise FolderError(
+                f"Two strategies are called '{cell.strategy}', in letters that look alike: "
+                f"{other.strategy!a} and {cell.strategy!a}. Give one of them another name."
+            )
         known = cell.selected_as and other.selected_as  # not made by hand, nor by an earlier version
         differs = difference(dict(other.selected_as), dict(cell.selected_as)) if known else []
         if differs:

@@ -43,7 +43,7 @@ class Row:
         p: of the difference to random, adjusted by Holm over the whole table; NaN below three seeds.
         verdict: better, worse, equivalent, inconclusive, or "" where none can be given.
         tokens_ratio: trained tokens over those of random of the same size; NaN when not known.
-        equal_tokens: response tokens of random of the same size; NaN when not known.
+        equal_tokens: tokens of random of the same size, as ``--keep`` takes them; NaN when not known.
         against_full: non-inferior, inferior, inconclusive, or "" where none can be given.
         ranks: interval of the rank among the strategies of this budget, 1 the best.
         judges: difference to parity or random by judge, when several were asked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 
 import pytest
@@ -62,6 +63,8 @@ WAYS = ("ends", "equals", "contains", "number")
 EQUAL = [
     *[(f"{dash}4", "-4") for dash in "-\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d\u207b\u2796"],
     *[(f"{dash} 4", "-4") for dash in "-\u2013\u2212\uff0d"],
+    ("-  4", "-4"),
+    ("minus  4", "-4"),
     ("+4", "4"),
     ("\uff0b4", "4"),
     ("minus 4", "-4"),
@@ -161,6 +164,14 @@ UNEQUAL = [
     ("0.1", "0.10000000000000001"),
     ("9007199254740993", "9007199254740992"),
     ("9" * 5000, "9"),
+    ("56ish", "56"),
+    ("56-ish", "56"),
+    ("a 10fold rise", "10"),
+    ("in her 20's", "20"),
+    ("an 18-year-old", "18"),
+    ("a 3.5-inch disk", "3.5"),
+    ("70%-ish", "70"),
+    ("img.72", "72"),
 ]
 SOLUTION = (
     "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
@@ -179,7 +190,14 @@ SAID = [
     ("The profit - 46.", "46", {"ends", "number", "contains"}),
     ("The change is - 46.", "-46", {"ends", "number", "contains"}),
     ("Sizes:\n- 4\n- 5", "5", {"ends", "number", "contains"}),
+    ("It costs Rs.500", "500", {"ends", "number", "contains"}),
+    ("It costs USD500.", "500", {"ends", "number", "contains"}),
+    ("see no.72", "72", {"ends", "number", "contains"}),
+    ("Each pays 7, the 18-year-old too", "7", {"number", "contains"}),
+    ("an 18-year-old", "18-year-old", {"ends", "contains"}),
+    ("18 years old", "18", {"number", "contains"}),
     ("10 - 6", "6", {"contains"}),
+    ("10 -  6", "6", {"contains"}),
     ("3 * 4", "4", {"contains"}),
     ("10 - 14 = -4", "-4", {"ends", "number", "contains"}),
     ("It weighs 46kg", "46", {"number", "contains"}),
@@ -289,6 +307,38 @@ def test_one_value_per_prompt(tmp_path, monkeypatch):
     assert found.facts["silent"] == 1
     assert (found.facts["cut"], found.facts["answers"]) == (3, 4)
     assert found.facts["bounds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (
+            ["roses are red\nviolets are blue", "no"],
+            ["Roses are red\nviolets are blue.", "no"],
+            ["violets are blue"],
+        ),
+        (["7", 8], ["7", "8.0"], ["None", "78"]),
+        ([SOLUTION], ["72"], ["24", "Natalia sold 48/2 = <<48/2=24>>24 clips in May."]),
+        (True, ["true"], ["1"]),
+    ],
+)
+def test_an_item_of_a_list_is_one_answer(tmp_path, monkeypatch, answer, right, wrong):
+    said = [*right, *wrong]
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([{"prompt": text, "answer": answer} for text in said]))
+    answers = [Answer(text, cut=False) for text in said]
+    monkeypatch.setattr(exact, "answer", lambda model, prompts, decoding, seed: answers)
+    found = exact.Exact(str(path)).evaluate(tmp_path)
+    assert found.values.tolist() == [1] * len(right) + [0] * len(wrong)
+
+
+@pytest.mark.parametrize("answer", [["7", None], {"value": 7}, ["7", ["8"]], [{"a": 1}], math.inf])
+@pytest.mark.parametrize("match", ["ends", "number"])
+def test_an_answer_that_is_none_is_refused_before_anything_is_trained(tmp_path, answer, match):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([{"prompt": "a", "answer": "7"}, {"prompt": "b", "answer": answer}]))
+    with pytest.raises(InputError, match=r"Prompt 'q/1' of .* has .* in column 'answer'; expected a text"):
+        exact.Exact(str(path), match=match).check()
 
 
 def test_a_prompt_without_answer_is_refused_before_anything_is_generated(tmp_path, monkeypatch):

@@ -78,6 +78,7 @@ def test_evaluations_name_a_prompt_that_cannot_be_shown_and_give_it_no_value(wit
         ]
         for evaluator in made:
             found = evaluator.evaluate(without_system)
+            assert evaluator.shown_to(str(without_system)) == 1
             assert list(found.prompts) == ["asked/plain", "asked/system", "asked/long"]
             assert np.isnan(found.values[1:]).all()
             assert set(found.facts["not_shown"]) == {"asked/system", "asked/long"}

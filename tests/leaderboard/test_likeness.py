@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,9 +45,20 @@ def test_a_verdict_between_unlike_tokens_says_so_and_at_which_budget_they_are_eq
 ) -> None:
     board = leaderboard(cells(times))
     assert f"trained on {said} random's tokens" in board.finding
-    assert [note for note in board.notes if "--keep 12ktok is" in note]
+    note = "Verdicts of longest at 150 are not at equal tokens; the comparison with --keep 12ktok is."
+    assert note in board.notes
     (row,) = [row for row in board.rows if row.strategy == "longest"]
     assert (row.verdict, row.tokens_ratio) == ("better", pytest.approx(times, rel=1e-3))
+
+
+def test_tokens_that_a_budget_would_not_make_equal_are_not_promised() -> None:
+    """As where both train so many steps, or where one's rows are cut and nobody counted what is left."""
+    made = [replace(c, trained_tokens=c.trained_tokens // (2 - (c.strategy == "random"))) for c in cells(4)]
+    board = leaderboard(made)
+    assert "trained on 2 times random's tokens" in board.finding
+    assert not [note for note in board.notes if "--keep" in note]
+    counted = [replace(c, budget_tokens=c.trained_tokens // 3) for c in made]
+    assert [note for note in leaderboard(counted).notes if "--keep 12ktok is" in note]
 
 
 @pytest.mark.parametrize("times", [1.0, 1.5, 0.7])
