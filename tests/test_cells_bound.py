@@ -15,7 +15,7 @@ from dfilter.compare import compare
 from dfilter.comparison import Comparison
 from dfilter.errors import FolderError
 from dfilter.leaderboard import leaderboard
-from dfilter.leaderboard.cells import Cell, read_cells, write_result
+from dfilter.leaderboard.cells import Cell, read_cells
 from dfilter.protocol import recorded_margin
 from dfilter.store.seal import seal
 from dfilter.trained import keep, kept, said
@@ -263,9 +263,3 @@ def test_a_copy_among_the_cells_is_named(copy: Comparison) -> None:
     compare(copy)
     (cells / "lima-8-seed1-backup").rename(copy.out.with_name("backup"))
     assert len(read_cells(copy.out)) == 6
-
-
-def test_what_people_said_is_in_the_table(copy: Comparison) -> None:
-    found = EvalResult(["a", "b"], np.array([0.0, 1.0]), "win rate, by people", higher_is_better=True)
-    write_result(copy.out / "cells" / "lima-8-seed1" / "results" / "people-a-random.json", found, "theirs")
-    assert sum("people-a-random" in cell.results for cell in read_cells(copy.out)) == 1
