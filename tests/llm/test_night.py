@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -182,7 +183,9 @@ def test_in_the_morning_every_row_is_rated_or_named(tmp_path: Path, rows: int, e
 
     with ScriptedServer(counted) as quiet:
         pure = pool(tmp_path / "fine.jsonl", fine)
-        subprocess.run(command(quiet.url, pure, tmp_path / "quiet", 1.0), check=True, capture_output=True)
+        words = command(quiet.url, pure, tmp_path / "quiet", 1.0)
+        home = {**os.environ, "DFILTER_HOME": str(tmp_path / "home")}  # with a ledger that knows no rating
+        subprocess.run(words, check=True, capture_output=True, env=home)
     selected = [(folder / "selected.jsonl").read_bytes() for folder in (out, tmp_path / "quiet")]
     assert selected[0] == selected[1]
     assert set(night.rated) == set(fine)
