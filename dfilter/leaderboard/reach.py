@@ -1,4 +1,11 @@
-"""What a table could have found: the smallest true difference that gets a verdict four times in five."""
+"""What a table could have found: the smallest true difference that gets a verdict four times in five.
+
+A true difference moves what is measured; the rest is luck, good or bad. So one looks for the difference
+that this table's own test would call a finding, and adds the bad luck that four in five are spared. How
+large that luck may be is estimated as the test does it, by the two models at hand alone: another strategy
+may be trained with less noise, or with more. With three seeds that estimate is rough, and Student's
+quantile allows for it.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +15,49 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.leaderboard.differences import rate_ends
-from dfilter.leaderboard.power import Family, Noise, needed
-from dfilter.leaderboard.statistics import ALPHA, quantile
+from dfilter.leaderboard.differences import tested, withstood
+from dfilter.leaderboard.flips import FEW_SIZES
+from dfilter.leaderboard.statistics import ALPHA, POWER, pooled, quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from dfilter.leaderboard.decision import Decision
+    from numpy.typing import NDArray
+
     from dfilter.leaderboard.differences import Difference
     from dfilter.leaderboard.statistics import TwoWay
 
-NORMAL = 0.8416  # four in five of a normal's draws lie above minus this
-# Two estimates are blended. What this very table's test asks for, plus the luck that a difference needs to
-# measure so much, is right for the table at hand; what tables of its noise ask for on average is right for
-# another one like it, and all its models tell that noise. The fewer they are, the more the first counts.
-THIS_TABLE = 0.9
+HALVINGS = 12
+FARTHEST = 20.0  # in log odds: every answer right, or wrong
 
 
-def detectable(found: Difference, decision: Decision | None, peers: Sequence[TwoWay], tests: int) -> float:
+def detectable(found: Difference, peers: Sequence[TwoWay], tests: int, *, up: bool = True) -> float:
     """Return the smallest true difference that the table's test finds with a probability of 80%.
 
     The other strategies are taken to be like the reference, so Holm's first step must be passed.
 
     Args:
         found: the difference.
-        decision: all that it must withstand in its table.
         peers: the strategies of the table at this budget, each alone; or, where values are comparisons
             with the reference already, their differences.
         tests: verdicts in the whole table.
+        up: whether higher is better; a share that has no room for the better is moved to the worse.
 
     Returns:
-        Infinity where no difference at all could be found with so few prompts.
+        Infinity where no difference at all could be found with so few prompts or seeds.
     """
     way, alpha = found.way, ALPHA / tests
+    decision = withstood(found, peers)
     if way is None or decision is None or fewest_prompts(tests) > way.n:
         return math.inf
-    se = math.sqrt(float(way.variance))
-    here = decision.critical(alpha) + NORMAL * se
-    family = Family(tests, len(peers), parity=found.parity)
-    alike = needed(_training(found, peers), Noise.of(way), way.k, way.n, family)
-    share = THIS_TABLE / len(peers)
-    reach = share * here + (1 - share) * alike
     if found.share:
-        return _of_shares(found, way, decision, reach, alpha)
+        better = _of_shares(found, peers, alpha, up=up)
+        return better if math.isfinite(better) else _of_shares(found, peers, alpha, up=not up)
+    seen = decision.critical(alpha, up=up)
+    if decision.flips and way.n <= FEW_SIZES:
+        # Signs that agree by chance weigh as much as what they are signs of, so they grow with a shift.
+        seen = _first(lambda by: _sees(_shifted(found, by, up=up), peers, alpha, up=up), 0.0, 20 * seen)
+    reach = seen + _luck(found)
     return reach if reach > 0 else math.nan  # nothing varies, and nothing says how much could
 
 
@@ -60,82 +66,108 @@ def fewest_prompts(tests: int = 1) -> int:
     return math.ceil(1 + math.log2(tests / ALPHA))
 
 
-def _training(found: Difference, peers: Sequence[TwoWay]) -> float:
-    """Return the training variance of a difference, by all models of its table together."""
-    models = [*peers, found.reference] if found.reference else list(peers)
-    free = sum(model.k - 1 for model in models)
-    spread = sum(float(m.seeds - m.residual) * m.k * (m.k - 1) for m in models) / free
-    return spread if found.parity else 2 * spread
+def _luck(found: Difference) -> float:
+    """Return how far below the truth a difference is measured in one of five tables, by its own two models."""
+    if found.way is None:
+        return math.inf
+    variance, df = pooled(found.way, [found.own or found.way], found.reference)
+    return float(quantile(df, 2 * POWER - 1)) * math.sqrt(float(variance))
 
 
-def _of_shares(found: Difference, way: TwoWay, decision: Decision, reach: float, alpha: float) -> float:
-    """Allow for what a difference does to the variance of shares, and for the most that one prompt can add.
-
-    Near 0 and 1 shares vary little, and a true difference leads away from there.
-    """
-    largest = max(map(abs, decision.bounds)) if found.parity else 1.0
-    variance = float(way.variance)
-    steps = reach / math.sqrt(variance) if variance > 0 else float(quantile(way.n - 1, 1 - alpha)) + NORMAL
-    agreeing = (1 - math.log2(alpha)) * largest / way.n
-    for _ in range(25):
-        before, spread = reach, math.sqrt(float(_moved(found, way, reach)[0].variance))
-        reach = max(steps * spread, agreeing + NORMAL * spread)
-        if abs(reach - before) < 1e-4 * before:
-            break
-    if decision.ends and not found.parity:
-        reach = max(reach, _past_ends(found, way, alpha))
-    return reach if reach < largest else math.inf
+def _sees(moved: Difference, peers: Sequence[TwoWay], alpha: float, *, up: bool) -> bool:
+    """Return whether a difference that is measured so is a finding."""
+    decision = withstood(moved, peers)
+    if decision is None:
+        return False
+    low, high = decision.interval(alpha)
+    return low > 0 if up else high < 0
 
 
-def _past_ends(found: Difference, way: TwoWay, alpha: float) -> float:
-    """Return the true difference whose interval, of rates near 0 or 1, leaves zero out four times in five."""
-    low, high = 0.0, 1.0
-    for _ in range(14):  # to a hundredth of a point
+def _shifted(found: Difference, by: float, *, up: bool) -> Difference:
+    """Return the difference, had it been measured as ``by``."""
+    own, other = found.tables
+    by = (by if up else -by) - found.estimate.value
+    return tested(replace(found, tables=(own + by, other)))
+
+
+def _of_shares(found: Difference, peers: Sequence[TwoWay], alpha: float, *, up: bool) -> float:
+    """Return the difference of shares that is found: they vary less near 0 and 1, and end there."""
+    move, sign = _moves(found), 1.0 if up else -1.0
+    alone = found.own or found.way
+
+    def moved(by: float) -> Difference:
+        return tested(replace(found, tables=(move(sign * by), found.tables[1])))
+
+    def size(there: Difference) -> float:
+        return sign * float(there.way.mean) if there.way else math.nan
+
+    def sees(by: float) -> bool:
+        there = moved(by)
+        others = [there.own or there.way if peer is alone else peer for peer in peers]
+        return size(there) > 0 and _sees(there, [way for way in others if way], alpha, up=up)
+
+    seen = _first(sees, -FARTHEST, FARTHEST)
+    least = size(moved(seen)) if math.isfinite(seen) else math.inf
+
+    def found_often(by: float) -> bool:
+        there = moved(by)
+        return size(there) - _luck(there) >= least
+
+    often = _first(found_often, seen, FARTHEST) if math.isfinite(seen) else math.inf
+    return size(moved(often)) if math.isfinite(often) else math.inf
+
+
+def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Return about the smallest number from ``low`` to ``high`` from which on ``holds``; infinity if none."""
+    if not holds(high):
+        return math.inf
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        moved, own, other = _moved(found, way, middle)
-        luck = NORMAL * math.sqrt(float(moved.variance))
-        unlucky = replace(own, mean=np.maximum(own.mean - luck, other.mean))
-        seen = rate_ends(moved, unlucky, other, differ=True)(alpha)[0] > 0
-        low, high = (low, middle) if seen else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
 
 
-def _moved(found: Difference, way: TwoWay, reach: float) -> tuple[TwoWay, TwoWay, TwoWay]:
-    """Return the difference were it ``reach``, and both rates alone, as rates below one half."""
-    n = way.n
-    if found.own is None or found.reference is None:
-        fair = replace(way, prompts=np.asarray(float(way.prompts) or 0.25 / n))
-        return fair, fair, fair
-    own, other = found.own, found.reference
-    middle = (float(own.mean) + float(other.mean)) / 2
-    start = (min(middle, 1 - middle) * n + 0.5) / (n + 1)
-    end = max(min(start + reach, 0.5), start)
-    ratio = end * (1 - end) / (start * (1 - start))
-    one, two = (
-        v if v.variance > 0 else replace(v, prompts=np.asarray(start * (1 - start) / n)) for v in (own, other)
+def _moves(found: Difference) -> Callable[[float], NDArray[np.float64]]:
+    """Return what a strategy's shares become when it gets better by so much, in log odds.
+
+    Each answer is taken to lie somewhere on a line that is cut into the values seen. Where within a value
+    it lies nobody knows; it is drawn, nearer to the next one on prompts on which the models do better.
+    """
+    own, other = found.tables
+    both = own if isinstance(other, float) else np.concatenate([own, other])
+    order = np.lexsort((_nearness(own, _chances(both)).ravel(), own.ravel()))
+    place = np.empty(own.size)
+    place[order] = _log_odds((np.arange(own.size) + 0.5) / own.size)
+    levels = np.unique(
+        np.concatenate([[0.0, 1.0], own.ravel(), *([] if isinstance(other, float) else [other.ravel()])])
     )
-    together = (float(own.variance) + float(other.variance) - float(way.variance)) / 2
-    together = float(np.clip(together, 0.0, min(float(one.variance), float(two.variance))))
-    one = _scaled(one, start + reach, ratio)
-    variance = float(one.variance) + float(two.variance) - 2 * math.sqrt(ratio) * together
-    if not float(way.variance):  # alike on all prompts: what differs then is all there is
-        variance = reach * (1 - min(reach, 0.5)) / n
-    none = np.asarray(0.0)
-    return (
-        replace(
-            way, mean=np.asarray(reach), seeds=none, residual=none, prompts=np.asarray(max(variance, 1e-12))
-        ),
-        one,
-        _scaled(two, start, 1.0),
-    )
+    below = np.searchsorted(np.sort(own.ravel()), levels[:-1], side="right")
+    cuts = _log_odds(np.clip(below, 0.25, own.size - 0.25) / own.size)
+    return lambda by: levels[np.searchsorted(cuts, place + by)].reshape(own.shape)
 
 
-def _scaled(way: TwoWay, mean: float, ratio: float) -> TwoWay:
-    """Return a rate moved to ``mean``: prompts vary as p(1-p), training (alike in log odds) as its square."""
-    return replace(
-        way,
-        mean=np.asarray(min(mean, 1.0)),
-        seeds=way.residual * ratio + way.training * ratio**2,
-        prompts=way.prompts * ratio,
-        residual=way.residual * ratio,
-    )
+def _chances(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (n,) how well models may do on each prompt, drawn from what its few answers leave possible.
+
+    The chances are taken to be a beta distribution with the mean and the variance between prompts seen.
+    """
+    cells, n = table.shape
+    mean, prompts = float(table.mean()), table.mean(0)
+    mean = (mean * n + 0.5) / (n + 1)
+    within = float(table.var(0).mean()) / max(cells - 1, 1)
+    between = max(float(prompts.var()) - within, 1e-6)
+    weight = min(max(mean * (1 - mean) / between - 1, 1e-3), 1e6)
+    right = prompts * cells
+    drawn = np.random.default_rng(1).beta(right + weight * mean, cells - right + weight * (1 - mean))
+    return np.asarray(np.clip(drawn, 1e-9, 1 - 1e-9))
+
+
+def _nearness(own: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where each answer may lie within its value: right and wrong lie on two sides of a cut."""
+    drawn = np.random.default_rng(0).random(own.shape)
+    drawn = np.where(own == 0, drawn * (1 - chance), np.where(own == 1, 1 - (1 - drawn) * chance, drawn))
+    return _log_odds(chance) + _log_odds(np.clip(drawn, 1e-12, 1 - 1e-12))
+
+
+def _log_odds(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.log(share) - np.log1p(-share))
