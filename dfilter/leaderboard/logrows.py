@@ -161,6 +161,8 @@ def understood(row: Mapping[str, Any]) -> Entry:
         raise ValueError(f"order is '{order}'; expected first or second, or none")
     if not opponent and (order or text["score"] or text["opponent_score"]):
         raise ValueError("order and scores belong to a judgement; name the opponent")
+    if opponent and opponent == text["strategy"]:
+        raise ValueError(f"'{opponent}' is its own opponent; a judgement is of two strategies")
     up = text["higher_is_better"].casefold() or "true"
     if up not in TRUTH or (opponent and not TRUTH[up]):
         raise ValueError(f"higher_is_better is '{up}'; expected true or false, and true in a judgement")

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 
 from dfilter.leaderboard.differences import tested, withstood
 from dfilter.leaderboard.flips import FEW_SIZES
-from dfilter.leaderboard.statistics import ALPHA, POWER, pooled, quantile
+from dfilter.leaderboard.statistics import ALPHA, POWER, pooled, quantile, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dfilter.leaderboard.statistics import TwoWay
 
 HALVINGS = 12
+DRAWS = 8
 FARTHEST = 20.0  # in log odds: every answer right, or wrong
 
 
@@ -57,7 +59,8 @@ def detectable(found: Difference, peers: Sequence[TwoWay], tests: int, *, up: bo
     if decision.flips and way.n <= FEW_SIZES:
         # Signs that agree by chance weigh as much as what they are signs of, so they grow with a shift.
         seen = _first(lambda by: _sees(_shifted(found, by, up=up), peers, alpha, up=up), 0.0, 20 * seen)
-    reach = seen + _luck(found)
+    spread, df = _noise(found)
+    reach = seen + float(quantile(df, 2 * POWER - 1)) * spread
     return reach if reach > 0 else math.nan  # nothing varies, and nothing says how much could
 
 
@@ -66,12 +69,24 @@ def fewest_prompts(tests: int = 1) -> int:
     return math.ceil(1 + math.log2(tests / ALPHA))
 
 
-def _luck(found: Difference) -> float:
-    """Return how far below the truth a difference is measured in one of five tables, by its own two models."""
+def missing(found: Difference, peers: Sequence[TwoWay], tests: int) -> str:
+    """Return what keeps a table from finding any difference: prompts, or seeds, or both."""
+    way, decision = found.way, withstood(found, peers)
+    if way is None or decision is None or fewest_prompts(tests) > way.n:
+        return "prompts"
+    alpha = ALPHA / tests
+    by_prompts = float(quantile(way.n - 1, 1 - alpha)) * math.sqrt(float(way.prompts))
+    if decision.critical(alpha, up=True) < 2 * by_prompts:
+        return "prompts"
+    return "seeds" if by_prompts < max(map(abs, decision.bounds)) / 2 else "prompts and seeds"
+
+
+def _noise(found: Difference) -> tuple[float, float]:
+    """Return the standard error of a difference by its own two models, and its degrees of freedom."""
     if found.way is None:
-        return math.inf
+        return math.inf, 1.0
     variance, df = pooled(found.way, [found.own or found.way], found.reference)
-    return float(quantile(df, 2 * POWER - 1)) * math.sqrt(float(variance))
+    return math.sqrt(float(variance)), float(df)
 
 
 def _sees(moved: Difference, peers: Sequence[TwoWay], alpha: float, *, up: bool) -> bool:
@@ -91,30 +106,43 @@ def _shifted(found: Difference, by: float, *, up: bool) -> Difference:
 
 
 def _of_shares(found: Difference, peers: Sequence[TwoWay], alpha: float, *, up: bool) -> float:
-    """Return the difference of shares that is found: they vary less near 0 and 1, and end there."""
-    move, sign = _moves(found), 1.0 if up else -1.0
-    alone = found.own or found.way
+    """Return the difference of shares that is found: they vary less near 0 and 1, and end there.
 
-    def moved(by: float) -> Difference:
-        return tested(replace(found, tables=(move(sign * by), found.tables[1])))
+    Which answers change is chance, and with them what the test asks for. So where about the difference lies
+    is looked for first, and then how often it is found there, over several draws.
+    """
+    def at(by: float, draw: int = 0) -> tuple[float, float, float, float]:
+        return _asked(found, _moves(found, draw)(by if up else -by), peers, alpha, up=up)
 
-    def size(there: Difference) -> float:
-        return sign * float(there.way.mean) if there.way else math.nan
+    def often(by: float) -> bool:
+        size, half, spread, df = at(by)
+        return size > 0 and size - half >= float(quantile(df, 2 * POWER - 1)) * spread
 
-    def sees(by: float) -> bool:
-        there = moved(by)
-        others = [there.own or there.way if peer is alone else peer for peer in peers]
-        return size(there) > 0 and _sees(there, [way for way in others if way], alpha, up=up)
+    by = _first(often, -FARTHEST, FARTHEST)
+    if not math.isfinite(by):
+        return math.inf
+    _, halves, spreads, df = np.array([at(by, draw) for draw in range(DRAWS)]).T
 
-    seen = _first(sees, -FARTHEST, FARTHEST)
-    least = size(moved(seen)) if math.isfinite(seen) else math.inf
+    def found_often(size: float) -> bool:
+        return float(np.mean(1 - tail(size - halves, spreads**2, df))) >= POWER
 
-    def found_often(by: float) -> bool:
-        there = moved(by)
-        return size(there) - _luck(there) >= least
+    largest = at(FARTHEST)[0]
+    return _first(found_often, 0.0, largest)
 
-    often = _first(found_often, seen, FARTHEST) if math.isfinite(seen) else math.inf
-    return size(moved(often)) if math.isfinite(often) else math.inf
+
+def _asked(
+    found: Difference, values: NDArray[np.float64], peers: Sequence[TwoWay], alpha: float, *, up: bool
+) -> tuple[float, float, float, float]:
+    """Return, for other values: the difference, what the test asks for, and _noise."""
+    there = tested(replace(found, tables=(values, found.tables[1])))
+    alone, instead = found.own or found.way, there.own or there.way
+    others = [instead if peer is alone and instead else peer for peer in peers]
+    decision = withstood(there, others)
+    if decision is None:
+        return 0.0, math.inf, math.inf, 1.0
+    low, high = decision.interval(alpha)
+    size, half = (decision.mean, decision.mean - low) if up else (-decision.mean, high - decision.mean)
+    return size, half, *_noise(there)
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
@@ -127,15 +155,15 @@ def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
     return high
 
 
-def _moves(found: Difference) -> Callable[[float], NDArray[np.float64]]:
+def _moves(found: Difference, draw: int) -> Callable[[float], NDArray[np.float64]]:
     """Return what a strategy's shares become when it gets better by so much, in log odds.
 
     Each answer is taken to lie somewhere on a line that is cut into the values seen. Where within a value
-    it lies nobody knows; it is drawn, nearer to the next one on prompts on which the models do better.
+    it lies nobody knows; it is drawn, for every table anew, nearer to the next one on prompts on which the models do better.
     """
     own, other = found.tables
     both = own if isinstance(other, float) else np.concatenate([own, other])
-    order = np.lexsort((_nearness(own, _chances(both)).ravel(), own.ravel()))
+    order = np.lexsort((_nearness(own, both, np.random.default_rng([draw, crc32(both.tobytes())])).ravel(), own.ravel()))
     place = np.empty(own.size)
     place[order] = _log_odds((np.arange(own.size) + 0.5) / own.size)
     levels = np.unique(
@@ -146,27 +174,29 @@ def _moves(found: Difference) -> Callable[[float], NDArray[np.float64]]:
     return lambda by: levels[np.searchsorted(cuts, place + by)].reshape(own.shape)
 
 
-def _chances(table: NDArray[np.float64]) -> NDArray[np.float64]:
+def _nearness(
+    own: NDArray[np.float64], table: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return where each answer may lie within its value: right and wrong lie on two sides of a cut."""
+    chance = _chances(table, rng)
+    drawn = rng.random(own.shape)
+    drawn = np.where(own == 0, drawn * (1 - chance), np.where(own == 1, 1 - (1 - drawn) * chance, drawn))
+    return _log_odds(chance) + _log_odds(np.clip(drawn, 1e-12, 1 - 1e-12))
+
+
+def _chances(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return (n,) how well models may do on each prompt, drawn from what its few answers leave possible.
 
     The chances are taken to be a beta distribution with the mean and the variance between prompts seen.
     """
     cells, n = table.shape
-    mean, prompts = float(table.mean()), table.mean(0)
-    mean = (mean * n + 0.5) / (n + 1)
-    within = float(table.var(0).mean()) / max(cells - 1, 1)
-    between = max(float(prompts.var()) - within, 1e-6)
+    prompts = table.mean(0)
+    mean = (float(prompts.sum()) + 0.5) / (n + 1)
+    between = max(float(prompts.var()) - float(table.var(0).mean()) / max(cells - 1, 1), 1e-6)
     weight = min(max(mean * (1 - mean) / between - 1, 1e-3), 1e6)
     right = prompts * cells
-    drawn = np.random.default_rng(1).beta(right + weight * mean, cells - right + weight * (1 - mean))
+    drawn = rng.beta(right + weight * mean, cells - right + weight * (1 - mean))
     return np.asarray(np.clip(drawn, 1e-9, 1 - 1e-9))
-
-
-def _nearness(own: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return where each answer may lie within its value: right and wrong lie on two sides of a cut."""
-    drawn = np.random.default_rng(0).random(own.shape)
-    drawn = np.where(own == 0, drawn * (1 - chance), np.where(own == 1, 1 - (1 - drawn) * chance, drawn))
-    return _log_odds(chance) + _log_odds(np.clip(drawn, 1e-12, 1 - 1e-12))
 
 
 def _log_odds(share: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dfilter.leaderboard.differences import withstood
 from dfilter.leaderboard.panel import equal_length
-from dfilter.leaderboard.reach import detectable, fewest_prompts
+from dfilter.leaderboard.reach import detectable, fewest_prompts, missing
 from dfilter.leaderboard.statistics import ALPHA, holm
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Row:
         winning: winning score by test set, from 0 to 2.
         length_controlled: win rate at equal length, low, high.
         reason: why there is no value, or no verdict; else empty.
+        wanting: what keeps the table from finding any difference: prompts, seeds, or both; else empty.
     """
 
     metric: str
@@ -76,6 +77,7 @@ class Row:
     winning: Mapping[str, Estimate] = field(default_factory=dict)
     length_controlled: tuple[float, float, float] | None = None
     reason: str = ""
+    wanting: str = ""
 
 
 @dataclass(eq=False)
@@ -131,10 +133,11 @@ def _show(draft: Draft, peers: Sequence[TwoWay], decision: Decision | None, test
     if found is None or shown is None:
         return
     shown = replace(shown, detectable=detectable(found, peers, tests, up=draft.panel.metric.higher_is_better))
+    wanting = missing(found, peers, tests) if shown.detectable == math.inf else ""
     if decision:
         low, high = decision.interval()
         shown = replace(shown, low=low, high=high)
-    draft.row = replace(draft.row, random=shown)
+    draft.row = replace(draft.row, random=shown, wanting=wanting)
 
 
 def _from_parity(draft: Draft) -> None:
