@@ -141,15 +141,17 @@ def simulate(
         )
         effect = _first(board).random.detectable
         if power and np.isfinite(effect):
-            up = world.rate is None or world.rate + effect < 1  # else there is no room
+            up = (
+                world.rate is None or _first(board, "random").value.value + effect < 1
+            )  # else there is no room
             word = _first(world.board(scores, effect if up else -effect)).verdict
             count.asked += 1
             count.found += word == ("better" if up else "worse")
     return count
 
 
-def _first(board: Leaderboard):
-    return next(row for row in board.rows if (row.metric, row.strategy) == ("e0", "s1"))
+def _first(board: Leaderboard, strategy: str = "s1"):
+    return next(row for row in board.rows if (row.metric, row.strategy) == ("e0", strategy))
 
 
 def main() -> None:

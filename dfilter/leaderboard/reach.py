@@ -74,11 +74,12 @@ def missing(found: Difference, peers: Sequence[TwoWay], tests: int) -> str:
     way, decision = found.way, withstood(found, peers)
     if way is None or decision is None or fewest_prompts(tests) > way.n:
         return "prompts"
-    alpha = ALPHA / tests
-    by_prompts = float(quantile(way.n - 1, 1 - alpha)) * math.sqrt(float(way.prompts))
-    if decision.critical(alpha, up=True) < 2 * by_prompts:
-        return "prompts"
-    return "seeds" if by_prompts < max(map(abs, decision.bounds)) / 2 else "prompts and seeds"
+    alpha, most = ALPHA / tests, max(map(abs, decision.bounds))
+    least = (0.25 if found.parity else 0.5) / way.n if found.share else 0.0  # of shares in the middle
+    spread = math.sqrt(max(float(way.prompts), least))
+    if float(quantile(way.n - 1, 1 - alpha) + quantile(way.n - 1, 2 * POWER - 1)) * spread < most / 2:
+        return "seeds"  # were training without noise, there would be room enough
+    return "prompts and seeds" if way.training > way.prompts else "prompts"
 
 
 def _noise(found: Difference) -> tuple[float, float]:
@@ -111,8 +112,10 @@ def _of_shares(found: Difference, peers: Sequence[TwoWay], alpha: float, *, up: 
     Which answers change is chance, and with them what the test asks for. So where about the difference lies
     is looked for first, and then how often it is found there, over several draws.
     """
-    def at(by: float, draw: int = 0) -> tuple[float, float, float, float]:
-        return _asked(found, _moves(found, draw)(by if up else -by), peers, alpha, up=up)
+    moves = [_moves(found, draw) for draw in range(DRAWS)]
+
+    def at(by: float, draw: int = DRAWS // 2) -> tuple[float, float, float, float]:
+        return _asked(found, moves[draw](by if up else -by), peers, alpha, up=up)
 
     def often(by: float) -> bool:
         size, half, spread, df = at(by)
@@ -159,42 +162,53 @@ def _moves(found: Difference, draw: int) -> Callable[[float], NDArray[np.float64
     """Return what a strategy's shares become when it gets better by so much, in log odds.
 
     Each answer is taken to lie somewhere on a line that is cut into the values seen. Where within a value
-    it lies nobody knows; it is drawn, for every table anew, nearer to the next one on prompts on which the models do better.
+    it lies nobody knows; it is drawn, for every table anew, nearer to the next one on prompts and for seeds
+    that do better.
     """
     own, other = found.tables
     both = own if isinstance(other, float) else np.concatenate([own, other])
-    order = np.lexsort((_nearness(own, both, np.random.default_rng([draw, crc32(both.tobytes())])).ravel(), own.ravel()))
+    rng = np.random.default_rng([draw, crc32(both.tobytes())])
+    alone = found.own or found.way
+    near = _nearness(own, both, _training(alone, (draw + 0.5) / DRAWS) if alone else 0.0, rng)
+    order = np.lexsort((near.ravel(), own.ravel()))
     place = np.empty(own.size)
     place[order] = _log_odds((np.arange(own.size) + 0.5) / own.size)
-    levels = np.unique(
-        np.concatenate([[0.0, 1.0], own.ravel(), *([] if isinstance(other, float) else [other.ravel()])])
-    )
+    levels = np.unique(np.concatenate([[0.0, 1.0], both.ravel()]))
     below = np.searchsorted(np.sort(own.ravel()), levels[:-1], side="right")
     cuts = _log_odds(np.clip(below, 0.25, own.size - 0.25) / own.size)
     return lambda by: levels[np.searchsorted(cuts, place + by)].reshape(own.shape)
 
 
+def _training(way: TwoWay, part: float) -> float:
+    """Return a variance that seeds may have by training: a part of all possible ones lies above it."""
+    from scipy.special import chdtri
+
+    free = way.k - 1
+    return max(float(way.seeds) * free / float(chdtri(free, 1 - part)) - float(way.residual), 0.0) * way.k
+
+
 def _nearness(
-    own: NDArray[np.float64], table: NDArray[np.float64], rng: np.random.Generator
+    own: NDArray[np.float64], table: NDArray[np.float64], training: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Return where each answer may lie within its value: right and wrong lie on two sides of a cut."""
-    chance = _chances(table, rng)
+    between = float(table.mean(0).var()) - float(table.var(0).mean()) / max(len(table) - 1, 1)
+    of_prompts, of_seeds = _chances(table, between, rng), _chances(own.T, training, rng)
+    odds = _log_odds(of_prompts) + (_log_odds(of_seeds) - _log_odds(of_seeds).mean())[:, None]
+    chance = 1 / (1 + np.exp(-odds))
     drawn = rng.random(own.shape)
     drawn = np.where(own == 0, drawn * (1 - chance), np.where(own == 1, 1 - (1 - drawn) * chance, drawn))
-    return _log_odds(chance) + _log_odds(np.clip(drawn, 1e-12, 1 - 1e-12))
+    return np.asarray(odds + _log_odds(np.clip(drawn, 1e-12, 1 - 1e-12)))
 
 
-def _chances(table: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return (n,) how well models may do on each prompt, drawn from what its few answers leave possible.
+def _chances(table: NDArray[np.float64], between: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return (n,) shares that may be true of a table's columns, drawn from what few answers leave possible.
 
-    The chances are taken to be a beta distribution with the mean and the variance between prompts seen.
+    They are taken to be of a beta distribution with the mean and the variance ``between`` columns seen.
     """
-    cells, n = table.shape
-    prompts = table.mean(0)
-    mean = (float(prompts.sum()) + 0.5) / (n + 1)
-    between = max(float(prompts.var()) - float(table.var(0).mean()) / max(cells - 1, 1), 1e-6)
-    weight = min(max(mean * (1 - mean) / between - 1, 1e-3), 1e6)
-    right = prompts * cells
+    cells = len(table)
+    mean = (float(table.mean()) * table.size + 0.5) / (table.size + 1)
+    weight = min(max(mean * (1 - mean) / max(between, 1e-6) - 1, 1e-3), 1e6)
+    right = table.mean(0) * cells
     drawn = rng.beta(right + weight * mean, cells - right + weight * (1 - mean))
     return np.asarray(np.clip(drawn, 1e-9, 1 - 1e-9))
 

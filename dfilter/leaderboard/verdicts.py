@@ -95,7 +95,7 @@ def judge(drafts: list[Draft], margin: float | None) -> None:
     """Give every row its adjusted p, its verdicts, and the interval and the power of what decides them."""
     tested = [d for d in drafts if d.tested]
     peers = [_peers(d, tested) for d in tested]
-    decisions = [d.random and withstood(d.random, p) for d, p in zip(tested, peers, strict=True)]
+    decisions = [withstood(d.random, p) if d.random else None for d, p in zip(tested, peers, strict=True)]
     p = holm([decision.p() if decision else 1.0 for decision in decisions])  # one prompt says nothing
     same = holm([_equal(decision, margin) for decision in decisions])
     for draft, family, decision, adjusted, equal in zip(tested, peers, decisions, p, same, strict=True):
@@ -156,7 +156,8 @@ def _against_full(drafts: list[Draft], margin: float) -> None:
     rivals = [d for d in rivals if d.full and d.full.way and d.full.way.n >= fewest_prompts()]
     kept, lost = [], []
     for draft in rivals:
-        decision = draft.full and withstood(draft.full, _peers(draft, rivals, is_full=True))
+        peers = _peers(draft, rivals, is_full=True)
+        decision = withstood(draft.full, peers) if draft.full else None
         up = draft.panel.metric.higher_is_better
         bound = -margin if up else margin  # at most so much worse than full
         kept.append(decision.beyond(bound, up=up) if decision else 1.0)
