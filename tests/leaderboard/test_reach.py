@@ -75,7 +75,8 @@ def test_shares_of_many_seeds_do_not_need_six_whole_prompts(seeds, prompts, rate
 def test_a_share_without_room_for_the_better_is_moved_to_the_worse():
     rng = np.random.default_rng(0)
     table = answers(rng, 0.99, 3, 200)
-    assert 0.01 < row(table, {"bounds": [0, 1]})[0].random.detectable < 0.2
+    reach = row(table, {"bounds": [0, 1]})[0].random.detectable
+    assert 1 - table["random"].mean() < reach < 0.2
 
 
 def test_what_is_missing_is_named():
