@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 HALVINGS = 12
 DRAWS = 8
 FARTHEST = 20.0  # in log odds: every answer right, or wrong
-WIDEST = 0.2  # in log odds: SD of seeds that is thought possible where it was not seen
 
 
 def detectable(found: Difference, peers: Sequence[TwoWay], tests: int, *, up: bool = True) -> float:
@@ -170,9 +169,7 @@ def _moves(found: Difference, draw: int) -> Callable[[float], NDArray[np.float64
     both = own if isinstance(other, float) else np.concatenate([own, other])
     rng = np.random.default_rng([draw, crc32(both.tobytes())])
     alone = found.own or found.way
-    near = _nearness(
-        own, both, _training(alone, float(own.mean()), (draw + 0.5) / DRAWS) if alone else 0.0, rng
-    )
+    near = _nearness(own, both, float(alone.training) * alone.k if alone else 0.0, rng)
     order = np.lexsort((near.ravel(), own.ravel()))
     place = np.empty(own.size)
     place[order] = _log_odds((np.arange(own.size) + 0.5) / own.size)
@@ -180,19 +177,6 @@ def _moves(found: Difference, draw: int) -> Callable[[float], NDArray[np.float64
     below = np.searchsorted(np.sort(own.ravel()), levels[:-1], side="right")
     cuts = _log_odds(np.clip(below, 0.25, own.size - 0.25) / own.size)
     return lambda by: levels[np.searchsorted(cuts, place + by)].reshape(own.shape)
-
-
-def _training(way: TwoWay, rate: float, part: float) -> float:
-    """Return a variance that seeds may have by training: a part of all possible ones lies above it.
-
-    Near 0 and 1 a handful of errors tells nothing, and almost everything were possible.
-    """
-    from scipy.special import chdtri
-
-    free, rest = way.k - 1, float(way.residual)
-    possible = float(way.seeds) * free / float(chdtri(free, 1 - part)) - rest
-    most = max(float(way.training) * way.k, (WIDEST * rate * (1 - rate)) ** 2)
-    return min(max(possible, 0.0) * way.k, most)
 
 
 def _nearness(
