@@ -144,7 +144,7 @@ def test_the_printed_difference_of_rates_is_found_about_four_times_in_five(seeds
     print(world, count, count.asked)
     # Three seeds of a handful of errors do not tell that seeds differ by half of their rate.
     unknowable = training and min(rate, 1 - rate) < 0.03 and seeds == 3
-    assert (0.56 if unknowable else 0.72) <= count.found / count.asked <= 0.97
+    assert (0.58 if unknowable else 0.7) <= count.found / count.asked <= 0.97
 
 
 @pytest.mark.soak
