@@ -35,6 +35,8 @@ class World:
         strategies: beside random.
         evaluations: metrics, each with prompts of its own.
         training: SD of the models' shifts, 0.01 is one point.
+        reference: SD of random's, which draws other rows for every seed; as the others' unless given.
+        first: SD of the first strategy's, likewise.
         rate: share of right answers; none for scores.
         prompts: of each evaluation.
         seeds: of each strategy.
@@ -48,12 +50,17 @@ class World:
     prompts: int = 200
     seeds: int = 3
     effect: float = 0.0
+    reference: float | None = None
+    first: float | None = None
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """Return scores (evaluation, model, seed, prompt); the first model is random's."""
         e, m, k, n = self.evaluations, self.strategies + 1, self.seeds, self.prompts
         shared = 0.25 * rng.normal(size=(e, 1, 1, n)) + 0.15 * rng.normal(size=(e, m, 1, n))
-        shift = self.training * rng.normal(size=(e, m, k, 1))
+        spread = np.full((m, 1, 1), self.training)
+        for at, own in enumerate((self.reference, self.first)):
+            spread[at] = self.training if own is None else own
+        shift = spread * rng.normal(size=(e, m, k, 1))
         if self.rate is not None:  # so that the rates vary by as much
             shift /= stats.norm.pdf(stats.norm.ppf(self.rate)) / SPREAD
         return shared + 0.30 * rng.normal(size=(e, m, k, n)) + shift
@@ -90,10 +97,11 @@ class Count:
     equivalent: int = 0
     intervals: int = 0
     covered: int = 0
+    asked: int = 0  # tables that printed a difference
     found: int = 0
 
     def __str__(self) -> str:
-        verdicts, found = self.verdicts / self.tables, self.found / self.tables
+        verdicts, found = self.verdicts / self.tables, self.found / max(self.asked, 1)
         return f"{self.tables:6}  {verdicts:13.1%}  {self.covered / self.intervals:8.1%}  {found:6.1%}"
 
 
@@ -131,15 +139,19 @@ def simulate(
         count.covered += sum(
             row.random.low <= true <= row.random.high for row, true in zip(rows, truth, strict=True)
         )
-        if power:
-            up = world.rate is None or world.rate <= 0.5  # else there is no room
-            effect = _first(board).random.detectable * (1 if up else -1)
-            count.found += _first(world.board(scores, effect)).verdict == ("better" if up else "worse")
+        effect = _first(board).random.detectable
+        if power and np.isfinite(effect):
+            up = (
+                world.rate is None or _first(board, "random").value.value + effect < 1
+            )  # else there is no room
+            word = _first(world.board(scores, effect if up else -effect)).verdict
+            count.asked += 1
+            count.found += word == ("better" if up else "worse")
     return count
 
 
-def _first(board: Leaderboard):
-    return next(row for row in board.rows if (row.metric, row.strategy) == ("e0", "s1"))
+def _first(board: Leaderboard, strategy: str = "s1"):
+    return next(row for row in board.rows if (row.metric, row.strategy) == ("e0", strategy))
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ def test_a_judge_in_this_process_reads_text(templated: bool) -> None:
     asked = [
         Request(b"", [{"role": "user", "content": text}], {}) for text in ("Rate hi", f"Rate {INJECTED}")
     ]
-    plain, named = (_prompt_ids(tokenizer, request, 4_096, 10_000) for request in asked)
+    plain, named = (_prompt_ids(tokenizer, request, 4_096, 10_000)[0] for request in asked)
     marks = [[token for token in ids if token in tokenizer.all_special_ids] for ids in (plain, named)]
     assert marks[0] == marks[1]
     assert INJECTED in tokenizer.decode(named)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RIDGE = 0.01  # keeps a logistic fit finite where one side wins everything; negligible from ten prompts on
 ITERATIONS = 12
+ONE_SIDED = 0.1  # so far from one half is the first position's share where position decides
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,10 @@ class JudgeHealth:
         if self.missing:
             text += f"; {lacking(self.missing, 'a verdict')}"
         if self.prompts >= 20 and self.consistency < 0.5:
+            one_sided = self.decisive and abs(self.first_share - 0.5) > ONE_SIDED
             text += "; more than half of the verdicts change with the order: check that the answers of "
-            text += "one order were not swapped twice, else this judge sees little but position"
+            text += "one order were not swapped twice, else this judge "
+            text += "sees little but position" if one_sided else "decides by chance, by neither position"
         return text
 
 

@@ -324,9 +324,11 @@ def _found(board: Leaderboard, metric: Metric, reference: str) -> str:
             sized = word in {"better", "worse"}
             names = [_named(r, metric, several, sized=sized, beside=in_words(r, reference)) for r in found]
             said.append(f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {phrase}")
-    reach = [r.random.detectable for r in rows if r.verdict == "inconclusive" and r.random]
+    open_ = [r for r in rows if r.verdict == "inconclusive"]
+    reach = [r.random.detectable for r in open_ if r.random]
     if reach and max(reach) == math.inf:
-        said[-1] += " (with so few prompts hardly any difference would be seen)"
+        few = [name for name in ("prompts", "seeds") if any(name in r.wanting for r in open_)]
+        said[-1] += f" (with so few {' and '.join(few)} hardly any difference would be seen)"
     elif reach and math.isfinite(max(reach)):
         said[-1] += f" (differences under {amount(max(reach), metric, exact=True)} could stay unseen)"
     for reason, found in without.items():

@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dfilter.leaderboard.statistics import ALPHA, quantile, tail, two_sided
+from dfilter.leaderboard.skewness import bent, straightened
+from dfilter.leaderboard.statistics import ALPHA, quantile, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ class Decision:
         flips: the distribution under symmetric prompts, where they are few or take few values.
         ends: interval of the difference at a level 1 - alpha, for shares near 0 or 1.
         bounds: what a difference can be.
+        skew: third central moment of the mean by its prompts, where it is strong.
     """
 
     mean: float
@@ -39,35 +41,43 @@ class Decision:
     flips: Flips | None = None
     ends: Callable[[float], tuple[float, float]] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    skew: float = 0.0
 
     def also(self, variance: float, df: float) -> Decision:
         """Return the decision that withstands this noise too."""
         return replace(self, noises=(*self.noises, (variance, df)))
 
-    def critical(self, alpha: float) -> float:
-        """Return the size above which a difference is no chance at level ``alpha``, shares apart."""
-        halves = [float(quantile(df, 1 - alpha)) * math.sqrt(variance) for variance, df in self.noises]
+    def critical(self, alpha: float, *, up: bool) -> float:
+        """Return the size above (below) which a difference is no chance at level ``alpha``, shares apart."""
+        halves = []
+        for variance, df in self.noises:
+            t = float(quantile(df, 1 - alpha))
+            halves.append(max(t, bent(t, self._skewness(variance, up=up))) * math.sqrt(variance))
         return max(*halves, self.flips.reach(alpha) if self.flips else 0.0)
+
+    def _skewness(self, variance: float, *, up: bool) -> float:
+        """Return the skewness of the mean, seen from below (above)."""
+        return (self.skew if up else -self.skew) / variance**1.5 if variance > 0 else 0.0
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Return the interval at level 1 - alpha; NaN where nothing varies and nothing else is known."""
-        return self._hull(self.critical(alpha), alpha)
+        return self._hull(self.critical(alpha, up=True), self.critical(alpha, up=False), alpha)
 
-    def _hull(self, half: float, alpha: float) -> tuple[float, float]:
-        low, high = self.mean - half, self.mean + half
+    def _hull(self, below: float, above: float, alpha: float) -> tuple[float, float]:
+        low, high = self.mean - below, self.mean + above
         if self.ends:
             ends = self.ends(alpha)
             low, high = min(low, ends[0]), max(high, ends[1])
-        elif half == 0:
+        elif below == above == 0:
             return math.nan, math.nan
         return max(low, self.bounds[0]), min(high, self.bounds[1])
 
     def p(self) -> float:
         """Return the two-sided p of "the true difference is zero"; never 0."""
-        found = [float(two_sided(self.mean, variance, df)) for variance, df in self.noises]
+        found = [2 * tail for tail in self._tails(abs(self.mean), up=self.mean > 0)]
         if self.flips:
             found.append(self.flips.p(self.mean))
-        p = max(*found, LEAST)
+        p = min(max(*found, LEAST), 1.0)
         if self.ends is None:
             return p
         ends = self.ends
@@ -81,17 +91,26 @@ class Decision:
     def beyond(self, bound: float, *, up: bool) -> float:
         """Return the one-sided p of "the true difference does not lie above (below) ``bound``"."""
         sign = 1.0 if up else -1.0
-        far = sign * (self.mean - bound)
-        found = [float(tail(far, variance, df)) for variance, df in self.noises]
-        p = max(*found, LEAST)
+        p = max(*self._tails(sign * (self.mean - bound), up=up), LEAST)
         if self.flips or self.ends:
 
             def above(alpha: float) -> bool:
-                low, high = self._hull(self.flips.reach(2 * alpha) if self.flips else 0.0, 2 * alpha)
+                half = self.flips.reach(2 * alpha) if self.flips else 0.0
+                low, high = self._hull(half, half, 2 * alpha)
                 return low > bound if up else high < bound
 
             p = _least(above, p, most=0.5)
         return p
+
+    def _tails(self, far: float, *, up: bool) -> list[float]:
+        """Return the probability that noise alone gets as far up (down), by each noise."""
+        found = []
+        for variance, df in self.noises:
+            found.append(float(tail(far, variance, df)))
+            if skewness := self._skewness(variance, up=up):
+                spread = math.sqrt(variance)
+                found.append(float(tail(straightened(far / spread, skewness) * spread, variance, df)))
+        return found
 
 
 def _least(holds: Callable[[float], bool], least: float, most: float = 1.0) -> float:

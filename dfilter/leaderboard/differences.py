@@ -20,10 +20,12 @@ from dfilter.leaderboard.measured import (
     single,
     still,
 )
+from dfilter.leaderboard.skewness import third_moment
 from dfilter.leaderboard.statistics import (
     ONE_SEED,
     TwoWay,
     minus,
+    pooled,
     quantile,
     rate_interval,
     square_and_add,
@@ -32,7 +34,7 @@ from dfilter.leaderboard.statistics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,6 +46,8 @@ class Difference:
     Attributes:
         estimate: with interval.
         way: its variance by source; none when fewer than two prompts are shared.
+        tables: (k, n) values of both, without gaps; or of the one, and the value that means parity.
+        labels: (n,) cluster of each prompt.
         own: the strategy alone, on the same prompts and seeds.
         reference: the other alone, or none where the values are comparisons already.
         decision: what it is tested against; none when fewer than two prompts are shared.
@@ -53,6 +57,8 @@ class Difference:
 
     estimate: Estimate
     way: TwoWay | None
+    tables: tuple[NDArray[np.float64], NDArray[np.float64] | float] = (np.empty((0, 0)), 0.0)
+    labels: Sequence[str] = ()
     own: TwoWay | None = None
     reference: TwoWay | None = None
     decision: Decision | None = None
@@ -86,18 +92,36 @@ def difference(
             low, high = square_and_add(single(one), single(two), 0.0)
             made = replace(made, low=low, high=high)
         return Difference(made, None, share=share)
-    own, other = two_way(one, labels), two_way(two, labels)
-    parts = _parts(apart, labels)
-    at_end = share and (extreme(own) or extreme(other) or not np.any(parts))
-    ends = rate_ends(way, own, other, differ=bool(np.any(parts))) if at_end else None
-    decision = Decision(
-        float(way.mean),
-        ((float(way.variance), float(way.df)),),
-        sign_flips(parts),
-        ends,
-        (-1.0, 1.0) if share else (-math.inf, math.inf),
+    return _decided(tested(Difference(made, way, tables=(one, two), labels=labels, share=share)))
+
+
+def tested(found: Difference) -> Difference:
+    """Return a difference with its variances and its decision worked out from its tables."""
+    one, two = found.tables
+    apart = minus(one, two)
+    if isinstance(two, float):
+        return _tested_by_parity(found, apart, two)
+    size = max(np.abs(one).max(initial=0.0), np.abs(two).max(initial=0.0))
+    way, own, other = (
+        two_way(apart, found.labels, size),
+        two_way(one, found.labels),
+        two_way(two, found.labels),
     )
-    return Difference(_decided(made, decision, "square-and-add"), way, own, other, decision, share)
+    decision = _decision(way, apart, found.labels)
+    if found.share:
+        differ = bool(np.any(apart.mean(0)))
+        at_end = extreme(own) or extreme(other) or not differ
+        ends = rate_ends(way, own, other, differ=differ) if at_end else None
+        decision = replace(decision, ends=ends, bounds=(-1.0, 1.0))
+    return replace(found, way=way, own=own, reference=other, decision=decision)
+
+
+def withstood(found: Difference, peers: Sequence[TwoWay]) -> Decision | None:
+    """Return what decides: the difference must withstand its own training noise and that of its table."""
+    if found.decision is None or found.way is None:
+        return None
+    variance, df = pooled(found.way, peers or [found.way], found.reference)
+    return found.decision.also(float(variance), float(df))
 
 
 def _paired(
@@ -127,36 +151,51 @@ def _from_parity(measured: Measured, null: float) -> Difference | None:
         return Difference(replace(made, low=low, high=high), None, share=measured.rate, parity=True)
     keep = complete(measured.values)
     labels = [label for label, kept in zip(measured.clusters, keep, strict=True) if kept]
+    values = measured.values[:, keep]
+    found = Difference(
+        made, way, tables=(values, float(null)), labels=labels, share=measured.rate, parity=True
+    )
+    return _decided(tested(found))
+
+
+def _tested_by_parity(found: Difference, apart: NDArray[np.float64], null: float) -> Difference:
+    way = two_way(apart, found.labels)
     share = replace(way, mean=way.mean + null)
 
     def ends(alpha: float) -> tuple[float, float]:
         low, high = rate_interval(share, 1 - alpha)
         return low - null, high - null
 
-    decision = Decision(
-        float(way.mean),
-        ((float(way.variance), float(way.df)),),
-        sign_flips(_parts(apart[:, keep], labels)),
-        ends if measured.rate and (extreme(share) or still(way)) else None,
-        (-null, 1 - null) if measured.rate else (-math.inf, math.inf),
-    )
-    shown = _decided(made, decision, "Wilson")
-    return Difference(shown, way, decision=decision, share=measured.rate, parity=True)
+    decision = _decision(way, apart, found.labels)
+    if found.share:
+        at_end = extreme(share) or still(way)
+        decision = replace(decision, ends=ends if at_end else None, bounds=(-null, 1 - null))
+    return replace(found, way=way, decision=decision)
 
 
-def _parts(table: NDArray[np.float64], labels: list[str]) -> NDArray[np.float64]:
-    """Return what each cluster of prompts adds to the mean of a (k, n) table."""
+def _decision(way: TwoWay, apart: NDArray[np.float64], labels: Sequence[str]) -> Decision:
     place = np.unique(labels, return_inverse=True)[1]
-    return np.asarray(np.bincount(place, weights=table.mean(0) / table.shape[1]), np.float64)
+    parts = np.bincount(place, weights=apart.mean(0)) / apart.shape[1]  # of each cluster, to the mean
+    mean = float(way.mean)
+    return Decision(
+        mean,
+        ((float(way.variance), float(way.df)),),
+        sign_flips(parts),
+        skew=third_moment(parts - np.bincount(place) * mean / apart.shape[1]),
+    )
 
 
-def _decided(made: Estimate, decision: Decision, at_ends: str) -> Estimate:
-    """Give an estimate the interval of its decision."""
-    low, high = decision.interval()
+def _decided(found: Difference) -> Difference:
+    """Give the estimate of a difference the interval of its decision."""
+    if found.decision is None:
+        return found
+    made = found.estimate
+    low, high = found.decision.interval()
     method = made.method
-    if decision.ends:
+    if found.decision.ends:
+        at_ends = "Wilson" if found.parity else "square-and-add"
         method = at_ends if made.seeds > 1 else f"{at_ends}; {ONE_SEED}"
-    return replace(made, low=low, high=high, method=method)
+    return replace(found, estimate=replace(made, low=low, high=high, method=method))
 
 
 def rate_ends(

@@ -156,11 +156,7 @@ def understood(row: Mapping[str, Any]) -> Entry:
         raise ValueError(f"there is no {' and no '.join(lacking)}")
     if "value" not in row and not {"score", "opponent_score"} <= row.keys():
         raise ValueError("there is no column value; a judgement may have score and opponent_score instead")
-    opponent, order = text["opponent"], text["order"].casefold()
-    if order not in ORDERS:
-        raise ValueError(f"order is '{order}'; expected first or second, or none")
-    if not opponent and (order or text["score"] or text["opponent_score"]):
-        raise ValueError("order and scores belong to a judgement; name the opponent")
+    opponent, order = _opponent(text)
     up = text["higher_is_better"].casefold() or "true"
     if up not in TRUTH or (opponent and not TRUTH[up]):
         raise ValueError(f"higher_is_better is '{up}'; expected true or false, and true in a judgement")
@@ -184,6 +180,18 @@ def understood(row: Mapping[str, Any]) -> Entry:
         _number(text, "length_difference", math.nan),
         text["set"],
     )
+
+
+def _opponent(text: Mapping[str, str]) -> tuple[str, str]:
+    """Return the opponent and the order of a judgement; both empty where the row is none."""
+    opponent, order = text["opponent"], text["order"].casefold()
+    if order not in ORDERS:
+        raise ValueError(f"order is '{order}'; expected first or second, or none")
+    if not opponent and (order or text["score"] or text["opponent_score"]):
+        raise ValueError("order and scores belong to a judgement; name the opponent")
+    if opponent and opponent == text["strategy"]:
+        raise ValueError(f"'{opponent}' is its own opponent; a judgement is of two strategies")
+    return opponent, order
 
 
 def _judgement(text: Mapping[str, str], order: str) -> float:

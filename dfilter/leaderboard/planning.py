@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.leaderboard.differences import difference
+from dfilter.leaderboard.differences import difference, withstood
 from dfilter.leaderboard.measured import Measured
 from dfilter.leaderboard.power import Family, Noise, smallest_difference
 from dfilter.leaderboard.reach import fewest_prompts
-from dfilter.leaderboard.statistics import ALPHA, POWER, interval, pooled, two_way
+from dfilter.leaderboard.statistics import ALPHA, POWER, interval, two_way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -217,11 +217,9 @@ class _Trial:
             found, others = difference(models[0], None, self.middle), two_way(table - self.middle)
         else:
             found, others = difference(models[1], models[0]), two_way(table[1:])
-        if found is None or found.decision is None or found.way is None:
-            return False
         peers = [_one(others, at) for at in range(self.family.strategies)]
-        variance, df = pooled(found.way, peers, found.reference)
-        return found.decision.also(float(variance), float(df)).interval(self.alpha)[0] > 0
+        decision = withstood(found, peers) if found else None
+        return bool(decision and decision.interval(self.alpha)[0] > 0)
 
 
 def _one(ways: TwoWay, at: int) -> TwoWay:

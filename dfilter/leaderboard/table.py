@@ -30,7 +30,7 @@ class _Column:
     cell: Callable[[Row], str]
     rank: int  # the highest are left out first where the terminal is narrow
     left: bool = False
-    judged: bool = False  # what people or judges said; not left out without a word
+    told: bool = False  # what decides, or what people or judges said; not left out without a word
 
 
 def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
@@ -60,7 +60,7 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
     columns = [
         _Column("strategy", _strategy, 0, left=True),
         _Column("keep", lambda r: r.budget, 1, left=True),
-        _Column("rows", figure("rows", _count), 2),
+        _Column("rows", figure("rows", _count), 5),
         _Column("resp tok", figure("response_tokens", _count), 16),
         _Column("trained tok", figure("trained_tokens", _count), 0),
         _Column("med len", figure("median_response_length", _count), 7),
@@ -68,11 +68,11 @@ def _columns(metric: Metric, board: Leaderboard) -> list[_Column]:
         _Column("sel $", figure("selection_usd", lambda v: f"{v:.2f}"), 15),
         _Column("sel s", figure("selection_seconds", _count), 11),
         _Column("train s", figure("train_seconds", _count), 0),
-        _Column("seeds", lambda r: str(len(r.seeds)), 3),
+        _Column("seeds", lambda r: str(len(r.seeds)), 4, told=True),
         _Column(f"{metric.label}{unit} {arrow}", lambda r: ranged(r.value), 0),
         _Column("Δ random", lambda r: ranged(r.random, sign=True), 0),
-        _Column("p Holm", lambda r: _p(r.p), 4),
-        _Column("MDE", lambda r: number(r.random.detectable, exact=True) if r.random else NONE, 5),
+        _Column("p Holm", lambda r: _p(r.p), 2, told=True),
+        _Column("MDE", lambda r: number(r.random.detectable, exact=True) if r.random else NONE, 3, told=True),
         _Column("Δ longest", lambda r: difference(r.longest), 8),
         _Column("Δ full", lambda r: difference(r.full), 6),
         _Column("vs full", lambda r: r.against_full or NONE, 12, left=True),
@@ -106,9 +106,9 @@ def _judged(rows: Sequence[Row], number: Callable[[float | None], str]) -> list[
 
     names = list(dict.fromkeys(name for row in rows for name in row.judges))
     return [
-        _Column("at equal length", equal, 5, judged=True),
-        _Column("score (W/T/L)", score, 6, judged=True),
-        *(_Column(name, of(name), 7, judged=True) for name in names),
+        _Column("at equal length", equal, 5, told=True),
+        _Column("score (W/T/L)", score, 6, told=True),
+        *(_Column(name, of(name), 7, told=True) for name in names),
     ]
 
 
@@ -177,11 +177,11 @@ def _fitting(columns: list[_Column], rows: Sequence[Row], width: int) -> list[_C
 
 
 def _left_out(columns: Sequence[_Column], kept: Sequence[_Column]) -> list[str]:
-    return [column.title for column in columns if column.judged and column not in kept]
+    return [column.title for column in columns if column.told and column not in kept]
 
 
 def _unseen(metric: Metric, titles: Sequence[str]) -> str:
-    """Say what was judged and has no room."""
+    """Say what decides, or was judged, and has no room."""
     are = "is" if len(titles) == 1 else "are"
     return (
         f"{metric.name}: {', '.join(titles)} {are} left out for want of room; "
@@ -215,7 +215,8 @@ def _legend(board: Leaderboard) -> list[str]:
     lines = [
         "Intervals are 95%, over prompts and training seeds; p is adjusted by Holm over the whole table;"
     ]
-    lines[0] += " MDE is the smallest true difference that this test finds with a probability of 80%."
+    lines[0] += " MDE is the smallest true difference that this test finds with a probability of 80% at "
+    lines[0] += "this table's measured noise."
     if board.hidden:
         some = "1 row of the table is" if board.hidden == 1 else f"{board.hidden} rows of the table are"
         lines.append(f"{some} hidden; p, verdicts and the sentence above are the whole table's.")

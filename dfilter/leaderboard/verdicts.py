@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dfilter.leaderboard.differences import withstood
 from dfilter.leaderboard.panel import equal_length
-from dfilter.leaderboard.reach import detectable, fewest_prompts
-from dfilter.leaderboard.statistics import ALPHA, holm, pooled
+from dfilter.leaderboard.reach import detectable, fewest_prompts, missing
+from dfilter.leaderboard.statistics import ALPHA, holm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Row:
         winning: winning score by test set, from 0 to 2.
         length_controlled: win rate at equal length, low, high.
         reason: why there is no value, or no verdict; else empty.
+        wanting: what keeps the table from finding any difference: prompts, seeds, or both; else empty.
     """
 
     metric: str
@@ -75,6 +77,7 @@ class Row:
     winning: Mapping[str, Estimate] = field(default_factory=dict)
     length_controlled: tuple[float, float, float] | None = None
     reason: str = ""
+    wanting: str = ""
 
 
 @dataclass(eq=False)
@@ -92,7 +95,7 @@ def judge(drafts: list[Draft], margin: float | None) -> None:
     """Give every row its adjusted p, its verdicts, and the interval and the power of what decides them."""
     tested = [d for d in drafts if d.tested]
     peers = [_peers(d, tested) for d in tested]
-    decisions = [_decision(d.random, p) for d, p in zip(tested, peers, strict=True)]
+    decisions = [withstood(d.random, p) if d.random else None for d, p in zip(tested, peers, strict=True)]
     p = holm([decision.p() if decision else 1.0 for decision in decisions])  # one prompt says nothing
     same = holm([_equal(decision, margin) for decision in decisions])
     for draft, family, decision, adjusted, equal in zip(tested, peers, decisions, p, same, strict=True):
@@ -115,14 +118,6 @@ def _peers(draft: Draft, family: list[Draft], *, is_full: bool = False) -> list[
     return [way for f in found if f is not None and (way := f.own or f.way) is not None]
 
 
-def _decision(found: Difference | None, peers: Sequence[TwoWay]) -> Decision | None:
-    """Return what decides: the difference must withstand its own training noise and that of its table."""
-    if found is None or found.decision is None or found.way is None:
-        return None
-    variance, df = pooled(found.way, peers or [found.way], found.reference)
-    return found.decision.also(float(variance), float(df))
-
-
 def _equal(decision: Decision | None, margin: float | None) -> float:
     """Return the p of two one-sided tests: "the true difference is ``margin`` or more, either way"."""
     if margin is None:
@@ -137,11 +132,12 @@ def _show(draft: Draft, peers: Sequence[TwoWay], decision: Decision | None, test
     found, shown = draft.random, draft.row.random
     if found is None or shown is None:
         return
-    shown = replace(shown, detectable=detectable(found, decision, peers, tests))
+    shown = replace(shown, detectable=detectable(found, peers, tests, up=draft.panel.metric.higher_is_better))
+    wanting = missing(found, peers, tests) if shown.detectable == math.inf else ""
     if decision:
         low, high = decision.interval()
         shown = replace(shown, low=low, high=high)
-    draft.row = replace(draft.row, random=shown)
+    draft.row = replace(draft.row, random=shown, wanting=wanting)
 
 
 def _from_parity(draft: Draft) -> None:
@@ -160,7 +156,8 @@ def _against_full(drafts: list[Draft], margin: float) -> None:
     rivals = [d for d in rivals if d.full and d.full.way and d.full.way.n >= fewest_prompts()]
     kept, lost = [], []
     for draft in rivals:
-        decision = _decision(draft.full, _peers(draft, rivals, is_full=True))
+        peers = _peers(draft, rivals, is_full=True)
+        decision = withstood(draft.full, peers) if draft.full else None
         up = draft.panel.metric.higher_is_better
         bound = -margin if up else margin  # at most so much worse than full
         kept.append(decision.beyond(bound, up=up) if decision else 1.0)

@@ -511,9 +511,9 @@ def judged(seeds=3, prompts=90, lift=0.2, judges=("a", "b"), seed=0):
     return made
 
 
-def test_what_was_judged_is_not_left_out_without_a_word():
+def test_what_decides_or_was_judged_is_not_left_out_without_a_word():
     board = leaderboard(judged(judges=("ann", "ben", "cleo")), replicates=50)
-    titles = ["at equal length", "score (W/T/L)", "ann", "ben", "cleo"]
+    titles = ["seeds", "p Holm", "MDE", "at equal length", "score (W/T/L)", "ann", "ben", "cleo"]
     for width in (60, 90, 120, 200, 400):
         text = board.render(width=width)
         head = next(line for line in text.splitlines() if line.startswith("strategy"))
@@ -521,6 +521,15 @@ def test_what_was_judged_is_not_left_out_without_a_word():
         left_out = [title for title in titles if title not in head]
         assert (told.group(1).split(", ") if told else []) == left_out
     assert "want of room" not in board.render("md")
+
+
+def test_what_decides_is_left_out_last():
+    text = leaderboard(wide(["random", "longest", "mine", "full"]), margin=0.1, replicates=50).render(
+        width=120
+    )
+    head = next(line for line in text.splitlines() if line.startswith("strategy"))
+    assert "p Holm" in head
+    assert " rows " not in head
 
 
 def test_csv_has_every_judge_the_counts_and_the_rate_at_equal_length():

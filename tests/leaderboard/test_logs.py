@@ -95,6 +95,18 @@ def test_published_judgements_in_two_files_show_what_one_order_hides(test_data, 
     assert any("answers of one order were not swapped twice" in note for note in swapped.notes)
 
 
+@pytest.mark.parametrize(("first", "said"), [(1.0, "sees little but position"), (0.48, "decides by chance")])
+def test_a_judge_is_not_said_to_see_position_where_neither_position_wins(first, said):
+    health = a.JudgeHealth(prompts=100, consistent=20, decisive=200, first_won=round(200 * first))
+    assert health.describe().endswith(said + ("" if first == 1.0 else ", by neither position"))
+
+
+def test_a_strategy_is_not_its_own_opponent(tmp_path):
+    line = {"strategy": "mine", "opponent": "mine", "prompt": "a", "value": "win"}
+    with pytest.raises(InputError, match="'mine' is its own opponent; a judgement is of two strategies"):
+        read_logs([as_jsonl(tmp_path / "log.jsonl", [line])])
+
+
 def test_pandalm_kappas_through_the_form(test_data, tmp_path):
     folder = test_data / "preferences" / "pandalm"
     people = json.loads((folder / "testset-v1.json").read_text())
