@@ -32,7 +32,7 @@ def figures(cells: list[Cell]) -> list[tuple[object, ...]]:
     return [(c.strategy, c.budget, c.seed, c.against, c.overlap, c.rows, c.selected_as) for c in cells]
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_figures_follow_a_selection_that_was_made_anew_with_the_same_rows(
     plan: Comparison, seeds: int
 ) -> None:
@@ -88,6 +88,7 @@ def test_what_lost_its_checksum_is_damaged(plan: Comparison, name: str) -> None:
     assert file.read_bytes() == right
 
 
+@pytest.mark.slow
 def test_fewer_seeds_leave_one_size_in_a_row(
     plan: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,7 +335,8 @@ def command(plan: Comparison) -> list[str]:
 
 
 @pytest.mark.kills
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, dying, kills) -> None:
     whole = replace(plan, out=tmp_path / "whole")
     changes = dying.whole(command(whole))

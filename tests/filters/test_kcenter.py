@@ -117,7 +117,7 @@ def test_the_starting_rows_are_the_ones_nearest_their_clusters_means(method: str
 
 
 @given(st.integers(2, 60), st.integers(1, 8), st.integers(0, 2**32), st.booleans())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_it_is_the_float64_reference_and_prefixes_hold(
     n: int, clusters: int, seed: int, doubled: bool
 ) -> None:

@@ -65,7 +65,7 @@ def told(selection: Selection) -> tuple[list[int], str, object]:
     return selection.kept.tolist(), repr(selection.decisions().to_pylist()), selection.facts
 
 
-@pytest.mark.parametrize("sequences", [8, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sequences", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_sequence_of_budgets_gives_each_the_selection_of_a_fresh_store(
     tmp_path_factory: pytest.TempPathFactory, alone: Callable[[KCenter, int], Selection], sequences: int
 ) -> None:

@@ -208,7 +208,8 @@ def planned(tmp_path, seeds=3, prompts=200, kinds=("exact", "heldout"), **more):
         Evaluation(kind, kind, {"source": str(file)} | (judged if kind in {"grade", "pairwise"} else {}))
         for kind in kinds
     ]
-    setting = Setting(Comparison(tmp_path / "out", seeds=seeds, **more), "", evaluations, {}, {})
+    plan = Comparison(tmp_path / "out", model="words", seeds=seeds, **more)
+    setting = Setting(plan, "", evaluations, {}, {})
     found = [Group(name, "1000", seeds, 1000) for name in ("a", "b", "random", "longest")]
     found.append(Group("full", "full", seeds, 9))
     return list(outlook._power(setting, found))
