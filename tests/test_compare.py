@@ -335,8 +335,9 @@ def command(plan: Comparison) -> list[str]:
 
 
 @pytest.mark.kills
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.soak)]
+)
 def test_a_killed_comparison_ends_with_the_same_table(plan, tmp_path, dying, kills) -> None:
     whole = replace(plan, out=tmp_path / "whole")
     changes = dying.whole(command(whole))
