@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import zlib
@@ -15,7 +14,7 @@ from dfilter.errors import ServerError
 from dfilter.llm.clock import Clock
 from dfilter.llm.scores import TextScore
 from dfilter.llm.session import Session
-from dfilter.testing import FAULTS, Heard, Say, ScriptedServer
+from dfilter.testing import Heard, Say, ScriptedServer
 
 LOST = {
     "503": Say(status=503, paid=False),
@@ -156,69 +155,3 @@ def test_a_pause_that_was_asked_for_is_no_failure_however_often(requests: Callab
         found = values(requests(150), settings, speed)
     assert {status for status, _ in found.values()} == {"ok"}
     assert state["refused"] <= 5 * (16 + 3)
-
-
-BAD = (
-    (Say("too long", status=400, code="context_length_exceeded"), "truncated"),
-    (Say("a wording that nobody knows", status=400), "rejected"),
-    (Say("flagged", status=400, code="content_filter"), "filtered"),
-    (Say("boom", status=500), "broken"),
-    (Say("", status=413), "truncated"),
-    (Say(body=b"<html>"), "broken"),
-    (Say(then="reset"), "broken"),
-    (Say("x", finish="error"), "broken"),
-    (Say("no", status=403), "rejected"),
-    (Say("busy", status=429), "broken"),
-    (Say(then="hang"), "broken"),
-)
-RANDOM = (
-    "429 zero",
-    "429 seconds",
-    "500",
-    "503",
-    "reset",
-    "truncated json",
-    "html",
-    "cut",
-    "502 html",
-    "408",
-)
-
-
-@pytest.mark.serial
-@pytest.mark.soak
-@pytest.mark.parametrize("seed", range(3))
-def test_a_bad_night_ends_with_every_row_rated_or_named(
-    seed: int, requests: Callable, quick: Callable
-) -> None:
-    """Eleven kinds of bad rows, one call in thirty lost at random, and outages of 30 s, 3 and 10 minutes."""
-    rows, speed, draw = 6000, 60.0, random.Random(seed)
-    bad = {row: BAD[i % len(BAD)] for i, row in enumerate(draw.sample(range(rows), 6 * len(BAD)))}
-    outages = [(rows // 5, 30), (rows // 2, 180), (4 * rows // 5, 600)]
-    calls, until = 0, 0.0
-
-    def script(body: dict) -> Say:
-        nonlocal calls, until
-        calls, now = calls + 1, time.monotonic()
-        if outages and calls >= outages[0][0] and now >= until:
-            until = now + outages.pop(0)[1] / speed
-        if now < until:
-            return Say(status=503, paid=False)
-        words = body["messages"][-1]["content"].split()
-        if words[0] == "row" and int(words[1]) in bad:
-            return bad[int(words[1])][0]
-        return FAULTS[draw.choice(RANDOM)] if words[0] == "row" and draw.random() < 0.03 else rating(body)
-
-    with ScriptedServer(script, latency=0.002) as server:
-        settings = quick(
-            server.url, concurrency=64, first_wait=0.5, attempt_seconds=60.0, row_seconds=900.0,
-            longest_pause=3600.0, wait_for_server=3600.0,
-        )  # fmt: skip
-        found = values(requests(rows), settings, speed)
-    with ScriptedServer(rating) as quiet:
-        right = values(requests(rows), quick(quiet.url, concurrency=256))
-    assert {row: status for row, (status, _) in found.items() if status != "ok"} == {
-        row: status for row, (_, status) in bad.items()
-    }
-    assert all(found[row] == right[row] for row in range(rows) if row not in bad)
-    assert calls < 1.15 * rows
