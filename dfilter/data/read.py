@@ -46,7 +46,7 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 5
+LAYOUT = 6
 TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 

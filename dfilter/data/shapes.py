@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ from dfilter.data.messages import (
     Turn,
     definitions_of,
     is_turns,
-    listed,
     turns_of,
     turns_or_text,
     written_turns,
 )
+from dfilter.data.pairs import awaits_answer, history, is_transcript, joined, refuse_texts, transcript
 from dfilter.data.rejects import RowError, kind_of
 from dfilter.data.trees import best_path
 from dfilter.replies import answer
@@ -61,9 +60,9 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 OPTIONAL = frozenset({"input"})
 COMMON = {"id": ("id",), "system": ("system", "system_prompt")}  # fields that every shape may have
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
 BEFORE = ("messages", "conversations", "conversation", "input/messages")  # and those that hold turns of it
+BETWEEN = "\n\n"  # instruction and input
 CHOICES = ("choices", "options")
 DEFINITIONS = ("tools", "functions")  # columns that define tools
 TEXTS_ALONE = ("alpaca", "prompt-response")  # here such a column may be one that happens to have this name
@@ -121,7 +120,9 @@ class Shape:
         """Return the columns of which something is read."""
         whole = set(self.columns.values())
         heads = whole | {column.split("/")[0] for column in whole}
-        more = {"alpaca": ("history",), "preference": (*ASKED, *BEFORE, "input")}.get(self.name, ())
+        more: tuple[str, ...] = ("history",) if self.name in (*TEXTS_ALONE, "preference") else ()
+        if self.name == "preference":
+            more += (*ASKED, *BEFORE, *FIELDS["alpaca"]["input"])
         return frozenset(heads).union(more, DEFINITIONS)
 
     def turn_columns(self) -> list[str]:
@@ -209,27 +210,22 @@ def _alpaca(instruction_column: str, input_column: str, output_column: str) -> R
         output = _text(row, output_column)
         if is_blank(answer(output)):
             raise RowError(f"the response ('{output_column}') is empty")
-        before = _history(row["history"]) if row.get("history") else []
-        context = dig(row, input_column)
-        if context is None or context == "":
-            return [*before, ("user", prompt), ("assistant", output)], ""
-        if not isinstance(context, str):
-            raise RowError(f"'{input_column}' is {kind_of(context)}, expected text")
-        if is_blank(context):
-            return [*before, ("user", prompt), ("assistant", output)], ""
-        return [*before, ("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
+        before = history(row["history"]) if row.get("history") else []
+        context = _context(row, input_column)
+        asked = f"{prompt}{BETWEEN}{context}" if context else prompt
+        return [*before, ("user", asked), ("assistant", output)], context
 
     return read
 
 
-def _history(value: Any) -> list[Turn]:
-    """Return the turns before an instruction: pairs of question and answer (LLaMA-Factory)."""
-    turns: list[Turn] = []
-    for pair in listed(value, "history"):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise RowError("'history' is no list of pairs of texts")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
-    return turns
+def _context(row: Row, column: str) -> str:
+    """Return the input beside an instruction, "" where there is none."""
+    context = dig(row, column)
+    if context is None or context == "":
+        return ""
+    if not isinstance(context, str):
+        raise RowError(f"'{column}' is {kind_of(context)}, expected text")
+    return "" if is_blank(context) else context
 
 
 def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
@@ -243,20 +239,19 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
                 f"or read the rows without them by --map prompt={asked_column}"
             )
         asked, said = dig(row, asked_column), dig(row, said_column)
-        if isinstance(said, str) and said[:1] == "[":
-            said = written_turns(said)  # as CSV holds them
+        if isinstance(asked, str) and isinstance(written_turns(asked), list):
+            said = written_turns(
+                said
+            )  # as CSV holds both; beside a prompt in words, it is an answer about turns
         if isinstance(asked, list) or is_turns(said):  # TRL's conversational form
+            refuse_texts(said, said_column)
             said = turns_or_text(said, said_column, "assistant")
-            turns = _joined(turns_or_text(written_turns(asked), asked_column, "user"), said)
-            return _answered(turns, f"'{said_column}'"), ""
+            turns = turns_or_text(written_turns(asked), asked_column, "user")
+            turns = joined(turns, said, asked_column, said_column)
+            return [*history(row.get("history")), *_answered(turns, f"'{said_column}'")], ""
         return read_texts(row)
 
     return read
-
-
-def _joined(asked: list[Turn], said: list[Turn]) -> list[Turn]:
-    """Return a prompt and an answer as one; the answer's column may hold the whole conversation."""
-    return said if said[: len(asked)] == asked else [*asked, *said]
 
 
 def _tree(column: str) -> Read:
@@ -268,23 +263,35 @@ def _chosen(column: str) -> Read:
         said = written_turns(_present(row, column))
         name = next((name for name in (*ASKED, *BEFORE) if dig(row, name) is not None), None)
         if name is None and isinstance(said, str):
-            return _answered(_transcript(said, column), f"'{column}'"), ""
-        chosen = turns_or_text(said, column, "assistant")
-        asked = [] if name is None else turns_or_text(written_turns(dig(row, name)), name, "user")
-        if name in BEFORE and asked and asked[-1][0] == "assistant":  # its own answer, not the chosen one
-            asked.pop()
-        return _answered(_joined(asked, chosen), f"'{column}'"), ""
+            if not is_transcript(said):
+                raise RowError(f"there is no prompt beside '{column}' ({', '.join(ASKED)})")
+            return _answered(transcript(said), f"'{column}'"), ""
+        if name is None:
+            return _answered(turns_or_text(said, column, "assistant"), f"'{column}'"), ""
+        refuse_texts(said, column)
+        asked, context = _asked(row, name)
+        if awaits_answer(dig(row, name)) and isinstance(said, str):  # HH-RLHF with its prompt apart
+            chosen = transcript(said) if is_transcript(said) else [("assistant", said.strip())]
+        else:
+            chosen = turns_or_text(said, column, "assistant")
+        return _answered(joined(asked, chosen, name, column), f"'{column}'"), context
 
     return read
 
 
-def _transcript(text: str, column: str) -> list[Turn]:
-    """Return the turns of a text in which each begins "Human:" or "Assistant:" (HH-RLHF)."""
-    _, *parts = _SPEAKER.split(f"\n\n{text.strip()}")
-    if not parts or not text.lstrip().startswith("Human:"):
-        raise RowError(f"there is no prompt beside '{column}' ({', '.join(ASKED)})")
-    speakers = {"Human": "user", "Assistant": "assistant"}
-    return [(speakers[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+def _asked(row: Row, name: str) -> tuple[list[Turn], str]:
+    """Return the turns of the prompt beside a chosen answer, and the input in the last of them."""
+    value = written_turns(dig(row, name))
+    asked = transcript(value) if awaits_answer(value) else turns_or_text(value, name, "user")
+    if name in BEFORE:
+        own = bool(asked) and asked[-1][0] == "assistant"  # its own answer, not the chosen one
+        return asked[:-1] if own else asked, ""
+    context = ""
+    if isinstance(value, str):
+        context = next((text for column in FIELDS["alpaca"]["input"] if (text := _context(row, column))), "")
+    if context:
+        asked = [*asked[:-1], ("user", f"{asked[-1][1]}{BETWEEN}{context}")]
+    return [*history(row.get("history")), *asked], context
 
 
 def _turns(column: str) -> Read:
