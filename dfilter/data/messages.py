@@ -2,7 +2,7 @@
 
 [{role, content}, ...]                   OpenAI, TRL, axolotl; content as text, or as parts
 [{from, value}, ...]                     ShareGPT
-[{human, assistant}, ...]                pairs
+[{human, assistant}, ...]                pairs; the first may have a system
 ["question", "answer", ...]              LIMA: the speakers alternate, the user begins
 {role: [...], content: [...]}            columns of a nested table
 "[{'role': ...}]"                        any of these as JSON, or as Python writes them, in one text
@@ -167,11 +167,17 @@ def _of_item(item: Any, number: int) -> list[Turn]:
     if isinstance(item, Mapping) and _first(item, ROLE) is None:
         asked, said = (next((n for n in item if n in names), None) for names in (USERS, ASSISTANTS))
         if asked is not None and said is not None:
-            return [
-                ("user", _text(item[asked], "user", number)),
-                ("assistant", _text(item[said], "assistant", number)),
-            ]
+            return _of_pair(item, asked, said, number)
     return [turn_of(item, number)]
+
+
+def _of_pair(item: Mapping[str, Any], asked: str, said: str, number: int) -> list[Turn]:
+    """Return question and answer of one item; what else it says of a turn is the answer's."""
+    system = item.get("system")  # XTuner: in the first of the items
+    before = [("system", _text(system, "system", number))] if system else []
+    reply = {name: value for name, value in item.items() if name not in PAIRS and name not in CONTENT}
+    answered = turn_of(reply | {"role": "assistant", "content": item[said]}, number)
+    return [*before, ("user", _text(item[asked], "user", number)), answered]
 
 
 def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -68,7 +68,9 @@ class Met:
         for item in value:
             if isinstance(item, dict) and tuple(item) not in self._plain:
                 unread = item.keys() - TURN
-                if not unread:
+                if not any(item.get(name) for name in ROLE):
+                    unread -= {"system"}  # of a pair
+                if not unread and "system" not in item:
                     self._plain.add(tuple(item))
                 for key in unread:
                     if not _is_nothing(item[key]):
