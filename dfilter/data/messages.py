@@ -68,7 +68,7 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 # What marks a turn as one to be learnt or not: numbers, and truth values.
 WEIGHTS, FLAGS = ("weight", "loss_scale", "loss_mask"), ("train", "training", "trainable", "loss")
 DETAILS = ("train_detail", "training_detail")  # axolotl: characters of a turn that are not to be learnt
-TRUTH = {"true": True, "false": False, "1": True, "0": False}
+TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def turns_of(value: Any, column: str) -> list[Turn]:

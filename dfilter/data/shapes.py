@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from dfilter.data.marks import judged, marks_of
 from dfilter.data.messages import (
     Turn,
     definitions_of,
@@ -66,7 +67,6 @@ BETWEEN = "\n\n"  # instruction and input
 CHOICES = ("choices", "options")
 DEFINITIONS = ("tools", "functions")  # columns that define tools
 TEXTS_ALONE = ("alpaca", "prompt-response")  # here such a column may be one that happens to have this name
-MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
 _SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
     ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
@@ -106,11 +106,11 @@ class Shape:
         read = _with_system(read, self.columns["system"], named="system" in self.mapped)
         columns = [name for name in DEFINITIONS if name not in self.columns.values()]
         read = _with_tools(read, columns, strict=self.name not in TEXTS_ALONE)
-        return _without_bad(read, self.marks())
+        return _without_bad(read, self)
 
     def marks(self) -> list[str]:
         """Return the columns that mark an answer as good or bad."""
-        return [mark for mark, shapes in MARKS.items() if self.name in shapes]
+        return marks_of(self.name)
 
     def needed(self) -> list[str]:
         """Return the columns that a row must have."""
@@ -233,7 +233,7 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
     read_texts = _alpaca(asked_column, context_column, said_column)
 
     def read(row: Row) -> tuple[list[Turn], str]:
-        if not chosen and (name := next((n for n in CHOICES if isinstance(row.get(n), list)), None)):
+        if not chosen and (name := next((n for n in CHOICES if _are_several(row.get(n))), None)):
             raise RowError(
                 f"'{name}' holds answers to choose from, which the prompt does not show; write them into it, "
                 f"or read the rows without them by --map prompt={asked_column}"
@@ -252,6 +252,13 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
         return read_texts(row)
 
     return read
+
+
+def _are_several(value: Any) -> bool:
+    """Return whether a value is a list, or an object, that Parquet did not fill in."""
+    if isinstance(value, Mapping):
+        return any(part is not None for part in value.values())
+    return isinstance(value, list)
 
 
 def _tree(column: str) -> Read:
@@ -321,23 +328,17 @@ def _answered(turns: list[Turn], where: str) -> list[Turn]:
     return turns
 
 
-def _without_bad(read: Read, marks: Sequence[str]) -> Read:
+def _without_bad(read: Read, shape: Shape) -> Read:
     """Refuse rows that are kept as examples of what not to say (KTO's false labels)."""
+    marks = shape.marks()
 
     def without_bad(row: Row) -> tuple[list[Turn], str]:
         for mark in marks:
-            if truth(row.get(mark)) is False:
-                raise RowError(f"its answer is marked as a bad one ('{mark}' is false)")
+            if judged(row, mark, shape.name) is False:
+                raise RowError(f"its answer is marked as a bad one ('{mark}' is {str(row[mark]).lower()})")
         return read(row)
 
     return without_bad
-
-
-def truth(value: Any) -> bool | None:
-    """Return true or false, also where CSV has it as text; none for anything else."""
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
-    return value if isinstance(value, bool) else None
 
 
 def _with_system(read: Read, column: str, *, named: bool) -> Read:

@@ -76,7 +76,10 @@ def test_roles_are_known_however_they_are_written(role):
         ({"instruction": "R", "output": "B", "history": '[["Q", "A"]]'}, MORE),
         ({"instruction": "Q", "output": "A", "history": []}, QA),
         ({"messages": TURNS, "label": True}, QA),
-        ({"instruction": "Q", "output": "A", "label": False}, QA),
+        ({"instruction": "Q", "output": "A", "label": 0}, QA),
+        ({"prompt": "Q", "completion": "A", "label": 2}, QA),
+        ({"prompt": "Q", "completion": "A", "label": 1.0}, QA),
+        ({"prompt": "Q", "answer": "A", "options": {"A": None}}, QA),
         ({"messages": [TURNS[0] | {"weight": 0}, TURNS[1] | {"weight": 1}]}, QA),
         ({"messages": [TURNS[0] | {"train": False}, TURNS[1] | {"train": None}]}, QA),
     ],
@@ -91,6 +94,12 @@ def test_forms_of_public_files(row, expected):
         ({"messages": TURNS, "label": False}, "its answer is marked as a bad one ('label' is false)"),
         ({"prompt": "Q", "completion": "A", "label": False}, "('label' is false)"),
         ({"instruction": "Q", "output": "A", "kto_tag": False}, "('kto_tag' is false)"),
+        ({"instruction": "Q", "output": "A", "label": False}, "('label' is false)"),
+        ({"instruction": "Q", "output": "A", "kto_tag": 0}, "('kto_tag' is 0)"),
+        *(({"prompt": "Q", "completion": "A", "label": no}, f"marked as a bad one ('label' is {no})")
+          for no in (0, 0.0, "0", "0.0")),
+        ({"messages": TURNS, "label": 0}, "('label' is 0)"),
+        ({"prompt": "Q", "answer": "A", "options": {"A": "x", "B": "y"}}, "'options' holds answers"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, "not to be learnt ('weight' is 0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.0}]}, "('weight' is 0.0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"train": False}]}, "('train' is False)"),
@@ -128,7 +137,7 @@ def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
         {"messages": TURNS} | seen,
         {"messages": [TURNS[0], TURNS[1] | {"name": "n", "reasoning_content": "r"}], "images": ["a.png"]},
         {"messages": TURNS, "tools": [{"name": "f"}], "loss_mask": [0, 1]},
-        {"messages": TURNS, "tools": [{"name": "g"}], "label": 0},
+        {"messages": TURNS, "tools": [{"name": "g"}], "label": 2},
     ]
     notes = [
         "the column 'images' (pictures, films or sound) is not read: 1 row",

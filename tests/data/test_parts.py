@@ -243,9 +243,9 @@ def test_a_pair_says_of_its_answer_what_a_turn_does():
     assert (last.content, last.trained) == (THOUGHT, True)
     assert [m.role for m in pairs(PAIR | {"system": "S"})] == ["system", "user", "assistant"]
     assert pairs(PAIR | {"weight": 1, "system": ""}) == pairs(PAIR)
-    with pytest.raises(InputError, match="every assistant turn .* \\('train' is False\\)"):
+    with pytest.raises(InputError, match=r"every assistant turn .* \('train' is False\)"):
         pairs(PAIR | {"train": False})
-    with pytest.raises(InputError, match="'weight' of turn 1 is 0.5"):
+    with pytest.raises(InputError, match=r"'weight' of turn 1 is 0\.5"):
         pairs(PAIR | {"weight": 0.5})
     seen = Dataset.from_rows([{"conversations": [PAIR | {"system": "S", "loss": True, "mood": "x"}]}])
     assert seen.source.notes == ["parts of turns that are kept and not read: mood"]
