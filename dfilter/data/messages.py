@@ -107,6 +107,33 @@ def definitions_of(value: Any, column: str) -> str:
     return json.dumps(without_nulls(known), ensure_ascii=False)
 
 
+def is_prose(value: Any) -> bool:
+    """Return whether a value is words, or a list of them, and nothing that defines tools."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str) and is_prose(one) for one in value)
+    return not isinstance(value, Mapping) and not (
+        isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    )
+
+
+def system_of(value: Any, column: str) -> str:
+    """Return the text of a system column that holds a turn, or a turn's parts; "" where Parquet filled it in.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    held = _first(value, CONTENT) if isinstance(value, Mapping) else value
+    said = _first(value, ROLE) if isinstance(value, Mapping) else None
+    if not value or (isinstance(value, Mapping) and all(part is None for part in value.values())):
+        return ""
+    if said not in (None, "system", "developer") or not isinstance(held, str | list):
+        raise RowError(f"'{column}' is {kind_of(value)} that is no system turn, expected text")
+    try:
+        return _text(held, "system", 0)
+    except RowError:
+        raise RowError(f"'{column}' is {kind_of(value)} with parts that are no text, expected text") from None
+
+
 def listed_or_one(value: Any) -> Sequence[Any]:
     """Return a list as it is, and anything else as a list of one."""
     return value if isinstance(value, list) else [value]

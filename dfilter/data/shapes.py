@@ -27,7 +27,9 @@ from dfilter.data.marks import judged, marks_of
 from dfilter.data.messages import (
     Turn,
     definitions_of,
+    is_prose,
     is_turns,
+    system_of,
     turns_of,
     turns_or_text,
     written_turns,
@@ -347,10 +349,14 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         system = row.get(column) if not named else dig(row, column)
         if system is None or system == "":
             return turns, context
-        if not isinstance(system, str):
+        if isinstance(system, Mapping | list):
+            system = system_of(system, column)
+        elif not isinstance(system, str):
             if named:
                 raise RowError(f"'{column}' is {kind_of(system)}, expected text")
             return turns, context  # a column that happens to have this name
+        if not system:
+            return turns, context
         if turns[0][0] != "system":
             turns.insert(0, ("system", system))
         return turns, context
@@ -363,12 +369,9 @@ def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
         turns, context = read(row)
         for name in columns:
             if row.get(name):
-                try:
-                    tools = definitions_of(row[name], name)
-                except RowError:
-                    if strict:
-                        raise
+                if not strict and is_prose(row[name]):  # a column that happens to have this name
                     return turns, context
+                tools = definitions_of(row[name], name)
                 return [(TOOLS, tools), *turns] if tools else turns, context
         return turns, context
 

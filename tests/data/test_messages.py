@@ -171,3 +171,37 @@ def test_only_what_is_not_read_is_named():
         {"prompt": "Q", "chosen": "A"},
     ):
         assert not Dataset.from_rows([row]).source.notes
+
+
+ALPACA, PAIR = {"instruction": "Q", "output": "A"}, {"prompt": "Q", "response": "A"}
+OTHERS = pytest.mark.parametrize("row", [ALPACA, PAIR, {"messages": TURNS}])
+
+
+@OTHERS
+@pytest.mark.parametrize(
+    "system",
+    [
+        {"role": "system", "content": "S"},
+        {"content": [{"type": "text", "text": "S"}]},
+        [{"type": "text", "text": "S"}],
+        ["S"],
+    ],
+)
+def test_a_system_column_may_hold_a_turn(row, system):
+    assert turns(row | {"system": system}) == [("system", "S"), *QA]
+
+
+@OTHERS
+def test_columns_of_every_shape_are_read_or_refused(row):
+    for nothing in ({"role": None, "content": None}, [], {}):
+        assert turns(row | {"system": nothing}) == QA
+    bad = ({"role": "user", "content": "S"}, {"version": 2}, [{"type": "image_url"}])
+    for column, values in (("system", bad), ("tools", ({"f": {"description": "d"}}, [{"description": "d"}]))):
+        for value in values:
+            with pytest.raises(InputError, match=f"'{column}' "):
+                turns(row | {column: value})
+
+
+@pytest.mark.parametrize("words", ["a hammer", ["hammer", "saw"]])
+def test_tools_in_words_beside_two_texts_are_a_column_of_this_name(words):
+    assert turns(ALPACA | {"tools": words}) == QA
