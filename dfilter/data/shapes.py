@@ -194,13 +194,15 @@ def dig(row: Any, column: str) -> Any:
     return dig(row.get(head), rest) if slash else None
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: Row, column: str, *, numbers: bool = False) -> str:
     value = row.get(column)
     if type(value) is str:
         return value
     value = dig(row, column)
     if isinstance(value, str):
         return value
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # as CSV has it
     if value is None:
         raise RowError(f"the column '{column}' is missing" if column not in row else f"'{column}' is null")
     raise RowError(f"'{column}' is {kind_of(value)}, expected text")
@@ -209,7 +211,7 @@ def _text(row: Row, column: str) -> str:
 def _alpaca(instruction_column: str, input_column: str, output_column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
-        output = _text(row, output_column)
+        output = _text(row, output_column, numbers=True)
         if is_blank(answer(output)):
             raise RowError(f"the response ('{output_column}') is empty")
         before = history(row["history"]) if row.get("history") else []
