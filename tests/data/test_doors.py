@@ -288,3 +288,25 @@ def test_shards_with_numbers_and_texts_as_answers_are_read(tmp_path):
     for name, answer in (("a", 4), ("b", "four")):
         pq.write_table(pa.table({"question": ["2 + 2?"], "answer": [answer]}), tmp_path / f"{name}.parquet")
     assert [row.response for row in load(tmp_path)] == ["4", "four"]
+
+
+def test_binary_columns_are_text_where_they_are_utf_8(tmp_path):
+    turn = pa.struct({"role": pa.string(), "content": pa.binary()})
+    said = [{"role": "user", "content": "Où ?".encode()}, {"role": "assistant", "content": b"Ici."}]
+    for table in (
+        pa.table(
+            {"prompt": pa.array(["Où ?".encode()], pa.binary()), "response": [b"Ici."], "raw": [b"\xff"]}
+        ),
+        pa.table({"messages": pa.array([said], pa.list_(turn))}),
+    ):
+        pq.write_table(table, tmp_path / "a.parquet")
+        for door in (table, table.to_pylist(), tmp_path / "a.parquet"):
+            [row] = load(door)
+            assert (row.prompt, row.response) == ("Où ?", "Ici.")
+    table = pa.table({"prompt": [b"Q", b"\xff\xfe"], "response": ["A", "B"]})
+    for door in (table, table.to_pylist()):
+        rows = load(door, on_bad_rows="keep-going")
+        assert [row.prompt for row in rows] == ["Q"]
+        assert [bad.reason for bad in rows.rejected] == [
+            "'prompt' holds bytes that are not UTF-8, expected text"
+        ]
