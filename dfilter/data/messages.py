@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -62,6 +63,8 @@ ROLE, CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 USERS = frozenset(name for name, role in ROLES.items() if role == "user")
 ASSISTANTS = frozenset(name for name, role in ROLES.items() if role == "assistant")
 PAIRS = USERS | ASSISTANTS  # keys of an item that holds a question and its answer
+# What str() makes of a list or an array of turns; NumPy puts no commas between them and shortens long ones.
+_PRINTED = re.compile(rf"(?:array\()?\[\s*(?:array\(\[)?\{{'(?:{'|'.join((*ROLE, *CONTENT))})':")
 _AROUND = " \t\n\r:#*<>|"  # what old exports write around a role
 CALLS = frozenset({"function_call", "tool_call"})  # roles of which the text is a call
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -163,10 +166,20 @@ def written_turns(value: Any) -> Any:
     return value
 
 
+def refuse_printed(value: Any, column: str) -> None:
+    """Refuse the text that Python prints for turns, of which nobody can tell whether it is whole."""
+    if isinstance(value, str) and value[:1] in ("[", "a") and _PRINTED.match(value):
+        raise RowError(
+            f"'{column}' is a list of turns as Python or NumPy prints it; write it as JSON (json.dumps), or "
+            "the table as JSON lines or Parquet"
+        )
+
+
 def listed(value: Any, column: str) -> Sequence[Any]:
     """Return the list that a value is, or stands for; see the module."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         value = _parsed(value)
+    refuse_printed(value, column)
     if isinstance(value, Mapping):
         columns = {name: part for name, part in value.items() if isinstance(part, list)}
         if len({len(part) for part in columns.values()}) == 1 and set(columns) & {*ROLE}:

@@ -29,6 +29,7 @@ from dfilter.data.messages import (
     definitions_of,
     is_prose,
     is_turns,
+    refuse_printed,
     system_of,
     turns_of,
     turns_or_text,
@@ -253,6 +254,8 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
             turns = turns_or_text(written_turns(asked), asked_column, "user")
             turns = joined(turns, said, asked_column, said_column)
             return [*history(row.get("history")), *_answered(turns, f"'{said_column}'")], ""
+        refuse_printed(asked, asked_column)
+        refuse_printed(said, said_column)
         return read_texts(row)
 
     return read
@@ -280,6 +283,7 @@ def _chosen(column: str) -> Read:
         if name is None:
             return _answered(turns_or_text(said, column, "assistant"), f"'{column}'"), ""
         refuse_texts(said, column)
+        refuse_printed(said, column)
         asked, context = _asked(row, name)
         if awaits_answer(dig(row, name)) and isinstance(said, str):  # HH-RLHF with its prompt apart
             chosen = transcript(said) if is_transcript(said) else [("assistant", said.strip())]

@@ -205,3 +205,22 @@ def test_columns_of_every_shape_are_read_or_refused(row):
 @pytest.mark.parametrize("words", ["a hammer", ["hammer", "saw"]])
 def test_tools_in_words_beside_two_texts_are_a_column_of_this_name(words):
     assert turns(ALPACA | {"tools": words}) == QA
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": "[{'role': 'user', 'content': 'Q'}\n {'role': 'assistant', 'content': 'A'}]"},
+        {"messages": "array([{'role': 'user', 'content': 'Q'}], dtype=object)"},
+        {"prompt": "Q", "completion": str(TURNS[1:])},
+        {"prompt": "[{'role': 'user', 'content': 'Q'} ...]", "completion": "A"},
+        {
+            "prompt": "Q",
+            "chosen": "[{'content': 'Q', 'role': 'user'}\n {'content': 'A', 'role': 'assistant'}]",
+        },
+    ],
+)
+def test_turns_as_python_or_numpy_prints_them_are_refused(row):
+    """What DataFrame.to_csv writes of a column of lists, or of arrays as Parquet gave them."""
+    with pytest.raises(InputError, match=r"as Python or NumPy prints it; write it as JSON"):
+        turns(row)
