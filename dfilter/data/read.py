@@ -32,6 +32,7 @@ from dfilter.data.containers import COLUMNAR, File, find_files, items_of, listed
 from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
+from dfilter.data.jsonarray import WrappedRows
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
@@ -351,7 +352,7 @@ class _Reading:
                         with opened(file, bar.advance) as stream:
                             items = items_of(file, stream, self.dialect)
                             intake.take(items, reading)
-                            self.notes += items.notes if isinstance(items, CsvRows) else ()
+                            self.notes += items.notes if isinstance(items, CsvRows | WrappedRows) else ()
                 except CutError as cut:
                     self._cut(intake, cut, intake.read - read)
                 count = intake.read - read
