@@ -172,12 +172,16 @@ def settle(rows: list[Mapping[str, Any]], name: str, mapping: Mapping[str, str] 
         raise InputError(f"{where}: {error}") from None
 
 
-def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
-    """Return the ids with every repetition renamed, and how many were renamed."""
+def unique_ids(chunks: list[pa.Array], *, from_csv: bool = False) -> tuple[pa.ChunkedArray, int]:
+    """Return the ids with every repetition renamed, and how many were renamed.
+
+    In CSV, whole numbers with a gap among them are written as 1.0; they are whole numbers.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = _named(pa.chunked_array(chunks, pa.large_string()))
+    ids = pa.chunked_array(chunks, pa.large_string())
+    ids = _named(_whole(ids) if from_csv else ids)
     distinct = pc.count_distinct(ids).as_py()
     if distinct == len(ids):
         return ids, 0
@@ -196,6 +200,16 @@ def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
             names[place] = _next_name(names[place], met, taken)
         renamed.append(pa.array(names, pa.large_string()))
     return pa.chunked_array(renamed, pa.large_string()), len(ids) - distinct
+
+
+def _whole(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ids that are all whole numbers written as floats (1.0) as whole numbers, others as they are."""
+    import pyarrow.compute as pc
+
+    floats = pc.match_substring_regex(ids, r"^-?\d+\.0$")
+    if not pc.all(pc.or_(floats, pc.starts_with(ids, UNNAMED))).as_py():
+        return ids
+    return pc.if_else(floats, pc.replace_substring_regex(ids, r"\.0$", ""), ids)
 
 
 def _named(ids: pa.ChunkedArray) -> pa.ChunkedArray:

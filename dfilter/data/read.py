@@ -307,7 +307,7 @@ class _Reading:
             self._pour(intake, shape, table)
         if not intake.kept or shape is None:
             raise no_usable_row(self._where, intake)
-        ids, duplicates = unique_ids(intake.ids)
+        ids, duplicates = unique_ids(intake.ids, from_csv=container in {"csv", "tsv"})
         with pa.ipc.new_file(str(scratch / "ids.arrow"), pa.schema([("id", pa.large_string())])) as writer:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
