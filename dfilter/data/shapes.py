@@ -244,10 +244,11 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
                 f"or read the rows without them by --map prompt={asked_column}"
             )
         asked, said = dig(row, asked_column), dig(row, said_column)
-        if isinstance(asked, str) and isinstance(written_turns(asked), list):
-            said = written_turns(
-                said
-            )  # as CSV holds both; beside a prompt in words, it is an answer about turns
+        written = isinstance(said, str) and said[:1] == "[" and isinstance(asked, str)
+        if written and isinstance(
+            written_turns(asked), list
+        ):  # CSV has both so; else it is an answer about turns
+            said = written_turns(said)
         if isinstance(asked, list) or is_turns(said):  # TRL's conversational form
             refuse_texts(said, said_column)
             said = turns_or_text(said, said_column, "assistant")
@@ -342,7 +343,7 @@ def _without_bad(read: Read, shape: Shape) -> Read:
 
     def without_bad(row: Row) -> tuple[list[Turn], str]:
         for mark in marks:
-            if judged(row, mark, shape.name) is False:
+            if mark in row and judged(row, mark, shape.name) is False:
                 raise RowError(f"its answer is marked as a bad one ('{mark}' is {str(row[mark]).lower()})")
         return read(row)
 
