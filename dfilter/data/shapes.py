@@ -108,6 +108,7 @@ class Shape:
             read = _turns(self.columns[self.name])
         read = _with_system(read, self.columns["system"], named="system" in self.mapped)
         columns = [name for name in DEFINITIONS if name not in self.columns.values()]
+        columns += ["input/tools"] if self.name == "preference" else []  # as OpenAI has them
         read = _with_tools(read, columns, strict=self.name not in TEXTS_ALONE)
         return _without_bad(read, self)
 
@@ -375,10 +376,10 @@ def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
     def with_tools(row: Row) -> tuple[list[Turn], str]:
         turns, context = read(row)
         for name in columns:
-            if row.get(name):
-                if not strict and is_prose(row[name]):  # a column that happens to have this name
+            if given := row.get(name) or ("/" in name and dig(row, name)):
+                if not strict and is_prose(given):  # a column that happens to have this name
                     return turns, context
-                tools = definitions_of(row[name], name)
+                tools = definitions_of(given, name)
                 return [(TOOLS, tools), *turns] if tools else turns, context
         return turns, context
 

@@ -109,3 +109,14 @@ def test_history_that_is_read_is_not_named():
     made = Dataset.from_rows([row])
     assert len(made[0].messages) == 4
     assert not made.source.notes
+
+
+def test_tools_beside_the_prompt_of_openais_pairs_are_read():
+    asked = {"messages": [user("Q")], "tools": [{"type": "function", "function": {"name": "tide"}}]}
+    row = {"input": asked, "preferred_output": [assistant("A")], "non_preferred_output": []}
+    assert (
+        read(row).tools
+        == read({"messages": [user("Q"), assistant("A")], "tools": asked["tools"]}).tools
+        != ""
+    )
+    assert not read(row | {"input": {"messages": [user("Q")]}}).tools
