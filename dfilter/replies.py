@@ -25,6 +25,7 @@ from typing import Any
 
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 CALL = "<tool_call>"
+ARGUMENTS = ("arguments", "parameters", "args", "input")  # OpenAI; Llama; LangChain; Anthropic
 _CALLED = re.compile(r"\s*(\{.*\})\s*</tool_call>\s*", re.DOTALL)
 
 
@@ -82,7 +83,7 @@ def call_of(value: Any) -> dict[str, Any] | None:
     name = held.get("name")
     if not isinstance(name, str) or not name:
         return None
-    arguments = held.get("arguments", held.get("parameters"))
+    arguments = next((held[key] for key in ARGUMENTS if held.get(key) is not None), None)
     if isinstance(arguments, str):
         try:
             read = json.loads(arguments) if arguments.strip() else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dfilter.data.containers import File
 from dfilter.data.rejects import CutError
 from dfilter.data.rows import objects, plain
-from dfilter.data.shapes import TEXT_COLUMNS
+from dfilter.data.shapes import ANSWERS, TEXT_COLUMNS
 from dfilter.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 2048
 FIRST_ROWS = 100
+PROMPTS = TEXT_COLUMNS.difference(ANSWERS)
 
 
 def batches_of(table: pa.Table) -> Iterator[pa.RecordBatch]:
@@ -134,7 +135,7 @@ def is_json(kind: pa.DataType) -> bool:
 def _one_text(schemas: Sequence[pa.Schema]) -> list[pa.Schema]:
     """Return the schemas with texts where one file has whole numbers in a column and another has texts.
 
-    Columns of prompts and answers stay what they are: a number is none.
+    Columns of prompts stay what they are: a number is none, as an answer it is a text.
     """
     import pyarrow as pa
 
@@ -144,7 +145,7 @@ def _one_text(schemas: Sequence[pa.Schema]) -> list[pa.Schema]:
             is_text = pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
             kind = "text" if is_text else "number" if pa.types.is_integer(field.type) else "other"
             kinds.setdefault(field.name, set()).add(kind)
-    texts = {n for n, found in kinds.items() if found == {"text", "number"} and n not in TEXT_COLUMNS}
+    texts = {n for n, found in kinds.items() if found == {"text", "number"} and n not in PROMPTS}
     return [
         pa.schema([f.with_type(pa.large_string()) if f.name in texts else f for f in schema], schema.metadata)
         for schema in schemas

@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from typing import Protocol
 
 from dfilter.data.csvtext import CsvRows, Dialect
-from dfilter.data.jsonarray import array_elements
+from dfilter.data.jsonarray import WrappedRows, array_elements
 from dfilter.data.jsontext import Item, json_lines
 from dfilter.data.rejects import CutError
 from dfilter.errors import InputError
@@ -55,7 +55,7 @@ _WRAPPED = re.compile(
     + _TEXT
     + rb"\s*:\s*"
     + _VALUE
-    + rb'\s*,\s*)*?"(?:data|rows|examples|instances|train)"\s*:\s*(?=\[\s*[{\]])'
+    + rb'\s*,\s*)*?"(data|rows|examples|instances|train)"\s*:\s*(?=\[\s*[{\]])'
 )
 
 
@@ -174,15 +174,16 @@ class TextBytes:
             self._head = more
         return self._head.strip()[:1]
 
-    def unwrap(self) -> bool:
-        """Move to the array of an object that holds the rows; returns whether there is one."""
+    def unwrap(self) -> str:
+        """Move to the array of an object that holds the rows; returns its name, "" where there is none."""
         first, _, rest = self._head.partition(b"\n")
         if first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{"):
-            return False  # lines, of which each may hold such an array
+            return ""  # lines, of which each may hold such an array
         found = _WRAPPED.match(self._head)
-        if found:
-            self._head = self._head[found.end() :]
-        return found is not None
+        if found is None:
+            return ""
+        self._head = self._head[found.end() :]
+        return found[1].decode()
 
     def read(self, size: int, /) -> bytes:
         """Return some bytes; none at the end."""
@@ -259,8 +260,8 @@ def items_of(file: File, stream: TextBytes, dialect: Dialect) -> Iterable[Item]:
         return CsvRows(file.name, stream, dialect, tabs=file.container == "tsv")
     if file.container == "json" and stream.begins() == b"[":
         return array_elements(stream)
-    if file.container == "json" and stream.unwrap():
-        return array_elements(stream, within=True)
+    if file.container == "json" and (array := stream.unwrap()):
+        return WrappedRows(file.name, stream, array)
     return json_lines(stream)
 
 

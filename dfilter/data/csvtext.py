@@ -208,6 +208,8 @@ def _header(name: str, reader: Iterator[list[str]]) -> list[str]:
         header = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{name} has no readable header line: {error}.") from None
+    if header and not header[0] and "Unnamed: 0" not in header:
+        header = ["Unnamed: 0", *header[1:]]  # pandas writes its index without a name, and reads it back so
     if not header or not all(header) or len(set(header)) < len(header):
         raise InputError(
             f"{name} needs a first line with the names of its columns, each different; found "

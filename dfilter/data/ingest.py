@@ -18,7 +18,7 @@ from dfilter.data.columnar import is_json
 from dfilter.data.detect import detect
 from dfilter.data.jsontext import Item
 from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
-from dfilter.data.rows import Damaged, objects, plain
+from dfilter.data.rows import Damaged, holds_no_text, objects, plain
 from dfilter.data.shapes import Shape, content_key_of, text_length
 from dfilter.data.unread import Met
 from dfilter.errors import InputError
@@ -110,16 +110,20 @@ class Intake:
         import pyarrow as pa
 
         read, row_id, see = shape.reader(), shape.row_id, self.met.see
+        read_columns = shape.read_columns()
         for batch in batches:
             good: list[int] = []
             structs = batch.to_struct_array()
             exact = is_json(structs.type)
+            binary = [f.name for f in batch.schema if "binary" in str(f.type) and f.name in read_columns]
             for index, row in enumerate(objects(structs)):
                 position = self.read
                 self.read += 1
                 try:
                     _refuse_damaged(row)
-                    row = row if exact else plain(row)  # noqa: PLW2901 - the same row, as JSON has it
+                    if not exact:
+                        refuse_bytes(row, binary)
+                        row = plain(row)  # noqa: PLW2901 - the same row, as JSON has it
                     turns, context = read(row)
                 except RowError as error:
                     raw = json.dumps(plain(row), ensure_ascii=False)
@@ -139,6 +143,13 @@ def _refuse_damaged(row: Mapping[str, Any]) -> None:
     for name, value in row.items():
         if type(value) is Damaged:
             raise RowError(f"invalid UTF-8 in '{name}'")
+
+
+def refuse_bytes(row: Mapping[str, Any], columns: Iterable[str]) -> None:
+    """Refuse a row of which one of the given columns holds bytes that are no text."""
+    for name in columns:
+        if holds_no_text(row.get(name)):
+            raise RowError(f"'{name}' holds bytes that are not UTF-8, expected text")
 
 
 def first_rows(items: Iterable[Item]) -> list[Mapping[str, Any]]:
@@ -161,12 +172,16 @@ def settle(rows: list[Mapping[str, Any]], name: str, mapping: Mapping[str, str] 
         raise InputError(f"{where}: {error}") from None
 
 
-def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
-    """Return the ids with every repetition renamed, and how many were renamed."""
+def unique_ids(chunks: list[pa.Array], *, from_csv: bool = False) -> tuple[pa.ChunkedArray, int]:
+    """Return the ids with every repetition renamed, and how many were renamed.
+
+    In CSV, whole numbers with a gap among them are written as 1.0; they are whole numbers.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ids = _named(pa.chunked_array(chunks, pa.large_string()))
+    ids = pa.chunked_array(chunks, pa.large_string())
+    ids = _named(_whole(ids) if from_csv else ids)
     distinct = pc.count_distinct(ids).as_py()
     if distinct == len(ids):
         return ids, 0
@@ -185,6 +200,16 @@ def unique_ids(chunks: list[pa.Array]) -> tuple[pa.ChunkedArray, int]:
             names[place] = _next_name(names[place], met, taken)
         renamed.append(pa.array(names, pa.large_string()))
     return pa.chunked_array(renamed, pa.large_string()), len(ids) - distinct
+
+
+def _whole(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return ids that are all whole numbers written as floats (1.0) as whole numbers, others as they are."""
+    import pyarrow.compute as pc
+
+    floats = pc.match_substring_regex(ids, r"^-?\d+\.0$")
+    if not pc.all(pc.or_(floats, pc.starts_with(ids, UNNAMED))).as_py():
+        return ids
+    return pc.if_else(floats, pc.replace_substring_regex(ids, r"\.0$", ""), ids)
 
 
 def _named(ids: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@ or too few between elements is let pass.
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -27,22 +28,26 @@ from dfilter.data.jsontext import (
 )
 from dfilter.data.rejects import CutError, Rejection, RowError, excerpt
 
-_WITHIN = re.compile(r".*", re.DOTALL)
+_MEMBER = re.compile(r'("(?:[^"\\]|\\.)*")\s*:\s*(?=\S)', re.DOTALL)
+_FLAT = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)(?=[\s,}])', re.DOTALL)
 _SEPARATOR = re.compile(r"[ \t\r\n,]*")
 BEGINNING = 2000  # characters of a damaged element that are remembered
 RESUME = 4 << 20  # characters that an unclosed element may go on after a line that begins like another
 
 
-def array_elements(stream: Stream, limit: int = ROW_LIMIT, *, within: bool = False) -> Iterator[Item]:
+def array_elements(
+    stream: Stream, limit: int = ROW_LIMIT, *, behind: list[str] | None = None
+) -> Iterator[Item]:
     """Yield an array's elements as items; a place is the 1-based number of the element.
 
     Args:
         stream: stands on the opening bracket, or on blanks before it.
         limit: bytes of the longest element.
-        within: the array stands in an object; what follows it there is no row.
+        behind: given where the array stands in an object; gets the names of the lists and objects that
+            follow it there, which are no rows.
 
     Raises:
-        CutError: the array is not closed.
+        CutError: the array, or the object around it, is not closed.
     """
     window = _Window(stream)
     window.skip(BLANK)
@@ -65,10 +70,31 @@ def array_elements(stream: Stream, limit: int = ROW_LIMIT, *, within: bool = Fal
         else:
             yield number, text, value
     window.at += 1
-    window.skip(_WITHIN if within else BLANK)
+    if behind is not None:
+        behind += _behind(window)
+    window.skip(BLANK)
     if window.at < len(window.text):
         raw = window.text[window.at :]
         yield number + 1, "", Rejection(number + 1, "something follows the end of the array", excerpt(raw))
+
+
+class WrappedRows:
+    """The rows of an array that stands in an object.
+
+    Attributes:
+        notes: a sentence about what else the object holds, once the rows are read.
+    """
+
+    def __init__(self, name: str, stream: Stream, array: str) -> None:
+        self.notes: list[str] = []
+        self._name, self._stream, self._array = name, stream, array
+
+    def __iter__(self) -> Iterator[Item]:
+        behind: list[str] = []
+        yield from array_elements(self._stream, behind=behind)
+        if behind:
+            parts = ", ".join([self._array, *behind])
+            self.notes.append(f"{self._name} holds several parts: {parts}; {self._array} is read")
 
 
 class _Window:
@@ -90,6 +116,14 @@ class _Window:
         self.at = 0
         return not self.ended
 
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Move past what matches, reading on where nothing does."""
+        while (match := pattern.match(self.text, self.at)) is None:
+            if not self.refill():
+                return None
+        self.at = match.end()
+        return match
+
     def skip(self, pattern: re.Pattern[str]) -> str:
         """Move past what matches, and return it."""
         skipped = ""
@@ -100,6 +134,33 @@ class _Window:
                 self.at = match.end()
             if self.at < len(self.text) or not self.refill():
                 return skipped
+
+
+def _behind(window: _Window) -> Iterator[str]:
+    """Pass over the members that follow an array in its object, and yield the names of lists and objects."""
+    while True:
+        window.skip(_SEPARATOR)
+        if window.at >= len(window.text):
+            break
+        if window.text[window.at] == "}":
+            window.at += 1
+            return
+        member = window.take(_MEMBER)
+        if member is None:
+            if window.text[window.at] == '"':
+                break
+            return  # it is told of as what follows the array
+        if window.text[window.at] in "[{":
+            yield str(json.loads(member[1], strict=False))
+            extent = Extent()
+            while (end := extent.feed(window.text, window.at)) < 0:
+                window.at = len(window.text)
+                if not window.refill():
+                    raise CutError("the object around its array is not closed")
+            window.at = end
+        elif window.take(_FLAT) is None:
+            break
+    raise CutError("the object around its array is not closed")
 
 
 def _line_mark(before: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from dfilter.data import columnar, shapes
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.detect import detect
-from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
+from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, refuse_bytes, settle, unique_ids
 from dfilter.data.jsontext import Item, check, parse
 from dfilter.data.rejects import Reasons, Rejection, Rejections, RowError, excerpt, kind_of, mostly_rejected
 from dfilter.data.rows import ExampleRows, plain
@@ -131,6 +131,7 @@ def _as_json(row: Mapping[str, Any]) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):
+        refuse_bytes(row, shapes.TEXT_COLUMNS)
         return json.dumps(_as_in_arrow(row), ensure_ascii=False, allow_nan=False)
 
 

@@ -2,7 +2,7 @@
 
 [{role, content}, ...]                   OpenAI, TRL, axolotl; content as text, or as parts
 [{from, value}, ...]                     ShareGPT
-[{human, assistant}, ...]                pairs
+[{human, assistant}, ...]                pairs; the first may have a system
 ["question", "answer", ...]              LIMA: the speakers alternate, the user begins
 {role: [...], content: [...]}            columns of a nested table
 "[{'role': ...}]"                        any of these as JSON, or as Python writes them, in one text
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -62,13 +63,15 @@ ROLE, CONTENT = ("role", "from", "speaker"), ("content", "value", "text")
 USERS = frozenset(name for name, role in ROLES.items() if role == "user")
 ASSISTANTS = frozenset(name for name, role in ROLES.items() if role == "assistant")
 PAIRS = USERS | ASSISTANTS  # keys of an item that holds a question and its answer
+# What str() makes of a list or an array of turns; NumPy puts no commas between them and shortens long ones.
+_PRINTED = re.compile(rf"(?:array\()?\[\s*(?:array\(\[)?\{{'(?:{'|'.join((*ROLE, *CONTENT))})':")
 _AROUND = " \t\n\r:#*<>|"  # what old exports write around a role
 CALLS = frozenset({"function_call", "tool_call"})  # roles of which the text is a call
 REASONING = ("reasoning_content", "thinking", "reasoning")
 # What marks a turn as one to be learnt or not: numbers, and truth values.
 WEIGHTS, FLAGS = ("weight", "loss_scale", "loss_mask"), ("train", "training", "trainable", "loss")
 DETAILS = ("train_detail", "training_detail")  # axolotl: characters of a turn that are not to be learnt
-TRUTH = {"true": True, "false": False, "1": True, "0": False}
+TRUTH = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def turns_of(value: Any, column: str) -> list[Turn]:
@@ -107,6 +110,33 @@ def definitions_of(value: Any, column: str) -> str:
     return json.dumps(without_nulls(known), ensure_ascii=False)
 
 
+def is_prose(value: Any) -> bool:
+    """Return whether a value is words, or a list of them, and nothing that defines tools."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(one, str) and is_prose(one) for one in value)
+    return not isinstance(value, Mapping) and not (
+        isinstance(value, str) and value.lstrip()[:1] in ("[", "{")
+    )
+
+
+def system_of(value: Any, column: str) -> str:
+    """Return the text of a system column that holds a turn, or a turn's parts; "" where Parquet filled it in.
+
+    Raises:
+        RowError: it holds something else.
+    """
+    held = _first(value, CONTENT) if isinstance(value, Mapping) else value
+    said = _first(value, ROLE) if isinstance(value, Mapping) else None
+    if not value or (isinstance(value, Mapping) and all(part is None for part in value.values())):
+        return ""
+    if said not in (None, "system", "developer") or not isinstance(held, str | list):
+        raise RowError(f"'{column}' is {kind_of(value)} that is no system turn, expected text")
+    try:
+        return _text(held, "system", 0)
+    except RowError:
+        raise RowError(f"'{column}' is {kind_of(value)} with parts that are no text, expected text") from None
+
+
 def listed_or_one(value: Any) -> Sequence[Any]:
     """Return a list as it is, and anything else as a list of one."""
     return value if isinstance(value, list) else [value]
@@ -136,10 +166,20 @@ def written_turns(value: Any) -> Any:
     return value
 
 
+def refuse_printed(value: Any, column: str) -> None:
+    """Refuse the text that Python prints for turns, of which nobody can tell whether it is whole."""
+    if isinstance(value, str) and value[:1] in ("[", "a") and _PRINTED.match(value):
+        raise RowError(
+            f"'{column}' is a list of turns as Python or NumPy prints it; write it as JSON (json.dumps), or "
+            "the table as JSON lines or Parquet"
+        )
+
+
 def listed(value: Any, column: str) -> Sequence[Any]:
     """Return the list that a value is, or stands for; see the module."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         value = _parsed(value)
+    refuse_printed(value, column)
     if isinstance(value, Mapping):
         columns = {name: part for name, part in value.items() if isinstance(part, list)}
         if len({len(part) for part in columns.values()}) == 1 and set(columns) & {*ROLE}:
@@ -167,11 +207,17 @@ def _of_item(item: Any, number: int) -> list[Turn]:
     if isinstance(item, Mapping) and _first(item, ROLE) is None:
         asked, said = (next((n for n in item if n in names), None) for names in (USERS, ASSISTANTS))
         if asked is not None and said is not None:
-            return [
-                ("user", _text(item[asked], "user", number)),
-                ("assistant", _text(item[said], "assistant", number)),
-            ]
+            return _of_pair(item, asked, said, number)
     return [turn_of(item, number)]
+
+
+def _of_pair(item: Mapping[str, Any], asked: str, said: str, number: int) -> list[Turn]:
+    """Return question and answer of one item; what else it says of a turn is the answer's."""
+    system = item.get("system")  # XTuner: in the first of the items
+    before = [("system", _text(system, "system", number))] if system else []
+    reply = {name: value for name, value in item.items() if name not in PAIRS and name not in CONTENT}
+    answered = turn_of(reply | {"role": "assistant", "content": item[said]}, number)
+    return [*before, ("user", _text(item[asked], "user", number)), answered]
 
 
 def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:

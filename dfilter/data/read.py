@@ -32,6 +32,7 @@ from dfilter.data.containers import COLUMNAR, File, find_files, items_of, listed
 from dfilter.data.csvtext import CsvRows, Dialect
 from dfilter.data.dataset import Dataset, from_batches
 from dfilter.data.ingest import Intake, OnBadRows, first_rows, no_usable_row, settle, unique_ids
+from dfilter.data.jsonarray import WrappedRows
 from dfilter.data.rejects import CutError, Reasons, Rejection, Rejections, as_line, mostly_rejected
 from dfilter.data.shapes import NO_SHAPE, Shape
 from dfilter.data.source import Source
@@ -46,7 +47,7 @@ from dfilter.types import Bar, Progress
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LAYOUT = 5
+LAYOUT = 6
 TAKE = "Get the whole file, or take what can be read with --on-bad-rows keep-going."
 DAY_NS = 86_400 * 10**9
 
@@ -306,7 +307,7 @@ class _Reading:
             self._pour(intake, shape, table)
         if not intake.kept or shape is None:
             raise no_usable_row(self._where, intake)
-        ids, duplicates = unique_ids(intake.ids)
+        ids, duplicates = unique_ids(intake.ids, from_csv=container in {"csv", "tsv"})
         with pa.ipc.new_file(str(scratch / "ids.arrow"), pa.schema([("id", pa.large_string())])) as writer:
             writer.write_table(pa.table({"id": ids}))
         names = [file.name for file in self.files]
@@ -351,7 +352,7 @@ class _Reading:
                         with opened(file, bar.advance) as stream:
                             items = items_of(file, stream, self.dialect)
                             intake.take(items, reading)
-                            self.notes += items.notes if isinstance(items, CsvRows) else ()
+                            self.notes += items.notes if isinstance(items, CsvRows | WrappedRows) else ()
                 except CutError as cut:
                     self._cut(intake, cut, intake.read - read)
                 count = intake.read - read

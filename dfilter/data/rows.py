@@ -256,8 +256,25 @@ def _object(scalar: Any) -> Any:
     return {field.name: _object(scalar[field.name]) for field in scalar.type}
 
 
+def holds_no_text(value: Any) -> bool:
+    """Return whether a value, or a part of it, is bytes that are not UTF-8."""
+    if isinstance(value, Mapping):
+        return any(map(holds_no_text, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(holds_no_text, value))
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return True
+    return False
+
+
 def plain(value: Any) -> Any:
-    """Return a value in JSON's types: times as ISO 8601, decimals as text, bytes as base64, NaN as null."""
+    """Return a value in JSON's types: times as ISO 8601, decimals as text, NaN as null.
+
+    Bytes are the text that they are in UTF-8, else base64.
+    """
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Mapping):
@@ -273,7 +290,10 @@ def _plain_scalar(value: Any) -> Any:
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
     return str(value) if isinstance(value, decimal.Decimal) else repr(value)

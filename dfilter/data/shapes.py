@@ -4,7 +4,7 @@
     messages         messages: a list of {role, content}
     conversations    conversations: a list of {from, value} (ShareGPT)
     prompt-response  prompt, and response; each a text or a list of turns
-    preference       chosen, and prompt (optional): the chosen answer is read, the rejected one is not
+    preference       chosen, prompt (optional) and its input: the chosen answer is read, the rejected one is not
     tree             prompt: a message with its replies, of which the best-ranked path is read
 
 A shape is detected from the first rows or named; ``mapping`` says which column stands for a
@@ -18,21 +18,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from dfilter.data.marks import judged, marks_of
 from dfilter.data.messages import (
     Turn,
     definitions_of,
+    is_prose,
     is_turns,
-    listed,
+    refuse_printed,
+    system_of,
     turns_of,
     turns_or_text,
     written_turns,
 )
+from dfilter.data.pairs import awaits_answer, history, is_transcript, joined, refuse_texts, transcript
 from dfilter.data.rejects import RowError, kind_of
 from dfilter.data.trees import best_path
 from dfilter.replies import answer
@@ -61,13 +64,12 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 OPTIONAL = frozenset({"input"})
 COMMON = {"id": ("id",), "system": ("system", "system_prompt")}  # fields that every shape may have
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 ASKED = ("prompt", "question", "instruction", "query")  # columns beside "chosen" that hold the prompt
 BEFORE = ("messages", "conversations", "conversation", "input/messages")  # and those that hold turns of it
+BETWEEN = "\n\n"  # instruction and input
 CHOICES = ("choices", "options")
 DEFINITIONS = ("tools", "functions")  # columns that define tools
 TEXTS_ALONE = ("alpaca", "prompt-response")  # here such a column may be one that happens to have this name
-MARKS = {"label": ("messages", "conversations", "prompt-response"), "kto_tag": tuple(FIELDS)}
 _SHOWS_NOTHING = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _FILLERS = frozenset(  # letters and marks that nothing is drawn for: Hangul, Braille, joiner, selectors
     ["\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\u034f", "\u17b4", "\u17b5"]
@@ -106,12 +108,13 @@ class Shape:
             read = _turns(self.columns[self.name])
         read = _with_system(read, self.columns["system"], named="system" in self.mapped)
         columns = [name for name in DEFINITIONS if name not in self.columns.values()]
+        columns += ["input/tools"] if self.name == "preference" else []  # as OpenAI has them
         read = _with_tools(read, columns, strict=self.name not in TEXTS_ALONE)
-        return _without_bad(read, self.marks())
+        return _without_bad(read, self)
 
     def marks(self) -> list[str]:
         """Return the columns that mark an answer as good or bad."""
-        return [mark for mark, shapes in MARKS.items() if self.name in shapes]
+        return marks_of(self.name)
 
     def needed(self) -> list[str]:
         """Return the columns that a row must have."""
@@ -121,7 +124,9 @@ class Shape:
         """Return the columns of which something is read."""
         whole = set(self.columns.values())
         heads = whole | {column.split("/")[0] for column in whole}
-        more = {"alpaca": ("history",), "preference": (*ASKED, *BEFORE, "input")}.get(self.name, ())
+        more: tuple[str, ...] = ("history",) if self.name in (*TEXTS_ALONE, "preference") else ()
+        if self.name == "preference":
+            more += (*ASKED, *BEFORE, *FIELDS["alpaca"]["input"])
         return frozenset(heads).union(more, DEFINITIONS)
 
     def turn_columns(self) -> list[str]:
@@ -191,13 +196,15 @@ def dig(row: Any, column: str) -> Any:
     return dig(row.get(head), rest) if slash else None
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: Row, column: str, *, numbers: bool = False) -> str:
     value = row.get(column)
     if type(value) is str:
         return value
     value = dig(row, column)
     if isinstance(value, str):
         return value
+    if numbers and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # as CSV has it
     if value is None:
         raise RowError(f"the column '{column}' is missing" if column not in row else f"'{column}' is null")
     raise RowError(f"'{column}' is {kind_of(value)}, expected text")
@@ -206,30 +213,25 @@ def _text(row: Row, column: str) -> str:
 def _alpaca(instruction_column: str, input_column: str, output_column: str) -> Read:
     def read(row: Row) -> tuple[list[Turn], str]:
         prompt = _text(row, instruction_column)
-        output = _text(row, output_column)
+        output = _text(row, output_column, numbers=True)
         if is_blank(answer(output)):
             raise RowError(f"the response ('{output_column}') is empty")
-        before = _history(row["history"]) if row.get("history") else []
-        context = dig(row, input_column)
-        if context is None or context == "":
-            return [*before, ("user", prompt), ("assistant", output)], ""
-        if not isinstance(context, str):
-            raise RowError(f"'{input_column}' is {kind_of(context)}, expected text")
-        if is_blank(context):
-            return [*before, ("user", prompt), ("assistant", output)], ""
-        return [*before, ("user", f"{prompt}\n\n{context}"), ("assistant", output)], context
+        before = history(row["history"]) if row.get("history") else []
+        context = _context(row, input_column)
+        asked = f"{prompt}{BETWEEN}{context}" if context else prompt
+        return [*before, ("user", asked), ("assistant", output)], context
 
     return read
 
 
-def _history(value: Any) -> list[Turn]:
-    """Return the turns before an instruction: pairs of question and answer (LLaMA-Factory)."""
-    turns: list[Turn] = []
-    for pair in listed(value, "history"):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise RowError("'history' is no list of pairs of texts")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
-    return turns
+def _context(row: Row, column: str) -> str:
+    """Return the input beside an instruction, "" where there is none."""
+    context = dig(row, column)
+    if context is None or context == "":
+        return ""
+    if not isinstance(context, str):
+        raise RowError(f"'{column}' is {kind_of(context)}, expected text")
+    return "" if is_blank(context) else context
 
 
 def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
@@ -237,26 +239,35 @@ def _pair(columns: Mapping[str, str], *, chosen: bool) -> Read:
     read_texts = _alpaca(asked_column, context_column, said_column)
 
     def read(row: Row) -> tuple[list[Turn], str]:
-        if not chosen and (name := next((n for n in CHOICES if isinstance(row.get(n), list)), None)):
+        if not chosen and (name := next((n for n in CHOICES if _are_several(row.get(n))), None)):
             raise RowError(
                 f"'{name}' holds answers to choose from, which the prompt does not show; write them into it, "
                 f"or read the rows without them by --map prompt={asked_column}"
             )
         asked, said = dig(row, asked_column), dig(row, said_column)
-        if isinstance(said, str) and said[:1] == "[":
-            said = written_turns(said)  # as CSV holds them
+        written = isinstance(said, str) and said[:1] == "[" and isinstance(asked, str)
+        if written and isinstance(
+            written_turns(asked), list
+        ):  # CSV has both so; else it is an answer about turns
+            said = written_turns(said)
         if isinstance(asked, list) or is_turns(said):  # TRL's conversational form
+            refuse_texts(said, said_column)
             said = turns_or_text(said, said_column, "assistant")
-            turns = _joined(turns_or_text(written_turns(asked), asked_column, "user"), said)
-            return _answered(turns, f"'{said_column}'"), ""
+            turns = turns_or_text(written_turns(asked), asked_column, "user")
+            turns = joined(turns, said, asked_column, said_column)
+            return [*history(row.get("history")), *_answered(turns, f"'{said_column}'")], ""
+        refuse_printed(asked, asked_column)
+        refuse_printed(said, said_column)
         return read_texts(row)
 
     return read
 
 
-def _joined(asked: list[Turn], said: list[Turn]) -> list[Turn]:
-    """Return a prompt and an answer as one; the answer's column may hold the whole conversation."""
-    return said if said[: len(asked)] == asked else [*asked, *said]
+def _are_several(value: Any) -> bool:
+    """Return whether a value is a list, or an object, that Parquet did not fill in."""
+    if isinstance(value, Mapping):
+        return any(part is not None for part in value.values())
+    return isinstance(value, list)
 
 
 def _tree(column: str) -> Read:
@@ -268,23 +279,36 @@ def _chosen(column: str) -> Read:
         said = written_turns(_present(row, column))
         name = next((name for name in (*ASKED, *BEFORE) if dig(row, name) is not None), None)
         if name is None and isinstance(said, str):
-            return _answered(_transcript(said, column), f"'{column}'"), ""
-        chosen = turns_or_text(said, column, "assistant")
-        asked = [] if name is None else turns_or_text(written_turns(dig(row, name)), name, "user")
-        if name in BEFORE and asked and asked[-1][0] == "assistant":  # its own answer, not the chosen one
-            asked.pop()
-        return _answered(_joined(asked, chosen), f"'{column}'"), ""
+            if not is_transcript(said):
+                raise RowError(f"there is no prompt beside '{column}' ({', '.join(ASKED)})")
+            return _answered(transcript(said), f"'{column}'"), ""
+        if name is None:
+            return _answered(turns_or_text(said, column, "assistant"), f"'{column}'"), ""
+        refuse_texts(said, column)
+        refuse_printed(said, column)
+        asked, context = _asked(row, name)
+        if awaits_answer(dig(row, name)) and isinstance(said, str):  # HH-RLHF with its prompt apart
+            chosen = transcript(said) if is_transcript(said) else [("assistant", said.strip())]
+        else:
+            chosen = turns_or_text(said, column, "assistant")
+        return _answered(joined(asked, chosen, name, column), f"'{column}'"), context
 
     return read
 
 
-def _transcript(text: str, column: str) -> list[Turn]:
-    """Return the turns of a text in which each begins "Human:" or "Assistant:" (HH-RLHF)."""
-    _, *parts = _SPEAKER.split(f"\n\n{text.strip()}")
-    if not parts or not text.lstrip().startswith("Human:"):
-        raise RowError(f"there is no prompt beside '{column}' ({', '.join(ASKED)})")
-    speakers = {"Human": "user", "Assistant": "assistant"}
-    return [(speakers[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+def _asked(row: Row, name: str) -> tuple[list[Turn], str]:
+    """Return the turns of the prompt beside a chosen answer, and the input in the last of them."""
+    value = written_turns(dig(row, name))
+    asked = transcript(value) if awaits_answer(value) else turns_or_text(value, name, "user")
+    if name in BEFORE:
+        own = bool(asked) and asked[-1][0] == "assistant"  # its own answer, not the chosen one
+        return asked[:-1] if own else asked, ""
+    context = ""
+    if isinstance(value, str):
+        context = next((text for column in FIELDS["alpaca"]["input"] if (text := _context(row, column))), "")
+    if context:
+        asked = [*asked[:-1], ("user", f"{asked[-1][1]}{BETWEEN}{context}")]
+    return [*history(row.get("history")), *asked], context
 
 
 def _turns(column: str) -> Read:
@@ -314,23 +338,17 @@ def _answered(turns: list[Turn], where: str) -> list[Turn]:
     return turns
 
 
-def _without_bad(read: Read, marks: Sequence[str]) -> Read:
+def _without_bad(read: Read, shape: Shape) -> Read:
     """Refuse rows that are kept as examples of what not to say (KTO's false labels)."""
+    marks = shape.marks()
 
     def without_bad(row: Row) -> tuple[list[Turn], str]:
         for mark in marks:
-            if truth(row.get(mark)) is False:
-                raise RowError(f"its answer is marked as a bad one ('{mark}' is false)")
+            if mark in row and judged(row, mark, shape.name) is False:
+                raise RowError(f"its answer is marked as a bad one ('{mark}' is {str(row[mark]).lower()})")
         return read(row)
 
     return without_bad
-
-
-def truth(value: Any) -> bool | None:
-    """Return true or false, also where CSV has it as text; none for anything else."""
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
-    return value if isinstance(value, bool) else None
 
 
 def _with_system(read: Read, column: str, *, named: bool) -> Read:
@@ -339,10 +357,14 @@ def _with_system(read: Read, column: str, *, named: bool) -> Read:
         system = row.get(column) if not named else dig(row, column)
         if system is None or system == "":
             return turns, context
-        if not isinstance(system, str):
+        if isinstance(system, Mapping | list):
+            system = system_of(system, column)
+        elif not isinstance(system, str):
             if named:
                 raise RowError(f"'{column}' is {kind_of(system)}, expected text")
             return turns, context  # a column that happens to have this name
+        if not system:
+            return turns, context
         if turns[0][0] != "system":
             turns.insert(0, ("system", system))
         return turns, context
@@ -354,13 +376,10 @@ def _with_tools(read: Read, columns: Sequence[str], *, strict: bool) -> Read:
     def with_tools(row: Row) -> tuple[list[Turn], str]:
         turns, context = read(row)
         for name in columns:
-            if row.get(name):
-                try:
-                    tools = definitions_of(row[name], name)
-                except RowError:
-                    if strict:
-                        raise
+            if given := row.get(name) or ("/" in name and dig(row, name)):
+                if not strict and is_prose(given):  # a column that happens to have this name
                     return turns, context
+                tools = definitions_of(given, name)
                 return [(TOOLS, tools), *turns] if tools else turns, context
         return turns, context
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dfilter.data.marks import judged
 from dfilter.data.messages import CONTENT, FLAGS, PAIRS, REASONING, ROLE, WEIGHTS, listed
 from dfilter.data.rejects import RowError
-from dfilter.data.shapes import Shape, dig, truth
+from dfilter.data.shapes import Shape, dig
 
 # Columns and keys of turns that change what a row means where a project reads them.
 MEANING = {
@@ -39,6 +40,7 @@ class Met:
         self._read = shape.read_columns()
         self._turns = shape.turn_columns()
         self._marks = shape.marks()
+        self._shape = shape.name
         self._known: Any = None
         self._rows: dict[str, int] = {}
         self._keys: dict[str, int] = {}
@@ -52,7 +54,7 @@ class Met:
             self._rows |= {name: 0 for name in columns if name not in self._read and name not in self._rows}
         for name in self._rows:
             value = row.get(name)
-            if not _is_nothing(value) and (name not in self._marks or truth(value) is None):
+            if not _is_nothing(value) and (name not in self._marks or judged(row, name, self._shape) is None):
                 self._rows[name] += 1
         for column in self._turns:
             self._see_turns(row[column] if column in row else dig(row, column), column)
@@ -68,7 +70,9 @@ class Met:
         for item in value:
             if isinstance(item, dict) and tuple(item) not in self._plain:
                 unread = item.keys() - TURN
-                if not unread:
+                if not any(item.get(name) for name in ROLE):
+                    unread -= {"system"}  # of a pair
+                if not unread and "system" not in item:
                     self._plain.add(tuple(item))
                 for key in unread:
                     if not _is_nothing(item[key]):

@@ -146,3 +146,27 @@ def test_how_a_file_was_read_is_kept_with_it(tmp_path):
         assert list(rows.source.notes) == ["rows.csv: fields end at ';' (--csv delimiter=…)"]
     with pytest.raises(InputError, match=r"no shape|columns are"):
         open_dataset(path, csv="delimiter=comma", cache=tmp_path / "cache")
+
+
+def test_the_index_that_pandas_writes_is_a_column_that_is_passed_over(tmp_path):
+    """DataFrame.to_csv() names the column of its index "", and read_csv calls it "Unnamed: 0"."""
+    path = tmp_path / "rows.csv"
+    path.write_text(",prompt,response\n0,Q,A\n1,R,B\n")
+    rows = open_dataset(path, cache=tmp_path / "cache")
+    assert [(row.prompt, row.response) for row in rows] == [("Q", "A"), ("R", "B")]
+    assert rows.source.notes == ["columns that are kept and not read: Unnamed: 0"]
+    for header in ("prompt,,response", ",Unnamed: 0,prompt,response", ","):
+        with pytest.raises(InputError, match="first line with the names"):
+            read(f"{header}\n0,1,Q,A\n")
+
+
+def test_ids_with_a_gap_are_the_whole_numbers_that_they_were(tmp_path):
+    for ids, expected in (
+        (["7.0", "", "12.0"], ["7", "1", "12"]),
+        (["7.0", "7.1", ""], ["7.0", "7.1", "2"]),
+        (["", "1.0", "x"], ["0", "1.0", "x"]),
+        (["", "", "0.0"], ["0#row", "1", "0"]),
+    ):
+        path = tmp_path / "rows.csv"
+        path.write_text("id,prompt,response\n" + "".join(f"{name},Q,A\n" for name in ids))
+        assert list(open_dataset(path, cache=tmp_path / "cache").ids) == expected

@@ -269,3 +269,44 @@ def test_a_frame_whose_column_mixes_types_is_read_as_its_rows():
         InputError, match=r"cannot be read as Arrow: cannot mix struct and non-struct, non-null"
     ):
         load(Mixed(None))
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.float64()])
+def test_a_numeric_answer_is_its_text_at_every_door(kind, tmp_path):
+    table = pa.table({"question": ["2 + 2?"], "answer": pa.array([4], kind)})
+    number = table.column("answer")[0].as_py()
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(f"question,answer\n2 + 2?,{number}\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "2 + 2?", "answer": number}))
+    doors = [table, table.to_pylist(), *(tmp_path / f"a.{end}" for end in ("parquet", "csv", "jsonl"))]
+    assert [load(door)[0].response for door in doors] == [str(number)] * 5
+    with pytest.raises(InputError, match="'answer' is true or false"):
+        load([{"question": "Q", "answer": True}])
+
+
+def test_shards_with_numbers_and_texts_as_answers_are_read(tmp_path):
+    for name, answer in (("a", 4), ("b", "four")):
+        pq.write_table(pa.table({"question": ["2 + 2?"], "answer": [answer]}), tmp_path / f"{name}.parquet")
+    assert [row.response for row in load(tmp_path)] == ["4", "four"]
+
+
+def test_binary_columns_are_text_where_they_are_utf_8(tmp_path):
+    turn = pa.struct({"role": pa.string(), "content": pa.binary()})
+    said = [{"role": "user", "content": "Où ?".encode()}, {"role": "assistant", "content": b"Ici."}]
+    for table in (
+        pa.table(
+            {"prompt": pa.array(["Où ?".encode()], pa.binary()), "response": [b"Ici."], "raw": [b"\xff"]}
+        ),
+        pa.table({"messages": pa.array([said], pa.list_(turn))}),
+    ):
+        pq.write_table(table, tmp_path / "a.parquet")
+        for door in (table, table.to_pylist(), tmp_path / "a.parquet"):
+            [row] = load(door)
+            assert (row.prompt, row.response) == ("Où ?", "Ici.")
+    table = pa.table({"prompt": [b"Q", b"\xff\xfe"], "response": ["A", "B"]})
+    for door in (table, table.to_pylist()):
+        rows = load(door, on_bad_rows="keep-going")
+        assert [row.prompt for row in rows] == ["Q"]
+        assert [bad.reason for bad in rows.rejected] == [
+            "'prompt' holds bytes that are not UTF-8, expected text"
+        ]

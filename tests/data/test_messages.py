@@ -76,7 +76,10 @@ def test_roles_are_known_however_they_are_written(role):
         ({"instruction": "R", "output": "B", "history": '[["Q", "A"]]'}, MORE),
         ({"instruction": "Q", "output": "A", "history": []}, QA),
         ({"messages": TURNS, "label": True}, QA),
-        ({"instruction": "Q", "output": "A", "label": False}, QA),
+        ({"instruction": "Q", "output": "A", "label": 0}, QA),
+        ({"prompt": "Q", "completion": "A", "label": 2}, QA),
+        ({"prompt": "Q", "completion": "A", "label": 1.0}, QA),
+        ({"prompt": "Q", "answer": "A", "options": {"A": None}}, QA),
         ({"messages": [TURNS[0] | {"weight": 0}, TURNS[1] | {"weight": 1}]}, QA),
         ({"messages": [TURNS[0] | {"train": False}, TURNS[1] | {"train": None}]}, QA),
     ],
@@ -91,6 +94,12 @@ def test_forms_of_public_files(row, expected):
         ({"messages": TURNS, "label": False}, "its answer is marked as a bad one ('label' is false)"),
         ({"prompt": "Q", "completion": "A", "label": False}, "('label' is false)"),
         ({"instruction": "Q", "output": "A", "kto_tag": False}, "('kto_tag' is false)"),
+        ({"instruction": "Q", "output": "A", "label": False}, "('label' is false)"),
+        ({"instruction": "Q", "output": "A", "kto_tag": 0}, "('kto_tag' is 0)"),
+        *(({"prompt": "Q", "completion": "A", "label": no}, f"marked as a bad one ('label' is {no})")
+          for no in (0, 0.0, "0", "0.0")),
+        ({"messages": TURNS, "label": 0}, "('label' is 0)"),
+        ({"prompt": "Q", "answer": "A", "options": {"A": "x", "B": "y"}}, "'options' holds answers"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0}]}, "not to be learnt ('weight' is 0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"weight": 0.0}]}, "('weight' is 0.0)"),
         ({"messages": [TURNS[0], TURNS[1] | {"train": False}]}, "('train' is False)"),
@@ -128,7 +137,7 @@ def test_what_is_not_read_is_named_once_with_how_many_have_it(tmp_path):
         {"messages": TURNS} | seen,
         {"messages": [TURNS[0], TURNS[1] | {"name": "n", "reasoning_content": "r"}], "images": ["a.png"]},
         {"messages": TURNS, "tools": [{"name": "f"}], "loss_mask": [0, 1]},
-        {"messages": TURNS, "tools": [{"name": "g"}], "label": 0},
+        {"messages": TURNS, "tools": [{"name": "g"}], "label": 2},
     ]
     notes = [
         "the column 'images' (pictures, films or sound) is not read: 1 row",
@@ -162,3 +171,56 @@ def test_only_what_is_not_read_is_named():
         {"prompt": "Q", "chosen": "A"},
     ):
         assert not Dataset.from_rows([row]).source.notes
+
+
+ALPACA, PAIR = {"instruction": "Q", "output": "A"}, {"prompt": "Q", "response": "A"}
+OTHERS = pytest.mark.parametrize("row", [ALPACA, PAIR, {"messages": TURNS}])
+
+
+@OTHERS
+@pytest.mark.parametrize(
+    "system",
+    [
+        {"role": "system", "content": "S"},
+        {"content": [{"type": "text", "text": "S"}]},
+        [{"type": "text", "text": "S"}],
+        ["S"],
+    ],
+)
+def test_a_system_column_may_hold_a_turn(row, system):
+    assert turns(row | {"system": system}) == [("system", "S"), *QA]
+
+
+@OTHERS
+def test_columns_of_every_shape_are_read_or_refused(row):
+    for nothing in ({"role": None, "content": None}, [], {}):
+        assert turns(row | {"system": nothing}) == QA
+    bad = ({"role": "user", "content": "S"}, {"version": 2}, [{"type": "image_url"}])
+    for column, values in (("system", bad), ("tools", ({"f": {"description": "d"}}, [{"description": "d"}]))):
+        for value in values:
+            with pytest.raises(InputError, match=f"'{column}' "):
+                turns(row | {column: value})
+
+
+@pytest.mark.parametrize("words", ["a hammer", ["hammer", "saw"]])
+def test_tools_in_words_beside_two_texts_are_a_column_of_this_name(words):
+    assert turns(ALPACA | {"tools": words}) == QA
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": "[{'role': 'user', 'content': 'Q'}\n {'role': 'assistant', 'content': 'A'}]"},
+        {"messages": "array([{'role': 'user', 'content': 'Q'}], dtype=object)"},
+        {"prompt": "Q", "completion": str(TURNS[1:])},
+        {"prompt": "[{'role': 'user', 'content': 'Q'} ...]", "completion": "A"},
+        {
+            "prompt": "Q",
+            "chosen": "[{'content': 'Q', 'role': 'user'}\n {'content': 'A', 'role': 'assistant'}]",
+        },
+    ],
+)
+def test_turns_as_python_or_numpy_prints_them_are_refused(row):
+    """What DataFrame.to_csv writes of a column of lists, or of arrays as Parquet gave them."""
+    with pytest.raises(InputError, match=r"as Python or NumPy prints it; write it as JSON"):
+        turns(row)

@@ -12,6 +12,7 @@ import pytest
 
 from dfilter.data import open_dataset
 from dfilter.data.dataset import Dataset
+from dfilter.errors import InputError
 from dfilter.replies import composed, parts
 from dfilter.types import content_key
 
@@ -213,3 +214,38 @@ def test_keys_of_rows_without_parts_are_what_they_always_were():
         rows.append(made)
     keys = b"".join(Dataset.from_rows(rows[kind::4]).keys.tobytes() for kind in range(4))
     assert hashlib.blake2b(keys, digest_size=16).hexdigest() == "df381e7c3a29a359f59ab1e91f87860f"
+
+
+PAIR = {"human": "Q", "assistant": "A"}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "tide", "args": BREST, "id": "1", "type": "tool_call"},  # LangChain
+        {"name": "tide", "input": BREST, "id": "1", "type": "tool_use"},  # Anthropic
+        {"name": "tide", "arguments": None, "parameters": BREST},
+    ],
+)
+def test_arguments_are_read_under_each_of_their_names(call):
+    assert said(content="", tool_calls=[call]) == CALLED
+    assert said(content=f"<tool_call>\n{json.dumps(call)}\n</tool_call>").count("Brest") == 1
+
+
+def pairs(*items):
+    (read,) = Dataset.from_rows([{"conversations": list(items)}], on_bad_rows="stop")
+    return read.messages
+
+
+def test_a_pair_says_of_its_answer_what_a_turn_does():
+    first, bad, _, last = pairs(PAIR | {"weight": 0}, {"human": "Q2", "assistant": "A", "thinking": "hm"})
+    assert (first.content, bad.trained) == ("Q", False)
+    assert (last.content, last.trained) == (THOUGHT, True)
+    assert [m.role for m in pairs(PAIR | {"system": "S"})] == ["system", "user", "assistant"]
+    assert pairs(PAIR | {"weight": 1, "system": ""}) == pairs(PAIR)
+    with pytest.raises(InputError, match=r"every assistant turn .* \('train' is False\)"):
+        pairs(PAIR | {"train": False})
+    with pytest.raises(InputError, match=r"'weight' of turn 1 is 0\.5"):
+        pairs(PAIR | {"weight": 0.5})
+    seen = Dataset.from_rows([{"conversations": [PAIR | {"system": "S", "loss": True, "mood": "x"}]}])
+    assert seen.source.notes == ["parts of turns that are kept and not read: mood"]

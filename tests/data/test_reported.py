@@ -325,3 +325,32 @@ def test_lines_that_hold_arrays_are_no_array(tmp_path):
     """to_json writes lines under this name, too (github.com/huggingface/datasets/issues/6891)."""
     lines(tmp_path / "rows.json", *(pair(name) | {"examples": [{"q": 1}], "more": 1} for name in "ab"))
     assert answers(tmp_path / "rows.json") == ["a", "b"]
+
+
+def test_what_follows_the_array_of_an_object_is_named(tmp_path):
+    """Splits in one file, as SQuAD-like sets and {"train": [...], "test": [...]} have them."""
+    path = tmp_path / "rows.json"
+    whole = {"train": [pair("a")], "n": 2, "by": "x}", "test": [pair("b"), {"d": "]}"}], "info": {"v": [1]}}
+    for indent in (None, 1):
+        path.write_text(json.dumps(whole, indent=indent))
+        assert answers(path) == ["a"]
+        assert load(path).source.notes == ["rows.json holds several parts: train, test, info; train is read"]
+    path.write_text(json.dumps({"data": [pair("a")], "n": None, "more": ""}))
+    assert not load(path).source.notes
+
+
+@pytest.mark.parametrize("end", ["", ",", ', "test"', ', "test": [{"a": 1}', ', "n": 1', ', "n": "x'])
+def test_an_object_that_is_cut_off_behind_its_array_is_half_an_input(end, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(f'{{"data": [{json.dumps(pair("a"))}]{end}')
+    with pytest.raises(InputError, match="the object around its array is not closed"):
+        load(path)
+    assert len(load(path, on_bad_rows="keep-going")) == 1
+
+
+@pytest.mark.parametrize("end", ["} more", "]", "}{}"])
+def test_what_is_no_member_behind_an_array_is_rejected(end, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(f'{{"data": [{json.dumps(pair("a"))}]{end}')
+    [bad] = load(path).rejected
+    assert bad.reason == "something follows the end of the array"
