@@ -119,7 +119,7 @@ class Views:
         self.seen[place], self.names[place] = seen, f"{name} {same + 1}" if same else name
 
     def add_turns(self, turns: Views, starts: NDArray[np.int64]) -> None:
-        """Take in what windows show of rows turn by turn: of each row, what they show of the worst shown turn.
+        """Take in what windows show of rows turn by turn: of each row its turn that is shown worst.
 
         Args:
             turns: what they show of the turns, a row's behind each other.
