@@ -72,7 +72,8 @@ def test_our_templates_show_every_turn_and_learn_what_is_to_be_learnt(tokenizer,
     assert all(trimmed(message.content) in text for message in found.messages)
     assert all(one["function"]["name"] in text for one in row.get("tools", ()))
     end = tokenizer.decode([chat.special_ids(tokenizer).end])
-    wanted = "".join(f"{trimmed(m.content)}{end}" for m in found.messages if m.learnt)
+    said = [m for m in found.messages if m.learnt and m.content.strip()]
+    wanted = "".join(f"{trimmed(m.content)}{end}" for m in said)
     assert tokenizer.decode([label for label in encoded.labels if label != chat.IGNORE]) == wanted
 
 
@@ -191,6 +192,19 @@ def test_what_a_template_leaves_out_refuses_the_row(families):
     for family in ("deepseek", "qwen3, tools"):
         assert "does not show turn 2 (assistant)" in shown(same, family, families)
     assert shown(greeted, "chatml", families).count("|Hello.<|im_end|>|") == 1  # axolotl#723
+
+
+@pytest.mark.parametrize("said", ["", "\u200b\u2060", "<think>\nhm\n</think>\n\n"])
+@pytest.mark.parametrize("family", [*OURS, "chatml"])
+def test_an_empty_reply_within_a_conversation_is_not_learnt(families, said, family):
+    empty = [CALLING[0], {"role": "assistant", "content": said}]
+    text = shown(
+        [*empty, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}],
+        family,
+        families,
+    )
+    assert text.count("|No.<|im_end|>|") == text.count("<|im_end|>|") == 1
+    assert "And?" in text
 
 
 def calling(*arguments: dict[str, Any], name: str = "add") -> dict[str, Any]:
