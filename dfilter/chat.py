@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from dfilter import control_tokens
 from dfilter.control_tokens import as_text, reply_as_text
 from dfilter.cutting import chat_pieces
+from dfilter.data.shapes import is_blank
 from dfilter.encoded import IGNORE, Encoded
 from dfilter.errors import InputError, ModelError
+from dfilter.replies import answer
 from dfilter.template_fields import Memo, defined
 from dfilter.token_ids import front_ids, piece_ids
 from dfilter.turns import (
@@ -150,7 +152,9 @@ def last_reply(row: Example, tokenizer: PreTrainedTokenizerBase, template: Templ
         ModelError: as in :func:`render`.
     """
     pieces = _pieces(row.messages, tokenizer, template, False, shown_input(row), row.tools)
-    last = max(at for at, piece in enumerate(pieces) if piece.spoken and piece.learnt)
+    last = max((at for at, piece in enumerate(pieces) if piece.spoken and piece.learnt), default=-1)
+    if last < 0:
+        raise InputError("the reply is empty")
     end = str(tokenizer.decode([special_ids(tokenizer).end]))
     return "".join(piece.text for piece in pieces[:last]), pieces[last].text.removesuffix(end)
 
@@ -329,8 +333,9 @@ def _as_text(message: Message, names: re.Pattern[str] | None) -> Message:
 
 
 def _learnt(pieces: Sequence[Piece], messages: Sequence[Message]) -> list[Piece]:
-    """Return pieces of which those that are not to be learnt say so."""
-    wanted = iter([message.trained for message in messages if message.role == "assistant"])
+    """Return pieces of which those that are not to be learnt say so: marked turns, and empty ones."""
+    said = [message for message in messages if message.role == "assistant"]
+    wanted = iter([message.trained and not is_blank(answer(message.content)) for message in said])
     return [replace(piece, learnt=False) if piece.spoken and not next(wanted) else piece for piece in pieces]
 
 

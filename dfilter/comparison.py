@@ -36,7 +36,7 @@ from dfilter.types import Counting, Progress, Rating
 REFERENCES = ("random", "longest", "full")
 OWN = "own"
 SCRATCH = (".claim", f".{PROTOCOL}", SPLIT_PARTS)  # what a comparison that was killed at once may have left
-SPLIT_VERSION = 2  # of how rows are set aside
+SPLIT_VERSION = 3  # of how rows are set aside
 ASIDE = "2%"  # of the data, where no evaluation is named
 
 

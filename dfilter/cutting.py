@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dfilter.errors import InputError, ModelError
-from dfilter.template_fields import Memo, Turn, turns_for, unshown
+from dfilter.replies import answer
+from dfilter.template_fields import Memo, Turn, marked_calls, turns_for, unshown
 from dfilter.turns import STAND_IN, Piece, apply_template
 from dfilter.types import Message
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # What a template's own arithmetic, look-ups and calls may end in; a recursion too deep is a RuntimeError.
 FAILURES = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError)
+THOUGHT_ENDS = "</think>"
 # No template and no row writes these.
 MARK, OTHER, PLACE = "\u2042mark\u2042", "\u2042other\u2042", "\u2042place\u2042"
 
@@ -79,10 +81,7 @@ def _whole(cut: _Cut) -> Spans:
     why = unshown(found[0], cut.turns, cut.tools)
     order = ("shows", *map(_form, cut.turns))
     if order not in cut.memo:
-        marked = [
-            dict(turn) | {"content": f"{PLACE}{at}{PLACE}"} if turn["content"].strip() else turn
-            for at, turn in enumerate(cut.turns)
-        ]
+        marked = [_marked(turn, f"{PLACE}{at}{PLACE}") for at, turn in enumerate(cut.turns)]
         try:
             cut.memo[order] = unshown(replace(cut, turns=marked).pieces()[0], marked, ())
         except InputError:  # of these turns and not of the row's: nothing is known
@@ -94,9 +93,19 @@ def _whole(cut: _Cut) -> Spans:
     return found
 
 
-def _form(turn: Turn) -> tuple[str, bool, bool]:
+def _marked(turn: Turn, mark: str) -> Turn:
+    """Return a turn with a mark for its text, at which templates part what holds the end of reasoning."""
+    text = f"{mark}{THOUGHT_ENDS}{mark}" if _parted(turn) else mark
+    return marked_calls(turn, mark) | ({"content": text} if turn["content"].strip() else {})
+
+
+def _parted(turn: Turn) -> bool:
+    return turn["role"] == "assistant" and THOUGHT_ENDS in answer(turn["content"])
+
+
+def _form(turn: Turn) -> tuple[str, int, bool, bool]:
     """Return what of a turn a template goes by."""
-    return turn["role"], "tool_calls" in turn, bool(turn["content"].strip())
+    return turn["role"], len(turn.get("tool_calls", ())), bool(turn["content"].strip()), _parted(turn)
 
 
 Span = tuple[int, int, str]  # where a reply begins and ends, and what closes it
@@ -181,18 +190,24 @@ class _Cut:
 
     def around(self, turns: Sequence[Turn], at: int, *, opening: bool = False) -> tuple[str, str]:
         """Return what is written before a turn's content and behind it."""
-        held = {"role": turns[at]["role"], "content": MARK}
+        held: Turn = {"role": turns[at]["role"], "content": MARK}
+        mark = MARK
+        if "tool_calls" in turns[at]:  # a turn without them may not stand there
+            held = marked_calls(turns[at], MARK)
+            asked, said = self.text(turns[:at], opening=True), self.text([*turns[:at], held])
+            mark = said.removeprefix(asked).removesuffix(self.tail(at))
         marked = self.text([*turns[:at], held, *turns[at + 1 :]], opening)
-        before, found, behind = marked.partition(MARK)
-        if not found or MARK in behind:
+        before, found, behind = marked.partition(mark)
+        if not found or MARK in behind or MARK not in mark:
             raise self.uncuttable()
         return before, behind
 
     def opens_with(self, turns: Sequence[Turn], at: int, *, opening: bool = False) -> str:
         """Return what a given reply has before its content that the prompt which asks for it has not."""
-        if not at:
+        if not at or "tool_calls" in turns[at]:
             return ""
-        question = {"role": turns[at - 1]["role"], "content": MARK}
+        kept = ("role", "name", "tool_call_id")
+        question = {name: turns[at - 1][name] for name in kept if name in turns[at - 1]} | {"content": MARK}
         asked = self.text([*turns[: at - 1], question], opening=True)
         said = [*turns[: at - 1], question, _reply(OTHER), *turns[at + 1 :]]
         wanted = asked.partition(MARK)[2]

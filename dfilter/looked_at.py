@@ -21,6 +21,7 @@ import numpy as np
 from dfilter.data.dataset import Dataset
 from dfilter.errors import SettingsError
 from dfilter.types import KEY_BYTES, Example, Scores
+from dfilter.view import Views as Seen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,11 +57,14 @@ def over_turns(pool: Pool, turns: Turns, score: Callable[[Pool], Scores]) -> Sco
     if views is None:
         return score(pool)
     told = {"turns": turns, "rows_of_several_turns": views.several}
-    prior = None if views.starts is not None else pool.prior
-    given = score(replace(pool, rows=views.rows, wanted=min(pool.wanted, len(views.rows)), prior=prior))
-    facts = dict(given.facts) | told
+    looked_at = replace(pool, rows=views.rows, wanted=min(pool.wanted, len(views.rows)))
     if views.starts is None:
-        return replace(given, facts=facts)
+        given = score(looked_at)
+        return replace(given, facts=dict(given.facts) | told)
+    looked_at = replace(looked_at, prior=None, views=Seen())
+    given = score(looked_at)
+    pool.views.add_turns(looked_at.views, views.starts)
+    facts = dict(given.facts) | told
     return replace(_gathered(given, turns, views.starts), facts=facts)
 
 

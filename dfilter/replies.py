@@ -70,11 +70,15 @@ def composed(words: str, reasoning: str = "", calls: Sequence[Mapping[str, Any]]
     return f"<think>\n{reasoning}\n</think>\n\n{said}" if reasoning else said
 
 
-def call_of(value: Any) -> dict[str, Any] | None:
+def call_of(value: Any, *, padded: bool = True) -> dict[str, Any] | None:
     """Return name and arguments of a call in any of its public forms, without its id; none where it is none.
 
-    Arguments that came as JSON text are objects, too. What is null in an object is what Parquet pads rows
-    with, which have other arguments.
+    Arguments that came as JSON text are objects, too.
+
+    Args:
+        value: the call.
+        padded: whether what is null in an object may be what Parquet pads rows with, which have other
+            arguments: it is left out. A text has no padding.
     """
     if not isinstance(value, Mapping):
         return None
@@ -90,7 +94,13 @@ def call_of(value: Any) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             read = None
         return {"name": name, "arguments": read if isinstance(read, dict) else arguments}
-    return {"name": name, "arguments": {} if arguments is None else without_nulls(arguments)}
+    return {"name": name, "arguments": _unpadded(arguments, padded)}
+
+
+def _unpadded(arguments: Any, padded: bool) -> Any:
+    if arguments is None:
+        return {}
+    return without_nulls(arguments) if padded else arguments
 
 
 def without_nulls(value: Any) -> Any:
@@ -103,6 +113,6 @@ def without_nulls(value: Any) -> Any:
 def _call(block: str) -> dict[str, Any] | None:
     found = _CALLED.fullmatch(block)
     try:
-        return call_of(json.loads(found[1])) if found else None
+        return call_of(json.loads(found[1]), padded=False) if found else None
     except (ValueError, RecursionError):
         return None

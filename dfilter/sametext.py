@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.segmentation import words
+from dfilter.segmentation import words_and_signs
 from dfilter.textmatch import text_hash
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Said:
     """What one speaker says in a row.
 
     Attributes:
-        tokens: the words, joined by blanks.
+        tokens: the words and signs, joined by blanks.
         runs: (m,) hashes of all runs of :data:`RUN` words, in order, those over the ends included.
         known: the same, sorted, each once.
     """
@@ -50,7 +50,7 @@ class Said:
     @classmethod
     def of(cls, text: str) -> Said:
         """Take a text apart."""
-        tokens = words(text)
+        tokens = words_and_signs(text)
         around = [""] * (RUN - 1) if tokens else []
         hashes = np.array([_hash(token) for token in [*around, *tokens, *around]], np.uint64)
         count = max(0, len(hashes) - RUN + 1)
@@ -96,13 +96,15 @@ class Turns:
     asked: Said
     earlier: Said
     system: Said
+    tools: str
 
     @classmethod
     def of(cls, row: Example) -> Turns:
-        """Take a row apart: reply, last question, all turns before it, and system turns."""
+        """Take a row apart: reply, last question, all turns before it, system turns, definitions of tools."""
         before = [turn.content for turn in row.before if turn.role != "system"]
         texts = (row.response, before[-1] if before else "", "\n\n".join(before[:-1]), row.system)
-        return cls(*(Said.of(text) for text in texts))
+        response, asked, earlier, system = map(Said.of, texts)
+        return cls(response, asked, earlier, system, row.tools)
 
     def sketches(self) -> NDArray[np.uint64]:
         """Return (3, SKETCH): of the reply, and of how the last question begins and ends."""
@@ -111,7 +113,9 @@ class Turns:
         )
 
     def agree(self, other: Turns, parts: Sequence[str] = PARTS) -> bool:
-        """Return whether both rows say the same in these parts."""
+        """Return whether both rows have the same tools and say the same in these parts."""
+        if self.tools != other.tools:
+            return False
         for name in parts:
             mine, theirs = getattr(self, name), getattr(other, name)
             if not (mine.within(theirs) and theirs.within(mine)):

@@ -2,19 +2,21 @@
 
 A template has fields for what it knows: reasoning, calls of tools, definitions of tools. Which ones is found
 out by trying. What it has no field for is handed over in the text, where :mod:`dfilter.replies` has it, and
-definitions of tools in the system turn. Ids of calls are handed to none: they would be learnt.
+definitions of tools in the system turn. So are calls where the template writes them as they stand there:
+then they stay as they were written. A row's ids of calls are handed to none: they would be learnt. Templates
+that refuse calls without ids (Mistral) get made ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from dfilter.control_tokens import all_as_text, as_text, reply_as_text
 from dfilter.errors import InputError
-from dfilter.replies import composed, parts
+from dfilter.replies import answer, composed, parts
 from dfilter.types import Message
 
 Turn: TypeAlias = Mapping[str, Any]
@@ -24,6 +26,7 @@ Memo: TypeAlias = dict[Any, Any]  # what was found out about a template
 PROBE, SECOND = "\u2042probe\u2042", "\u2042second\u2042"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 DEFINED = "The following tools can be called:"
+WITH_IDS = ", with ids"
 ASKED = {"role": "user", "content": "a"}
 
 
@@ -55,22 +58,34 @@ def turns_for(
     if known and not _learnt(memo, "tools", lambda: _takes_tools(write, source)):
         messages, known = defined(messages, tools), []
     turns: list[Turn] = []
-    waiting: list[str] = []  # functions that were called and have not answered
+    waiting: list[tuple[str, str]] = []  # functions that were called and have not answered, with made ids
     for message in messages:
         if message.role == "assistant":
-            turn, waiting = _said(message.content, write, source, memo)
+            turn = _said(message.content, write, source, memo)
+            called = [str(call["name"]) for call in parts(message.content).calls]
+            waiting = [(name, made_id(len(turns), at)) for at, name in enumerate(called)]
+            if memo.get("calls", "").endswith(WITH_IDS):
+                for call, (_, made) in zip(turn.get("tool_calls", ()), waiting, strict=False):
+                    call["id"] = made
         else:
             turn = {"role": message.role, "content": as_text(message.content, names)}
             if message.role == "tool" and waiting:
-                turn["name"] = as_text(waiting.pop(0), names)
+                name, made = waiting.pop(0)
+                turn["name"] = as_text(name, names)
+                if memo.get("calls", "").endswith(WITH_IDS):
+                    turn["tool_call_id"] = made
         turns.append(turn)
     return turns, all_as_text(known, names)
 
 
-def _said(content: str, write: Write, source: str, memo: Memo) -> tuple[dict[str, Any], list[str]]:
-    """Return a turn of the assistant, and the functions that it calls."""
+def made_id(turn: int, call: int) -> str:
+    """Return an id as Mistral's templates want them, nine letters or digits."""
+    return f"c{turn:05d}{call:03d}"
+
+
+def _said(content: str, write: Write, source: str, memo: Memo) -> dict[str, Any]:
+    """Return a turn of the assistant."""
     names, said = memo.get("names"), parts(content)
-    called = [str(call["name"]) for call in said.calls]
     turn: dict[str, Any] = {"role": "assistant", "content": reply_as_text(content, names)}
     if said.calls:
         form = _learnt(memo, "calls", lambda: _form_of_calls(write, source))
@@ -83,14 +98,14 @@ def _said(content: str, write: Write, source: str, memo: Memo) -> tuple[dict[str
         field = _learnt(memo, "reasoning", lambda: _field_of_reasoning(write, source))
         if field:
             turn[field] = as_text(said.reasoning, names)
-            rest = composed(said.words, "", () if "tool_calls" in turn else said.calls)
+            rest = said.words if "tool_calls" in turn else answer(content)
             turn["content"] = reply_as_text(rest, names)
-    return turn, called
+    return turn
 
 
 def _call(call: Mapping[str, Any], form: str) -> dict[str, Any]:
     arguments = call["arguments"]
-    if form == "text" and not isinstance(arguments, str):
+    if form.startswith("text") and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
@@ -117,13 +132,31 @@ def _takes_tools(write: Write, source: str) -> bool:
 
 
 def _form_of_calls(write: Write, source: str) -> str:
-    """Return how a template takes arguments: as "objects", as "text", or not at all."""
-    for form in ("objects", "text") if "tool_calls" in source else ():
-        call = _call({"name": PROBE, "arguments": {SECOND: "b"}}, form)
+    """Return how a template takes calls: arguments as "objects" or as "text", with ids or without.
+
+    Empty where it has no field for them, and where it writes them as the text has them.
+    """
+    forms = [f"{form}{ids}" for ids in ("", WITH_IDS) for form in ("objects", "text")]
+    given = {"name": PROBE, "arguments": {SECOND: "b"}}
+    for form in forms if "tool_calls" in source else ():
+        call = _call(given, form) | ({"id": made_id(0, 0)} if form.endswith(WITH_IDS) else {})
         turn = {"role": "assistant", "content": "", "tool_calls": [call]}
         if _shown(write, [ASKED, turn], PROBE, SECOND):
-            return form
+            return "" if _writes_the_text(write, call, given) else form
     return ""
+
+
+def _writes_the_text(write: Write, call: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Return whether a template writes calls as :func:`dfilter.replies.composed` does."""
+    try:
+        return all(
+            write([ASKED, {"role": "assistant", "content": words, "tool_calls": [call] * count}])
+            == write([ASKED, {"role": "assistant", "content": composed(words, "", [given] * count)}])
+            for words in ("", "b")
+            for count in (1, 2)
+        )
+    except InputError:
+        return False
 
 
 def _field_of_reasoning(write: Write, source: str) -> str:
@@ -134,15 +167,56 @@ def _field_of_reasoning(write: Write, source: str) -> str:
     return ""
 
 
+def _holds(text: str, said: str) -> bool:
+    """Return whether a text holds another, as it is or as JSON writes it."""
+    return any(
+        one in text for one in (said, *(json.dumps(said, ensure_ascii=a)[1:-1] for a in (False, True)))
+    )
+
+
+def _said_in_calls(turn: Turn) -> Iterator[str]:
+    """Yield the names and the arguments of a turn's calls, and all names and texts in them."""
+    for call in turn.get("tool_calls", ()):
+        yield str(call["function"]["name"])
+        yield from _texts(call["function"]["arguments"])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield str(name)
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        yield str(value)
+
+
+def marked_calls(turn: Turn, mark: str) -> dict[str, Any]:
+    """Return a turn of which the calls have marks, numbered, for names and arguments."""
+    calls = [
+        {
+            **call,
+            "function": _call(
+                {"name": f"{mark}{at}n", "arguments": {"a": f"{mark}{at}a"}},
+                "text" if isinstance(call["function"]["arguments"], str) else "objects",
+            )["function"],
+        }
+        for at, call in enumerate(turn.get("tool_calls", ()))
+    ]
+    return {**turn, "tool_calls": calls} if calls else dict(turn)
+
+
 def unshown(text: str, turns: Sequence[Turn], tools: Sequence[Any]) -> str:
     """Return what of a row a template leaves out of the text that it writes, or nothing.
 
     Reasoning of earlier replies may be left out: many templates take it out of what is history.
     """
     for number, turn in enumerate(turns, 1):
-        words = parts(turn["content"]).words if turn["role"] == "assistant" else turn["content"]
-        called = [str(call["function"]["name"]) for call in turn.get("tool_calls", ())]
-        if words.strip() not in text or not all(name in text for name in called):
+        words = answer(turn["content"]) if turn["role"] == "assistant" else turn["content"]
+        shown = _holds(text, words.strip()) if turn["role"] == "tool" else words.strip() in text
+        if not shown or not all(_holds(text, one) for one in _said_in_calls(turn)):
             return f"does not show turn {number} ({turn['role']}) as it is"
     last: Turn = next((turn for turn in reversed(turns) if turn["role"] == "assistant"), {"content": ""})
     given = next((last[field] for field in REASONING if field in last), parts(last["content"]).reasoning)

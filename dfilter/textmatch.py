@@ -2,7 +2,7 @@
 
 Everything here is lexical, so that it needs no model: a text is its lower-case words (characters where
 a script has no blanks between words), and two texts are compared by the runs of words they share. A
-paraphrase is not found.
+paraphrase is not found. Where prompts are compared whole, signs are words too ("12 - 5", "C++").
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfilter.segmentation import mostly_characters, words
+from dfilter.segmentation import mostly_characters, words, words_and_signs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,15 +45,19 @@ class NearIndex:
     Args:
         texts: what is looked for.
         near: Jaccard overlap from which on two texts count as near-duplicates.
+        read: takes a text apart.
     """
 
-    def __init__(self, texts: Iterable[str], near: float = NEAR) -> None:
+    def __init__(
+        self, texts: Iterable[str], near: float = NEAR, read: Callable[[str], list[str]] = words
+    ) -> None:
         self.near = near
+        self.read = read
         self.exact: dict[str, int] = {}
         self.sizes: list[int] = []
         self.places: dict[int, list[int]] = {}
         for text in texts:
-            self._add(words(text))
+            self._add(read(text))
 
     def _add(self, tokens: list[str]) -> int:
         index = len(self.sizes)
@@ -66,7 +70,7 @@ class NearIndex:
 
     def find(self, text: str) -> int | None:
         """Return the index of the first text that ``text`` repeats, or none."""
-        return self._find(words(text))
+        return self._find(self.read(text))
 
     def _find(self, tokens: list[str]) -> int | None:
         same = self.exact.get(" ".join(tokens))
@@ -86,13 +90,13 @@ class NearIndex:
 
     def find_or_add(self, text: str) -> int:
         """Return the index of the text that ``text`` repeats; add it where there is none."""
-        tokens = words(text)
+        tokens = self.read(text)
         found = self._find(tokens)
         return self._add(tokens) if found is None else found
 
 
 def clusters(texts: Iterable[str], near: float = NEAR) -> list[int]:
-    """Return a label per text; near-duplicates of an earlier text take its label."""
+    """Return a label per text; near-duplicates of an earlier text take its label, whatever their signs."""
     index = NearIndex((), near)
     return [index.find_or_add(text) for text in texts]
 
@@ -116,7 +120,7 @@ def set_aside(rows: Sequence[Example], share: float, *, seed: int = 0, near: flo
     """Set a share of the rows aside together with all near-duplicates of their prompts.
 
     Which rows are drawn depends on their content and the seed, not on their order or on the rest of
-    the file. Repeats are found by their words alone (see the module).
+    the file. Repeats are found by their words and signs alone (see the module).
 
     Args:
         rows: all rows.
@@ -134,7 +138,7 @@ def set_aside(rows: Sequence[Example], share: float, *, seed: int = 0, near: flo
     salt = seed.to_bytes(8, "big", signed=True)
     rank = [hashlib.blake2b(row.key + salt, digest_size=8).digest() for row in rows]
     drawn = sorted(range(len(rows)), key=lambda at: (rank[at], at))[: max(1, int(len(rows) * share))]
-    index = NearIndex((), near)
+    index = NearIndex((), near, words_and_signs)
     held = []
     for at in drawn:
         before = len(index.sizes)
@@ -153,7 +157,7 @@ def set_aside(rows: Sequence[Example], share: float, *, seed: int = 0, near: flo
 def contaminated(prompts: Sequence[str], rows: Iterable[Example]) -> NDArray[np.bool_]:
     """Return which test prompts occur in training rows.
 
-    A prompt occurs when a row's prompt has the same words, or when any 13 words in a row of it (26
+    A prompt occurs when a row's prompt has the same words and signs, or when any 13 words in a row of it (26
     characters, where it is mostly of a script without blanks) stand anywhere in a row's prompt or
     response. Shorter prompts are only compared whole.
 
@@ -166,13 +170,13 @@ def contaminated(prompts: Sequence[str], rows: Iterable[Example]) -> NDArray[np.
     grams: dict[int, list[int]] = {}
     lengths = [GRAM * CHARACTERS if mostly_characters(prompt) else GRAM for prompt in tokens]
     for index, prompt in enumerate(tokens):
-        whole.setdefault(" ".join(prompt), []).append(index)
+        whole.setdefault(" ".join(words_and_signs(prompts[index])), []).append(index)
         for run in runs(prompt, lengths[index]):
             grams.setdefault(run, []).append(index)
     found = np.zeros(len(tokens), dtype=np.bool_)
     for row in rows:
         asked = words(row.prompt)
-        found[whole.get(" ".join(asked), [])] = True
+        found[whole.get(" ".join(words_and_signs(row.prompt)), [])] = True
         said = words(row.response)
         for length in set(lengths):
             for run in (runs(asked, length) | runs(said, length)) & grams.keys():

@@ -118,6 +118,18 @@ class Views:
         same = sum(known.split(" ")[0] == name for known in self.names.values())
         self.seen[place], self.names[place] = seen, f"{name} {same + 1}" if same else name
 
+    def add_turns(self, turns: Views, starts: NDArray[np.int64]) -> None:
+        """Take in what windows show of rows turn by turn: of each row its turn that is shown worst.
+
+        Args:
+            turns: what they show of the turns, a row's behind each other.
+            starts: (n,) where each row's turns begin.
+        """
+        for place, seen in turns.seen.items():
+            owners = np.repeat(np.arange(len(starts)), np.diff([*starts, len(seen)]))
+            worst_first = np.lexsort((-levels(seen), owners))
+            self.seen[place], self.names[place] = seen[worst_first[starts]], turns.names[place]
+
     def counts(self) -> dict[str, dict[str, Json]]:
         """Return :func:`counts` of every signal by name."""
         return {self.names[place]: counts(seen) for place, seen in self.seen.items()}

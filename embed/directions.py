@@ -51,7 +51,7 @@ class Directions:
 
     kind: ClassVar[str] = "directions"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def spec(self) -> Mapping[str, Json]:
         """The checkpoint's, and which rows make up which subtask."""

@@ -57,7 +57,7 @@ class HiddenState:
 
     kind: ClassVar[str] = "hidden_state"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:

@@ -61,7 +61,7 @@ class Affinity:
 
     kind: ClassVar[str] = "affinity"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:
@@ -114,7 +114,7 @@ class GradientSketch:
 
     kind: ClassVar[str] = "gradient_sketch"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:
@@ -166,7 +166,7 @@ class ProjectedGradient:
 
     kind: ClassVar[str] = "projected_gradient"
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     shard_rows: ClassVar[int] = SHARD_ROWS
 
     def spec(self) -> Mapping[str, Json]:

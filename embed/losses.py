@@ -78,7 +78,7 @@ class ResponseLoss:
     # 1 counted the token that ends the turn, and cut rows that do not fit; 2 wrote the token that begins a
     # text as text, and cut none for Superfiltering; 3 took inputs of white space for none; 4 read names of
     # control tokens in a row as these tokens.
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     shard_rows: ClassVar[int] = 256
 
     def spec(self) -> Mapping[str, Json]:

@@ -39,7 +39,7 @@ class Rendered:
     base: Template = "alpaca"
 
     kind: ClassVar[str] = "rendered"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def spec(self) -> Mapping[str, Json]:
         """All settings; the model by its contents."""

@@ -55,7 +55,7 @@ class Warmup:
     kind: ClassVar[str] = "warmup"
     # 1 trained in the order in which the rows stood; 2 drew what it left out then; 3 wrote the token that
     # begins a text as text; 4 took inputs of white space for none
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
 
     def spec(self) -> Mapping[str, Json]:
         """All settings, the base by its contents, and the trainer with the settings that it gets."""

@@ -61,7 +61,7 @@ class Heldout:
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], DTYPE] = "auto"
 
     # 1 read beyond the model's window; 2 wrote a text's beginning as text; 3 took an input of blanks for none
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def __post_init__(self) -> None:
         if self.max_tokens < 2:

@@ -4,8 +4,9 @@ SemDeDup (arXiv:2303.09540) clusters embeddings and looks for near duplicates wi
 also compares with rows that were dropped already, so that a chain of small changes falls with its
 first link. Here a row leaves only if it is that near to a row that stays.
 
-A vector does not tell all of a row that is longer than the encoder's window, or whose system turn is not
-embedded. Such rows are near duplicates only if their texts agree as well (:mod:`dfilter.filters.agreement`).
+A vector does not tell all of a row that is longer than the encoder's window, whose system turn is not
+embedded, that has definitions of tools, or of which the encoder's vocabulary lacks something. Such
+rows are near duplicates only if their texts agree as well (:mod:`dfilter.filters.agreement`).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Duplicates:
 
     paper: ClassVar[str] = "arXiv:2303.09540"
     reads: ClassVar[str] = "prompt and response"
-    version: ClassVar[tuple[int, ...]] = (2, Clusters.version)  # 1 went by vectors alone
+    version: ClassVar[tuple[int, ...]] = (3, Clusters.version)  # 2 passed over tools, signs, unknowns
 
     @property
     def equivariant(self) -> bool:
@@ -159,9 +160,9 @@ class Duplicates:
         return int(near.apart.sum())
 
     def _doubt(self, pool: Pool, inside: NDArray[np.int64]) -> Doubt | None:
-        """Return the rows whose vectors do not tell all of them: longer than a window, or with a system turn.
+        """Return the rows whose vectors do not tell all of them, see the module.
 
-        A system turn that most rows have tells none of these apart.
+        A system turn or tools that most rows have tell none of these apart.
         """
         from dfilter.cluster.duplicates import Doubt
 
@@ -170,11 +171,10 @@ class Duplicates:
             return None
         rows, seen = pool.part(inside), seen[inside]
         long = partial(seen)
-        doubtful = long.copy()
-        if not self.embedding.system:
-            said = [row.system for row in rows.rows]
-            commonest = Counter(said).most_common(1)[0][0]
-            doubtful |= np.array([system != commonest for system in said])
+        doubtful = long | (seen["unknown"] > 0)
+        apart = [(row.tools, "" if self.embedding.system else row.system) for row in rows.rows]
+        commonest = Counter(apart).most_common(1)[0][0]
+        doubtful |= np.array([one != commonest for one in apart])
         if not doubtful.any():
             return None
         return Doubt(doubtful, agreeing(rows, self.embedding, self.threshold, seen["tokens"], long))

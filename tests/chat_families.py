@@ -110,6 +110,32 @@ FORGETFUL = (  # shows a system turn at the beginning alone, and no turn of a to
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+MISTRAL_TOOLS = (  # Nemo's: turns alternate but for calls, which need ids; tools before the last question
+    "{%- set ns = namespace(at=0, asked=0) %}{%- for m in messages %}"
+    "{%- if m.role == 'user' %}{% set ns.asked = loop.index0 %}{% endif %}"
+    "{%- if not (m.role == 'tool' or m.tool_calls is defined) %}"
+    "{%- if (m.role == 'user') != (ns.at % 2 == 0) %}"
+    "{{- raise_exception('conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{%- set ns.at = ns.at + 1 %}{% endif %}{% endfor %}{%- for m in messages %}"
+    "{%- if m.role == 'user' %}{% if tools and loop.index0 == ns.asked %}"
+    "{{- '[AVAILABLE_TOOLS]' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}"
+    "{{- '[INST]' + m.content + '[/INST]' }}{% elif m.tool_calls is defined %}{{- '[TOOL_CALLS][' }}"
+    "{%- for call in m.tool_calls %}{% if call.id is not defined or call.id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{% endif %}"
+    "{{- (call.function | tojson)[:-1] + ', \"id\": \"' + call.id + '\"}' }}"
+    "{{- ', ' if not loop.last else ']<|im_end|>' }}{% endfor %}{% elif m.role == 'tool' %}"
+    "{%- if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}"
+    "{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') }}{% endif %}"
+    "{{- '[TOOL_RESULTS]' + m.content + ' ' + m.tool_call_id + '[/TOOL_RESULTS]' }}"
+    "{%- else %}{{- m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+)
+FIRST_CALL = (  # gpt-oss's: shows the first of several calls, and results of tools as JSON
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.tool_calls %}{% set c = m.tool_calls[0].function %}"
+    "{{ c.name }} {{ c.arguments | tojson }}{% elif m.role == 'tool' %}{{ m.content | tojson }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 FAMILIES = {
     "llama2": LLAMA2,
@@ -126,4 +152,6 @@ FAMILIES = {
     "llama3.1": LLAMA31,
     "text calls": TEXT_CALLS,
     "forgetful": FORGETFUL,
+    "mistral, tools": MISTRAL_TOOLS,
+    "first call": FIRST_CALL,
 }

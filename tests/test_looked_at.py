@@ -164,6 +164,17 @@ def test_ifd_takes_each_turn_behind_what_stands_before_it(rows):
     assert len({made["all"][0], made["last"][0], made["mean"][0]}) == 3
 
 
+@pytest.mark.parametrize("turns", ["mean", "min"])
+def test_a_row_is_seen_as_its_worst_seen_turn_is(turns):
+    long = "The tide rises and falls twice a day. " * 160
+    rows = [row("one", "a b"), row("late", "p q", long), row("early", long, "p q"), row("two", "c d", "e")]
+    settings = ["ifd.model=tiny", "ifd.cut=0", f"ifd.turns={turns}", "ifd.template=turns"]
+    found = select(rows, strategy="ifd", keep=1, settings=settings)
+    assert found.decisions()["seen_ifd"].to_pylist() == ["whole", "cut", "response not seen", "whole"]
+    (counted,) = found.facts["ifd"]["seen"].values()
+    assert (counted["rows"], counted["cut"]) == (4, 2)
+
+
 def test_a_judge_is_asked_about_the_turns_and_ratings_that_were_paid_for_are_found(rows):
     judge = Model(model="m", base_url="http://x/v1")
 

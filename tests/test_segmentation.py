@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from dfilter.data.dataset import Dataset
 from dfilter.filters.length import Longest
 from dfilter.pool import Pool
-from dfilter.segmentation import spaced, words
+from dfilter.segmentation import mostly_characters, spaced, words, words_and_signs
 from dfilter.textmatch import contaminated, set_aside
 from dfilter.types import Example, Message
 
@@ -115,3 +115,59 @@ def test_longest_keeps_the_longest_of_every_script(alphabet):
         np.argsort([-len(t) for t in texts], kind="stable"),
     )
     assert len(set(kept.tolist()) & set(longest[:100].tolist())) >= 90
+
+
+SIGNS = [  # two texts, and whether they are the same
+    ("What is 12 - 5?", "What is 12 + 5?", False),
+    ("Solve x-y", "Solve x/y", False),
+    ("Solve 7*3", "Solve 7**3", False),
+    ("Explain C++", "Explain C#", False),
+    ("Is -3 > 2?", "Is 3 > 2?", False),
+    ("a -= b", "a += b", False),
+    ("5 % 2", "5 & 2", False),
+    ("if x != y", "if x == y", False),
+    ("🦁👑", "🐟🔍", False),
+    ("It costs $5", "It costs €5", False),
+    ("12 − 5", "12 - 5", True),  # the sign and the key
+    ("☀️", "☀", True),
+    ("A well-known *tale* - of **old**!", "a well known tale of old", True),
+    ("- 3 eggs\n- 2 cups\n* 1 lime", "3 eggs, 2 cups, 1 lime", True),
+    ("# Eggs and/or `limes`", "Eggs and or limes", True),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SIGNS)
+def test_signs_are_words_where_texts_are_compared(one, other, same):
+    assert (words_and_signs(one) == words_and_signs(other)) is same
+
+
+@given(st.text())
+def test_signs_take_nothing_from_the_words(text):
+    text = text.replace("\ufe0f", "").replace("\ufe0e", "")
+    assert [t for t in words_and_signs(text) if words(t)] == words(text)
+
+
+def test_prompts_that_differ_in_a_sign_are_no_repeats():
+    sums = [asked(f"{a}{o}{b}", f"What is {a} {o} {b}?") for a in range(20) for b in range(5) for o in "+-*/"]
+    divided = set_aside(sums, 0.05)
+    assert len(divided.heldout) == 20
+    assert not len(divided.repeats)
+    assert not contaminated(["What is 3 - 4?"], [*sums[:1], asked("x", "What is 3 + 4?")]).any()
+    assert contaminated(["What is 3 - 4?"], [asked("x", "what is 3 − 4")]).all()
+    long = (
+        "The tank holds 12 {} 5 litres in the morning and is emptied at noon by the youngest of the keepers"
+    )
+    assert contaminated([long.format("+")], [asked("x", long.format("-"))]).all()  # 13 words in a row
+
+
+@pytest.mark.parametrize(
+    "letters",
+    ["བོད་|ཡིག་|རྒྱ་|ནག་", "ꦲꦤꦕꦫꦏ", "ᬳᬦᬘᬭᬓ", "ꀀꀁꀂꀃ", "ᦀᦁᦂᦃ", "ᨠᨡᨢᨣ", "ꪀꪂꪄꪆ", "ᥐᥑᥒᥓ", "ᯀᯂᯅᯉ", "ᨀᨁᨂᨃ"],
+)
+def test_units_of_scripts_without_blanks_are_counted(letters):
+    units = letters.split("|") if "|" in letters else [*letters]
+    text = "".join(units * 20)
+    assert len(words(text)) == 20 * len(units)
+    rows = [Example("0", (Message("user", "q"), Message("assistant", text)), {})]
+    assert Longest().score(Pool(Dataset.from_rows(rows))).values.tolist() == [20 * len(units)]
+    assert mostly_characters(words(text))

@@ -72,7 +72,8 @@ def test_our_templates_show_every_turn_and_learn_what_is_to_be_learnt(tokenizer,
     assert all(trimmed(message.content) in text for message in found.messages)
     assert all(one["function"]["name"] in text for one in row.get("tools", ()))
     end = tokenizer.decode([chat.special_ids(tokenizer).end])
-    wanted = "".join(f"{trimmed(m.content)}{end}" for m in found.messages if m.learnt)
+    said = [m for m in found.messages if m.learnt and m.content.strip()]
+    wanted = "".join(f"{trimmed(m.content)}{end}" for m in said)
     assert tokenizer.decode([label for label in encoded.labels if label != chat.IGNORE]) == wanted
 
 
@@ -186,7 +187,101 @@ def test_what_a_template_leaves_out_refuses_the_row(families):
     assert "does not show turn 2 (assistant)" in shown(both, "llama3.1", families)
     twice = [CALLING[0], {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]}]
     assert "only supports single tool-calls at once" in shown(twice, "llama3.1", families)
+    asked = {"content": "What is </think> for?"}  # which stands in both turns, and is parted in one
+    same = [{"role": "user"} | asked, {"role": "assistant"} | asked]
+    for family in ("deepseek", "qwen3, tools"):
+        assert "does not show turn 2 (assistant)" in shown(same, family, families)
     assert shown(greeted, "chatml", families).count("|Hello.<|im_end|>|") == 1  # axolotl#723
+
+
+@pytest.mark.parametrize("said", ["", "\u200b\u2060", "<think>\nhm\n</think>\n\n"])
+@pytest.mark.parametrize("family", [*OURS, "chatml"])
+def test_an_empty_reply_within_a_conversation_is_not_learnt(families, said, family):
+    empty = [CALLING[0], {"role": "assistant", "content": said}]
+    text = shown(
+        [*empty, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}],
+        family,
+        families,
+    )
+    assert text.count("|No.<|im_end|>|") == text.count("<|im_end|>|") == 1
+    assert "And?" in text
+
+
+def calling(*arguments: dict[str, Any], name: str = "add") -> dict[str, Any]:
+    calls = [{"id": "x", "function": {"name": name, "arguments": one}} for one in arguments]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+@pytest.mark.parametrize(
+    "second", [calling({"a": 1}, {"a": 2}), calling({"a": 1}, {"a": 1}), calling({"a": "Q"}, {"a": "add"})]
+)
+def test_a_template_that_shows_one_of_two_calls_refuses_the_row(families, second):
+    assert shown([CALLING[0], calling({"a": 1})], "first call", families).endswith('|add {"a": 1}<|im_end|>|')
+    assert "does not show turn 2 (assistant)" in shown([CALLING[0], second], "first call", families)
+    assert "refuse" not in shown([CALLING[0], second], "qwen3, tools", families)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "add", "arguments": {"a": 1.50, "b": 1e5, "c": null, "d": "caf\\u00e9"}}',
+        '{"name": "add", "arguments": {"a": 1}, "thought": "look first"}',
+        '{"name":"add","parameters":{"a":1}}',
+    ],
+)
+@pytest.mark.parametrize("thought", ["", "<think>\nhm\n</think>\n\n"])
+def test_calls_in_a_text_stay_as_they_were_written(families, call, thought):
+    text = f"Let me see.\n<tool_call>\n{call}\n</tool_call>"
+    turns = [CALLING[0], {"role": "assistant", "content": thought + text}]
+    for family in ("qwen3, tools", "alpaca"):
+        assert f"{text}<|im_end|>|" in shown(turns, family, families)
+
+
+def test_nulls_in_a_text_are_no_padding(families):
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": null, "b": [null]}}\n</tool_call>'
+    turns = [CALLING[0], {"role": "assistant", "content": call}]
+    assert shown(turns, "first call", families).endswith('|add {"a": null, "b": [null]}<|im_end|>|')
+
+
+def test_results_of_tools_may_be_shown_as_json(families):
+    turns = [
+        CALLING[0],
+        calling({"a": 1}),
+        {"role": "tool", "content": '{"sum": "2"}\n'},
+        CALLING[3] | {"weight": 1},
+    ]
+    for family in ("llama3.1", "first call"):
+        assert r'"{\"sum\": \"2\"}\n"<|im_end|>' in shown(turns, family, families)
+
+
+def test_calls_get_the_ids_that_a_template_asks_for(families):
+    turns = [
+        CALLING[0],
+        calling({"a": 1}, {"a": 2}),
+        {"role": "tool", "content": "3"},
+        {"role": "tool", "content": "4"},
+    ]
+    turns += [{"role": "assistant", "content": "Two."}]
+    one = '{"name": "add", "arguments": {"a": 1}, "id": "c00001000"}'
+    two = '{"name": "add", "arguments": {"a": 2}, "id": "c00001001"}'
+    first = (
+        f"|[TOOL_CALLS][{one}, {two}]<|im_end|>|[TOOL_RESULTS]3 c00001000[/TOOL_RESULTS]"
+        "[TOOL_RESULTS]4 c00001001[/TOOL_RESULTS]|Two.<|im_end|>|"
+    )
+    tools = f"[AVAILABLE_TOOLS][{DEFINED}][/AVAILABLE_TOOLS]"
+    assert shown(turns, "mistral, tools", families, tools=TOOLS) == f"{tools}[INST]Q[/INST]{first}"
+    more = [
+        *turns,
+        CALLING[0],
+        calling({"a": 1}),
+        {"role": "tool", "content": "5"},
+        {"role": "assistant", "content": "No."},
+    ]
+    assert shown(more, "mistral, tools", families, tools=TOOLS) == (
+        f"[INST]Q[/INST]{first}{tools}[INST]Q[/INST]"
+        f"|[TOOL_CALLS][{one.replace('c00001', 'c00006')}]<|im_end|>|"
+        "[TOOL_RESULTS]5 c00006000[/TOOL_RESULTS]|No.<|im_end|>|"
+    )
 
 
 def test_alpaca_shows_system_turns_wherever_they_stand(families):

@@ -38,7 +38,7 @@ class TrainedTokens:
     kind: ClassVar[str] = "trained_tokens"
     # 1 counted rows with a token that the model has no embedding for; 2 put a space before replies for
     # LLaMA's older tokenizers
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     shard_rows: ClassVar[int] = 4_096
 
     def spec(self) -> Mapping[str, Json]:

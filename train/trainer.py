@@ -119,7 +119,7 @@ class FineTune:
 
     # 1 trained beyond the model's window, and a first step at rate 0; 2 wrote the token that begins a text as
     # text; 3 took inputs of white space for none, and put a space before replies for LLaMA's older tokenizers
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
 
     def __post_init__(self) -> None:
         """Refuse two budgets, a budget of nothing, what no recipe has, and a choice of no epoch."""

@@ -185,6 +185,19 @@ def test_a_system_turn_that_is_not_embedded_tells_rows_apart(encoder: str) -> No
     assert np.isnan(by_system.values).tolist() == [False, True, False, False]
 
 
+def test_what_a_vector_does_not_tell_tells_rows_apart(encoder: str) -> None:
+    row = conversation(("user", "a list"), ("assistant", "one"))
+    tide, wave = ([{"name": name, "parameters": {}}] for name in ("tide", "wave"))
+    strange = [conversation(("user", f"is {sign} by length"), ("assistant", "two")) for sign in "😀😭😀"]
+    strange[2] = conversation(("user", "is 😀  by length"), ("assistant", "two"))
+    signs = [conversation(("user", f"{SHARED} 7 {o} 3."), ("assistant", "two")) for o in "+-"]
+    again = conversation(("user", "a list"), ("assistant", "one "))
+    tools = [row | {"tools": tide}, row | {"tools": wave}, row, again | {"tools": tide}]
+    rows = Dataset.from_rows([*tools, *strange, *signs])
+    scores = Duplicates(embedding=Embedding(model=encoder)).score(Pool(rows))
+    assert [at for at, value in enumerate(scores.values) if np.isnan(value)] == [3, 6]
+
+
 def test_a_piece_that_differs_more_than_the_whole_keeps_its_row(encoder: str) -> None:
     words = (SHARED * 9).split()
     other = [*words[:140], "query", *words[141:]]
