@@ -4,7 +4,7 @@
     messages         messages: a list of {role, content}
     conversations    conversations: a list of {from, value} (ShareGPT)
     prompt-response  prompt, and response; each a text or a list of turns
-    preference       chosen, prompt (optional) and its input: the chosen answer is read, the other is not
+    preference       chosen, prompt and input (both optional): the chosen answer is read, no rejected one
     tree             prompt: a message with its replies, of which the best-ranked path is read
 
 A shape is detected from the first rows or named; ``mapping`` says which column stands for a
