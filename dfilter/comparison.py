@@ -25,8 +25,8 @@ from dfilter.leaderboard.cells import Cell
 from dfilter.llm.budget import Budget, Terms
 from dfilter.llm.panel import local_mode, panel, words
 from dfilter.protocol import PROTOCOL, begin, changes, set_aside
-from dfilter.run import sample_pool, stem
-from dfilter.run_folder import as_read
+from dfilter.run import sample_pool
+from dfilter.run_folder import as_read, stem
 from dfilter.selector import TokenCounter, meant
 from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
 from dfilter.store.seal import read_checked
