@@ -154,6 +154,9 @@ def test_the_judge_of_a_comparison_selects_too_unless_another_one_does(tmp_path:
     }
     other = assignments(tmp_path, judges=("m",), judge_names=("x",), selection_judges=("local:smollm2",))
     assert other == {"judge.judge.model": "local:smollm2", "judge.judge.mode": "expected"}
+    for prices, got in ((("1/2",), "1/2"), (("1/2", "3/4"), "3/4")):
+        two: dict[str, Any] = {"judges": ("m",), "selection_judges": ("s",), "prices": prices}
+        assert assignments(tmp_path, **two) == {"judge.judge.model": "s", "judge.judge.price": got}
     own = assignments(tmp_path, judges=("m",), settings=("judge.judge.model=mine",))
     assert own == {"judge.judge.model": "mine"}
     plan = from_options(None, tmp_path, {"strategies": "alpagasus", "keep": "5", "selection_judge": "a,b"})
