@@ -226,6 +226,7 @@ def test_the_question_that_settles_a_role_is_paid_out_of_the_folders_budget(
         words = (pool, "-s", "alpagasus", "--keep", 5, "--judge", "m", "--base-url", server.url)
         said = run(*words, "--max-calls", 1)
         assert said.startswith("1")
+        assert "1 call was made of the budget" in said
         assert "runs/rows-alpagasus-" in said
         assert server.calls == 1
         assert run(*words, "--max-calls", 0).startswith("1")
