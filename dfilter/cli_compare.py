@@ -76,7 +76,10 @@ STYLES = ["table", "md", "csv", "json"]
 @click.option("--selection-model", help="The model that strategies look through, where they use one.")
 @click.option("--judge", help="Who judges, in evaluations that ask a judge; several with commas.")
 @click.option(
-    "--selection-judge", metavar="MODEL", help="Who rates rows, in strategies that ask. [default: --judge]"
+    "--selection-judge",
+    metavar="MODEL",
+    help="Who rates rows, in strategies that ask; "
+    "--base-url, --judge-key and --price give one for all, or one each, --judge's first. [default: --judge]",
 )
 @click.option(
     "--base-url",

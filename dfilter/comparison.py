@@ -25,8 +25,8 @@ from dfilter.leaderboard.cells import Cell
 from dfilter.llm.budget import Budget, Terms
 from dfilter.llm.panel import local_mode, panel, words
 from dfilter.protocol import PROTOCOL, begin, changes, set_aside
-from dfilter.run import sample_pool, stem
-from dfilter.run_folder import as_read
+from dfilter.run import sample_pool
+from dfilter.run_folder import as_read, stem
 from dfilter.selector import TokenCounter, meant
 from dfilter.settings import build, fields_of, merged, parse_assignment, seconds
 from dfilter.store.seal import read_checked
@@ -384,8 +384,21 @@ def parse_evaluations(specs: Sequence[Spec | Named], plan: Comparison) -> list[E
 
 
 def _judges(plan: Comparison) -> list[dict[str, Any]]:
-    given = {"name": plan.judge_names, "base_url": plan.base_url, "key_env": plan.judge_keys}
-    return [judge | _patience(plan) for judge in panel(plan.judges, given | {"price": plan.prices})]
+    given = {"name": plan.judge_names, **_shared(plan)[0]}
+    return [judge | _patience(plan) for judge in panel(plan.judges, given)]
+
+
+def _shared(plan: Comparison) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return address, key and price of the judges, and of the selection's: one for all, or one each."""
+    given = {"base_url": words(plan.base_url), "key_env": [*plan.judge_keys], "price": [*plan.prices]}
+    first, more = len(plan.judges), len(plan.selection_judges)
+    if not more or list(plan.selection_judges) == list(plan.judges):
+        return given, given
+    each = {name for name, values in given.items() if len(values) == first + more}
+    return (
+        {name: v[:first] if name in each else v for name, v in given.items()},
+        {name: v[first:] if name in each else v if len(v) == 1 else [] for name, v in given.items()},
+    )
 
 
 def _patience(plan: Comparison) -> dict[str, Any]:
@@ -398,9 +411,8 @@ def _selection_judge(plan: Comparison, made: Any) -> dict[str, Any]:
     if not models or (made.judge.model and not plan.selection_judges):
         return _patience(plan)
     same = models == list(plan.judges)
-    own = {"name": plan.judge_names, "price": plan.prices} if same else {}
-    given = {"base_url": words(plan.base_url), "key_env": plan.judge_keys, **own}
-    told = {n: ",".join(v) for n, v in given.items() if v and (same or len(v) == 1)}
+    given = {"name": plan.judge_names if same else [], **_shared(plan)[1]}
+    told = {n: ",".join(v) for n, v in given.items() if v}
     mode = {"mode": local_mode(models)} if local_mode(models) else {}
     return {"model": ",".join(models)} | told | mode | _patience(plan)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from dfilter import strategy as strategies
 from dfilter.errors import FolderError
+from dfilter.identity import difference
 from dfilter.llm.judge import Judge
 from dfilter.llm.verdicts import Judged, asked_again_since
-from dfilter.run_folder import DONE, STRATEGY, read_manifest
+from dfilter.run_folder import DONE, STRATEGY, changed_roles, read_manifest, recorded_identity
 from dfilter.strategy import Strategy
 from dfilter.types import Rating
 
@@ -41,6 +43,21 @@ def asked_again(folder: Path, chosen: Strategy) -> int:
         return 0
     repeats = ((judge, repeat) for judge in judges for repeat in range(max(judge.repeat, 2)))
     return sum(key in marked for judge, repeat in repeats for _, key in rows.of(judge.hash, repeat))
+
+
+def goes_on_otherwise(folder: Path, here: Mapping[str, Any], asked: Strategy) -> bool:
+    """Return whether an unfinished run differs only in the turn of judges' instructions, as asked."""
+    there = recorded_identity(folder)
+    if there is None or (folder / DONE).exists():
+        return False
+    clauses = difference(there, here)
+    roles = changed_roles(clauses)
+    made: dict[str, Any] = {step.name: made for step, made in zip(asked.steps, asked.filters, strict=True)}
+    named = [
+        all(judge.system != "auto" for judge in (made[name].judge, *getattr(made[name], "others", ())))
+        for name, _ in roles
+    ]
+    return bool(clauses) and len(roles) == len(clauses) and all(named)
 
 
 def verdicts_asked_again(result: Path, judges: Collection[str]) -> bool:

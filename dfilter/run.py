@@ -11,9 +11,6 @@ done                a seal over all of these; written last
 
 from __future__ import annotations
 
-import contextlib
-import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,8 +26,8 @@ from dfilter.data.dataset import Dataset
 from dfilter.data.ingest import OnBadRows
 from dfilter.data.targets import absolute, is_there, load_target, subtask_column
 from dfilter.errors import FolderError, InputError, SettingsError
-from dfilter.identity import contents, difference, digest
-from dfilter.judged import asked_again
+from dfilter.identity import contents, difference
+from dfilter.judged import asked_again, goes_on_otherwise
 from dfilter.llm.budget import Terms, spending
 from dfilter.plaintext import safe_name
 from dfilter.pool import Pool, Store
@@ -96,6 +93,7 @@ class Prepared:
         always: rows that join the selection, or none.
         target: the rows of the task to select for, or none.
         folder: where the run belongs.
+        asked: the strategy as it was asked for, before anybody asked a server about a judge.
     """
 
     chosen: Strategy
@@ -106,6 +104,7 @@ class Prepared:
     always: Dataset | None
     target: Dataset | None
     folder: Path
+    asked: Strategy
 
 
 def run(request: Request, progress: Progress | None = None) -> Path:
@@ -118,8 +117,7 @@ def run(request: Request, progress: Progress | None = None) -> Path:
         DFilterError: as :func:`dfilter.select` does.
     """
     progress = progress or Silent()
-    with spending(_terms(request.out)):  # it may ask a judge's server what it can
-        ready = prepared(request, progress)
+    ready = prepared(request, progress)
     if run_prepared(ready, progress, force=request.force):
         progress.say(f"{ready.folder} is finished already; --force makes it again.")
     return ready.folder
@@ -150,13 +148,16 @@ def run_prepared(ready: Prepared, progress: Progress, *, force: bool = False) ->
                 _begin(ready)
             _write(ready, selection, seconds, progress)
         except (InputError, SettingsError):
-            _discard(fresh)  # it holds nothing but the mistake, and would stand in the next try's way
+            run_folder.discard(fresh)  # it holds nothing but the mistake, and would be in the way
             raise
     return False
 
 
 def _is_finished(ready: Prepared, progress: Progress) -> bool:
     """Return whether the run is whole, and its judges are to be asked nothing again."""
+    if goes_on_otherwise(ready.folder, ready.identity, ready.asked):
+        progress.say(f"{ready.folder} goes on with its judge asked in the other form, from the first row on.")
+        return False
     if not run_folder.is_finished(ready.folder, ready.identity, progress):
         return False
     again = asked_again(ready.folder, ready.chosen)
@@ -169,15 +170,6 @@ def _is_finished(ready: Prepared, progress: Progress) -> bool:
 def _terms(folder: Path | None) -> Terms:
     """Return what is spent for a folder: out of its own budget, unless another one is named."""
     return Terms("" if folder is None else str(folder.absolute()))
-
-
-def _discard(fresh: Sequence[Path]) -> None:
-    """Remove a folder that was made just now, and the folders that were made for it if they are empty."""
-    for folder in fresh[:1]:
-        shutil.rmtree(folder)
-    for parent in fresh[1:]:
-        with contextlib.suppress(OSError):
-            parent.rmdir()
 
 
 def quote(request: Request, progress: Progress) -> list[str]:
@@ -257,8 +249,6 @@ def prepared(request: Request, progress: Progress) -> Prepared:
         DFilterError: something of it cannot be found, read or used, or is not what a recorded run saw.
     """
     chosen, data, place = opened(request, progress)
-    made = tuple(f.settled() if isinstance(f, Settling) else f for f in chosen.filters)
-    chosen = replace(chosen, filters=made)
     entry = _entry(request, chosen, data, place)
     recorded = chosen.recorded
     extra = {n: load_target(entry[n], progress=progress) for n in ("always", "target") if n in entry}
@@ -277,7 +267,15 @@ def prepared(request: Request, progress: Progress) -> Prepared:
     strategy = run_folder.strategy_identity(chosen, keep)
     entry |= _contents(strategy, recorded)
     identity = run_folder.run_identity(strategy, data, entry, transforms)
-    name = f"{stem(place)}-{safe_name(chosen.name)}-{digest(identity, 4)}"
+    label = Path("runs") / f"{run_folder.stem(place)}-{safe_name(chosen.name)}"
+    folder = request.out or run_folder.usual(label, identity)
+    asked = chosen
+    if any(isinstance(f, Settling) for f in chosen.filters):
+        with spending(_terms(folder)):  # it may ask a judge's server what it can
+            made = tuple(f.settled() if isinstance(f, Settling) else f for f in chosen.filters)
+        chosen = replace(chosen, filters=made)
+        identity |= run_folder.strategy_identity(chosen, keep)
+        folder = request.out or run_folder.usual(label, identity)
     return Prepared(
         chosen,
         data,
@@ -286,7 +284,8 @@ def prepared(request: Request, progress: Progress) -> Prepared:
         transforms=transforms,
         always=extra.get("always"),
         target=extra.get("target"),
-        folder=request.out or Path("runs") / name,
+        folder=folder,
+        asked=asked,
     )
 
 
@@ -395,9 +394,3 @@ def sample_pool(progress: Progress) -> Path:
     )
     ensure(folder, lambda scratch: sample.write(scratch, rows=SAMPLE_ROWS, seed=0), progress.say)
     return folder / "pool.jsonl"
-
-
-def stem(place: str) -> str:
-    """Return a data file's name as part of a folder's name."""
-    name = re.sub(r"[*?\[\]]", "", Path(place.rstrip("/")).name)  # of a pattern, what it has of a name
-    return safe_name(name.split(".")[0].strip("-_") or "data", 40)

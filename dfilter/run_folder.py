@@ -7,8 +7,11 @@ over every file of the finished run, so that a damaged one is noticed when it is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ from numpy.typing import NDArray
 from dfilter.data.dataset import Dataset
 from dfilter.digests import json_digest
 from dfilter.errors import FolderError
-from dfilter.identity import SHORT, bare, component_identity, difference, identity, kind_of
+from dfilter.identity import SHORT, bare, component_identity, difference, digest, identity, kind_of
+from dfilter.plaintext import safe_name
 from dfilter.selector import Budget
 from dfilter.settings import plain
 from dfilter.store.disk import read_text, write_json
@@ -30,6 +34,7 @@ from dfilter.types import Progress
 DONE, IDENTITY, STRATEGY, MANIFEST = "done", "identity.json", "strategy.toml", "manifest.json"
 OURS = (".claim", f".{IDENTITY}", f".{STRATEGY}")
 SEALED_AS = "run"
+ROLE = re.compile(r"steps\.(.+)\.settings\.(?:judge|others\[\d+\])\.system was .* and is (.*)")
 
 
 def strategy_identity(chosen: Strategy, keep: str | None) -> dict[str, Any]:
@@ -79,6 +84,38 @@ def run_identity(
     )
     rows = {"content": as_read(data), "named": told}
     return {**named, "rows": rows, **values, "transforms": made, **strategy}
+
+
+def usual(label: Path, found: Mapping[str, Any]) -> Path:
+    """Return the folder of a run for which none was named.
+
+    In whose turn a judge gets its instructions is no part of the name: its server may change its mind midway,
+    and the folder has the budget. A folder that an earlier version named after that too is found again.
+
+    Args:
+        label: the path without its hash.
+        found: the run's identity.
+    """
+    steps = {name: step | {"settings": _roleless(step["settings"])} for name, step in found["steps"].items()}
+    here, former = (Path(f"{label}-{digest(one, 4)}") for one in ({**found, "steps": steps}, found))
+    return former if former.exists() and not here.exists() else here
+
+
+def stem(place: str) -> str:
+    """Return a data file's name as part of a folder's name."""
+    name = re.sub(r"[*?\[\]]", "", Path(place.rstrip("/")).name)  # of a pattern, what it has of a name
+    return safe_name(name.split(".")[0].strip("-_") or "data", 40)
+
+
+def _roleless(settings: Any) -> Any:
+    """Return a step's settings without in whose turn its judges get their instructions."""
+    judges = {"judge": [settings.get("judge")], "others": settings.get("others")}
+    bared = {
+        name: [{n: v for n, v in judge.items() if n != "system"} for judge in given]
+        for name, given in judges.items()
+        if isinstance(given, list) and all(isinstance(judge, Mapping) for judge in given)
+    }
+    return settings | bared | ({"judge": bared["judge"][0]} if "judge" in bared else {})
 
 
 def as_read(rows: Dataset) -> str:
@@ -131,7 +168,26 @@ def other_identity(folder: Path, what: str, there: Mapping[str, Any], here: Mapp
     clauses = difference(there, here)
     text = f"{folder} holds {what} of other settings: {'; '.join(clauses)}."
     text += " Choose another -o, or --force to start it anew."
-    return FolderError(text + same_judge(clauses))
+    return FolderError(text + same_judge(clauses) + _same_form(clauses))
+
+
+def changed_roles(clauses: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the steps whose judges get their instructions in another turn, and in whose."""
+    found = (ROLE.match(clause) for clause in clauses)
+    return [(match[1], "user" if match[2] == "user" else "turn") for match in found if match]
+
+
+def _same_form(clauses: Sequence[str]) -> str:
+    """Return the remedy for a judge whose server takes no system's role any more, or takes it again."""
+    roles = changed_roles(clauses)
+    if not roles or len(roles) < len(clauses):
+        return ""
+    flags = " ".join(dict.fromkeys(f"--set {step}.judge.system={role}" for step, role in roles))
+    return (
+        " The judge's server changed in whose turn it takes instructions. Rows that were asked in the other "
+        f"form have to be asked, and paid for, again; {flags} goes on so with an unfinished run, in its "
+        "folder and out of its budget."
+    )
 
 
 def same_judge(clauses: Sequence[str]) -> str:
@@ -177,6 +233,15 @@ def is_finished(folder: Path, here: Mapping[str, Any], progress: Progress) -> bo
     if bare(there) != bare(here):
         raise other_identity(folder, "a finished run" if finished else "an unfinished run", there, here)
     return finished and _is_whole(folder, progress)
+
+
+def discard(fresh: Sequence[Path]) -> None:
+    """Remove a folder that was made just now, and the folders that were made for it if they are empty."""
+    for folder in fresh[:1]:
+        shutil.rmtree(folder)
+    for parent in fresh[1:]:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def needs_force(folder: Path, here: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from datetime import date, time
 from typing import Any
 
 from dfilter.errors import SettingsError, suggest
@@ -104,6 +105,8 @@ def _value(hint: Any, value: Any, where: str, findings: list[str]) -> Any:
     if several is not None and isinstance(value, list | tuple):
         made = [_value(several, item, f"{where}[{i}]", findings) for i, item in enumerate(value)]
         return tuple(made) if typing.get_origin(hint) is tuple else made
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
     try:
         return TypeAdapter(hint, config=_config(hint, ConfigDict(strict=False))).validate_python(value)
     except ValidationError as error:
@@ -137,6 +140,21 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) is typing.Union
 
 
+class Written(float):
+    """A number that knows how it was written, for a setting that is a text."""
+
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _written(text: str) -> Written:
+    number = Written(text)
+    number.text = text
+    return number
+
+
 def parse_assignment(text: str) -> tuple[list[str], Any]:
     """Read ``--set a.b=value``: a dotted name and a TOML value; what is not TOML is a string.
 
@@ -148,7 +166,8 @@ def parse_assignment(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise SettingsError(f"--set {text} is not of the form NAME.SETTING=VALUE.")
     try:
-        return path, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}", parse_float=_written)["value"]
+        return path, value.strip() if isinstance(found, date | time) else found  # no setting is a date
     except tomllib.TOMLDecodeError:
         return path, value
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dfilter.compare import compare
 from dfilter.comparison import Comparison
 from dfilter.plaintext import safe_name
-from dfilter.run import Request, run, stem
+from dfilter.run import Request, run
+from dfilter.run_folder import stem
 
 ODD = [
     "",

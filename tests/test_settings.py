@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfilter.errors import SettingsError
+from dfilter.llm.server import Server
 from dfilter.settings import build, merged, parse_assignment, plain
 
 
@@ -124,6 +125,7 @@ def test_types_that_exist_for_type_checkers_only_are_named() -> None:
         ("filter.judge.model='3'", ["filter", "judge", "model"], "3"),
         ("a.b=[1, 2]", ["a", "b"], [1, 2]),
         ("a.b=true", ["a", "b"], True),
+        ("judge.judge.api_version=2024-10-21", ["judge", "judge", "api_version"], "2024-10-21"),
         ("a.b=", ["a", "b"], ""),
         ("a.b=x=y", ["a", "b"], "x=y"),
         ("select.tau=inf", ["select", "tau"], math.inf),
@@ -132,6 +134,12 @@ def test_types_that_exist_for_type_checkers_only_are_named() -> None:
 )
 def test_assignments_are_a_dotted_name_and_a_value(text: str, path: list[str], value: object) -> None:
     assert parse_assignment(text) == (path, value)
+
+
+@pytest.mark.parametrize("text", ["2024-10-21", "2024", "1.10", "1e3", "7:30"])
+def test_a_text_that_reads_as_a_date_or_number_is_taken_as_it_was_written(text: str) -> None:
+    _, value = parse_assignment(f"judge.api_version={text}")
+    assert build(Server, {"model": "m", "api_version": value}, "judge").api_version == text
 
 
 @pytest.mark.parametrize("text", ["a.b", "=3", ".b=3", "a..b=3", ""])

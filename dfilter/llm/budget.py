@@ -155,7 +155,8 @@ class Budget:
             maybe = f"${seen.usd_uncertain:.4f}" if seen.usd_uncertain else ""
             under_way = f"${seen.usd_reserved:.4f}" if seen.usd_reserved else ""
         elif what == "calls":
-            spent, wanted, maybe, under_way = f"{seen.calls:,} calls were made", "is one more", "", ""
+            made = "call was made" if seen.calls == 1 else "calls were made"
+            spent, wanted, maybe, under_way = f"{seen.calls:,} {made}", "is one more", "", ""
         else:
             spent, wanted = f"{seen.tokens:,} tokens were taken", f"may take up to {tokens:,}"
             maybe = f"{seen.tokens_uncertain:,}" if seen.tokens_uncertain else ""

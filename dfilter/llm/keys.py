@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dfilter.llm.server import Server
 
 USUAL_KEY, NO_KEY = "OPENAI_API_KEY", "none"
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 KEY_SHAPE = re.compile(r"\b(sk|key|pk)-[A-Za-z0-9_\-]{12,}")
 
 
@@ -47,6 +48,17 @@ class Secret:
     def _held(self) -> bool:
         """Whether it is a key at all; what stands in its place is a word of everyday."""
         return len(self._value) >= 4 and self._value != NO_KEY
+
+
+def pasted(names: str) -> list[str]:
+    """Return what is wrong with the variables' names, with commas, where a key stands; it is not shown."""
+    return [
+        "key_env (--judge-key) takes the name of an environment variable, and got what looks like a key "
+        "(not shown here). Put the key into a variable (export MY_KEY=...) and name that: --judge-key MY_KEY."
+        for name in names.split(",")
+        if name.strip() and name.strip() not in os.environ
+        if KEY_SHAPE.search(name) or not VARIABLE.fullmatch(name.strip())
+    ][:1]
 
 
 def key_of(server: Server) -> Secret:

@@ -199,9 +199,10 @@ class Learner:
             )
         if _lacking(request, found):
             raise ServerError(
-                f"{server.model} at {server.url} takes no message with the system's role. Start the same "
-                "command again, which then gives the instructions in the user's turn, or set system = "
-                '"user" for this judge.'
+                f"{server.model} at {server.url} takes no message with the system's role. Go on with "
+                'system = "user" for this judge (of a run with --set judge.judge.system=user), which asks in '
+                "the user's turn. That is another question: what was asked in the other form is asked, and "
+                "paid for, again."
             )
 
     def _equip(self, job: Job, found: Capabilities) -> None:

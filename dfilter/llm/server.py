@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from dfilter.errors import ServerError, SettingsError
 from dfilter.identity import ANYHOW, PLACE, settings_identity, shown
+from dfilter.llm.keys import pasted
 from dfilter.types import Json
 
 DEPLOYMENTS = "/openai/deployments/"
@@ -139,6 +140,7 @@ class Server:
             f"extra_body holds '{name}', which has a setting of its own."
             for name in sorted(OWN.intersection(self.extra_body))
         ]
+        found += pasted(self.key_env)
         if self.thought_tokens < 0:
             found.append(f"thought_tokens = {self.thought_tokens}; expected 0 (no room) or more.")
         if self.price and "," not in self.price:  # one for each of several models

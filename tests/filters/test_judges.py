@@ -154,6 +154,9 @@ def test_the_judge_of_a_comparison_selects_too_unless_another_one_does(tmp_path:
     }
     other = assignments(tmp_path, judges=("m",), judge_names=("x",), selection_judges=("local:smollm2",))
     assert other == {"judge.judge.model": "local:smollm2", "judge.judge.mode": "expected"}
+    for prices, got in ((("1/2",), "1/2"), (("1/2", "3/4"), "3/4")):
+        two: dict[str, Any] = {"judges": ("m",), "selection_judges": ("s",), "prices": prices}
+        assert assignments(tmp_path, **two) == {"judge.judge.model": "s", "judge.judge.price": got}
     own = assignments(tmp_path, judges=("m",), settings=("judge.judge.model=mine",))
     assert own == {"judge.judge.model": "mine"}
     plan = from_options(None, tmp_path, {"strategies": "alpagasus", "keep": "5", "selection_judge": "a,b"})
@@ -213,6 +216,54 @@ def test_a_judge_without_a_system_role_is_named_as_it_is_asked(pool: Path, tmp_p
         assert "finished already" in run(*words, "-o", tmp_path / "out")
         assert server.calls == calls
         assert sum("Reply with" in e.body["messages"][-1]["content"] for e in server.log) == 2
+
+
+def test_the_question_that_settles_a_role_is_paid_out_of_the_folders_budget(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ScriptedServer(half_steps) as server:
+        words = (pool, "-s", "alpagasus", "--keep", 5, "--judge", "m", "--base-url", server.url)
+        said = run(*words, "--max-calls", 1)
+        assert said.startswith("1")
+        assert "1 call was made of the budget" in said
+        assert "runs/rows-alpagasus-" in said
+        assert server.calls == 1
+        assert run(*words, "--max-calls", 0).startswith("1")
+        assert server.calls == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_role_that_is_refused_midway_leaves_folder_and_budget(
+    named: bool, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def script(body: dict) -> Say | str:
+        asked.append(body["messages"][0]["role"])
+        if len(asked) > 20 and "system" in asked[-1]:
+            return Say("System role not supported", status=400, paid=False)
+        return half_steps(body)
+
+    monkeypatch.chdir(tmp_path)
+    with ScriptedServer(script) as server:
+        words = [pool, "-s", "alpagasus", "--keep", 5, "--judge", "m", "--base-url", server.url]
+        words += ["--skip-pilot", "--set", "judge.judge.concurrency=1", *(["-o", "out"] if named else [])]
+        flag = "--set judge.judge.system=user"
+        assert flag in run(*words)
+        calls = server.calls
+        again = run(*words)
+        assert "unfinished run of other settings" in again
+        assert flag in again
+        assert server.calls == calls
+        assert run(*words, *flag.split(), "--max-calls", calls + 1).startswith("1")
+        assert server.calls == calls + 1
+        assert run(*words, *flag.split()).startswith("0")
+        (folder,) = [Path("out")] if named else Path("runs").iterdir()
+        found = read_manifest(folder)["facts"]["judge"]
+        assert found["budget"]["calls"] == server.calls
+        assert "finished already" in run(*words, *flag.split())
+        assert "a finished run of other settings" in run(*words, "--set", "judge.judge.system=turn")
 
 
 @pytest.mark.parametrize(

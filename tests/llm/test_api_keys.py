@@ -100,3 +100,10 @@ def test_a_server_that_wants_a_key_is_told_apart_from_one_that_got_a_wrong_one(
     with ScriptedServer(lambda _: gemini) as server, pytest.raises(ServerError) as refused:
         asked(Server("m", base_url=server.url, key_env=named))
     assert ("--judge-key" in str(refused.value)) is not bool(named)
+
+
+@pytest.mark.parametrize("key", [CANARY, "none," + CANARY, "0123456789abcdef0123456789abcdef"])
+def test_a_key_in_the_place_of_a_variables_name_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match="name of an environment variable") as caught:
+        Server("m", NOBODYS, key_env=key)
+    assert "0123456789" not in str(caught.value)
