@@ -250,6 +250,7 @@ def test_a_prompt_is_what_stands_before_the_labels(
 ) -> None:
     tokenizer.chat_template = families.get(name, tokenizer.chat_template)
     template = "chat" if name in TABLES else name
+    texts[-1] = (texts[-1][0], f"{texts[-1][1]}x")  # an empty reply is not learnt, and none to ask for
     turns = [Message(r, t) for pair in texts for r, t in zip(("user", "assistant"), pair, strict=True)]
     encoded = chat.render(turns, tokenizer, template=template, eot=eot, turns="last")
     prompt = chat.render_prompt(turns, tokenizer, template=template, eot=eot)

@@ -105,7 +105,7 @@ def test_what_is_measured_on_is_what_was_set_aside(plan: Comparison) -> None:
     assert asked
     assert asked <= every
     assert asked.isdisjoint(row.prompt for row in load(setting.data, **setting.reading))
-    assert setting.protocol["evaluations"]["heldout"]["source"] == {"share": "20%", "version": 2}
+    assert setting.protocol["evaluations"]["heldout"]["source"] == {"share": "20%", "version": 3}
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def usual(kind, prompts, effect, *, parity, seed):
     [
         ("rate", 20, 100),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in [
-            ("rate", 12, 100), ("rate", 50, 100), ("win rate", 8, 100), ("loss", 8, 60),
+            ("rate", 12, 100), ("rate", 50, 100), ("win rate", 12, 100), ("loss", 8, 60),
         ]),
     ],
 )  # fmt: skip
