@@ -323,15 +323,39 @@ def _job(
         theirs = None if against is None else recorded_identity(against.parent)
         identity = digest([training, told, theirs], 16)
         evaluations[entry.name] = asdict(entry) | {"identity": identity}
-    return {
-        "rows": str((selection_folder(setting, place) / "selected.jsonl").absolute()),
-        "reading": dict(setting.shape),
-        "keys": kept_keys(selection_folder(setting, place)),
-        "seed": place.seed,
-        "trainer": plan.trainer,
-        "train": trainer_of(plan),
-        "evaluations": evaluations,
+    selected = selection_folder(setting, place)
+    return job_for(setting, selected / "selected.jsonl", evaluations, seed=place.seed) | {
+        "keys": kept_keys(selected),
         "opponents": {name: str(folder.absolute()) for name, folder in models.items()},
+    }
+
+
+def job_for(
+    setting: Setting,
+    rows: Path,
+    evaluations: Mapping[str, Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    train: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return all that a worker must be told to train and evaluate as the comparison does.
+
+    Args:
+        setting: the comparison.
+        rows: the file to train on, in the shape of the comparison's data.
+        evaluations: by name their kind, settings and the identity of the result.
+        seed: of the training.
+        train: the trainer's settings; the comparison's unless given.
+    """
+    plan = setting.plan
+    return {
+        "rows": str(rows.absolute()),
+        "reading": dict(setting.shape),
+        "seed": seed,
+        "trainer": plan.trainer,
+        "train": trainer_of(plan) if train is None else dict(train),
+        "evaluations": evaluations,
+        "opponents": {},
         "spending": asdict(plan.terms),
     }
 

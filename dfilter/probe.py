@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfilter import registry
-from dfilter.compare import train_and_evaluate
+from dfilter.compare import job_for, train_and_evaluate
 from dfilter.comparison import Setting, trainer_of
 from dfilter.evaluations import Evaluation
 from dfilter.store.disk import write_json
@@ -72,20 +72,12 @@ def probe(setting: Setting, rows: Dataset, folder: Path) -> Probe:
     settings = trainer_of(setting.plan)
     if isinstance(registry.create("trainers", setting.plan.trainer, settings), Foretelling):
         settings = {n: v for n, v in settings.items() if n not in LONGER} | {"epochs": 1.0}
-    job = {
-        "rows": str(folder / "rows.jsonl"),
-        "reading": dict(setting.shape),
-        "seed": 0,
-        "trainer": setting.plan.trainer,
-        "train": settings,
-        "evaluations": {
-            f"{name}-{size}": asdict(entry) | {"identity": "probe"}
-            for name, cut in parts.items()
-            for size, entry in cut.items()
-        },
-        "opponents": {},
-        "spending": asdict(setting.plan.terms),
+    evaluations = {
+        f"{name}-{size}": asdict(entry) | {"identity": "probe"}
+        for name, cut in parts.items()
+        for size, entry in cut.items()
     }
+    job = job_for(setting, folder / "rows.jsonl", evaluations, train=settings)
     write_json(folder / "job.json", job)
     started = time.monotonic()
     failed = train_and_evaluate(folder)

@@ -93,11 +93,6 @@ class Budget:
         return self.totals.usd
 
     @property
-    def uncertain(self) -> float:
-        """What was perhaps billed: the worst case of attempts without an answer, in US dollars."""
-        return self.totals.usd_uncertain
-
-    @property
     def reserved(self) -> float:
         """The worst case of what is under way, in US dollars."""
         return self._all.usd_reserved

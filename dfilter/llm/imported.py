@@ -4,47 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 from dfilter.llm.answers import ABSENT, Answer, Reader, Request, TextReader
-from dfilter.llm.ledger import Ledger
-from dfilter.llm.reported import Reported
+from dfilter.llm.offline import OfflineSession
 from dfilter.llm.work import answer_of
 from dfilter.types import Json
-
-if TYPE_CHECKING:
-    from dfilter.llm.server import Server
-    from dfilter.types import Progress
 
 AS_IMPORTED = TextReader("imported/1")  # its name stands where that of the reader does
 CHUNK = 500  # requests looked up together
 
 
-class ImportedSession:
+class ImportedSession(OfflineSession):
     """Answers requests with what the ledger holds; what it lacks is ``absent``.
 
-    Args:
-        server: its model is ``imported:NAME``.
-        ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
-        progress: as for :class:`dfilter.llm.session.Session`.
+    The server's model is ``imported:NAME``.
     """
-
-    def __init__(
-        self, server: Server, *, ledger: Path | None = None, progress: Progress | None = None
-    ) -> None:
-        from dfilter.llm.session import ledger_path
-
-        self.server = server
-        self.reported = Reported(server, progress)
-        self.ledger = Ledger(ledger or ledger_path())
-        self.stored = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ledger.close()
 
     def ask(
         self,

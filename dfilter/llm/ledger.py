@@ -39,6 +39,7 @@ OWN = "own question"  # the kind of an asker that asks for no row
 BUSY_MS = 30_000  # how long another process may hold the file
 LOOKUP = 500  # keys in one SELECT; SQLite's own limit is far above
 ASKED = "EXISTS (SELECT 1 FROM asked_again WHERE asked_again.key = answer.key AND open)"  # see ``verdicts``
+FINAL = f"status != '{FAILED}' AND NOT {ASKED}"
 
 _ALL = ", ".join(COLUMNS)
 _KEEP = (
@@ -200,22 +201,13 @@ class Ledger(BatchRecords):
         Failed ones are none, and neither are those that are to be asked again. One that is not what was
         written is none either: it is asked again, and then replaced.
         """
-        wanted = list(keys)
         found: dict[bytes, Stored] = {}
         columns = ", ".join("NULL" if column == "raw" and not raw else column for column in COLUMNS)
-        with sentences(self.path):
-            for start in range(0, len(wanted), LOOKUP):
-                part = wanted[start : start + LOOKUP]
-                marks = ",".join("?" * len(part))
-                for row in self.db.execute(
-                    f"SELECT {columns}, digest FROM answer WHERE key IN ({marks})"  # noqa: S608
-                    f" AND status != '{FAILED}' AND NOT {ASKED}",
-                    part,
-                ):
-                    if holds(row, whole=raw):
-                        found[row[0]] = stored_of(row)
-                    else:
-                        self.damaged += 1
+        for row in self._among(keys, f"SELECT {columns}, digest FROM answer WHERE {FINAL}"):  # noqa: S608 - our names
+            if holds(row, whole=raw):
+                found[row[0]] = stored_of(row)
+            else:
+                self.damaged += 1
         return found
 
     def elsewhere(self, keys: Iterable[bytes], owner: int) -> tuple[set[bytes], set[bytes]]:
@@ -225,30 +217,26 @@ class Ledger(BatchRecords):
             keys: of what is about to be asked.
             owner: the process that asks.
         """
-        wanted, answered, asked = list(keys), set(), set()
-        with sentences(self.path):
-            for start in range(0, len(wanted), LOOKUP):
-                part = wanted[start : start + LOOKUP]
-                marks = ",".join("?" * len(part))
-                told = f"SELECT key FROM answer WHERE key IN ({marks})"  # noqa: S608
-                told += f" AND status != '{FAILED}' AND NOT {ASKED}"
-                answered |= {key for (key,) in self.db.execute(told, part)}
-                told = f"SELECT key FROM attempt WHERE key IN ({marks}) AND ended IS NULL AND owner != ?"  # noqa: S608
-                asked |= {key for (key,) in self.db.execute(told, (*part, owner))}
+        wanted = list(keys)
+        open_ = "SELECT key FROM attempt WHERE owner != ? AND ended IS NULL"
+        asked = {key for (key,) in self._among(wanted, open_, owner)}
+        answered = {key for (key,) in self._among(wanted, f"SELECT key FROM answer WHERE {FINAL}")}  # noqa: S608
         return answered, asked - answered
 
     def failed(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return those of ``keys`` that failed in an earlier run and have no answer yet."""
+        lost = f"(status = '{FAILED}' OR (status = '{BROKEN}' AND {ASKED}))"
+        return {key for (key,) in self._among(keys, f"SELECT key FROM answer WHERE {lost}")}  # noqa: S608
+
+    def _among(self, keys: Iterable[bytes], select: str, *values: Any) -> Iterator[Any]:
+        """Yield the rows that a SELECT with a WHERE finds of ``keys``, however many these are."""
         wanted = list(keys)
-        found: set[bytes] = set()
         with sentences(self.path):
             for start in range(0, len(wanted), LOOKUP):
                 part = wanted[start : start + LOOKUP]
-                marks = ",".join("?" * len(part))
-                text = f"SELECT key FROM answer WHERE key IN ({marks}) AND (status = '{FAILED}'"  # noqa: S608
-                text += f" OR (status = '{BROKEN}' AND {ASKED}))"
-                found |= {row[0] for row in self.db.execute(text, part)}
-        return found
+                yield from self.db.execute(
+                    f"{select} AND key IN ({','.join('?' * len(part))})", (*values, *part)
+                )
 
     def open_attempts(self) -> int:
         """Return how many attempts were in flight when their process died (or are now)."""

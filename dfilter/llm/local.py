@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dfilter import control_tokens
 from dfilter.control_tokens import as_text
@@ -21,8 +21,8 @@ from dfilter.cutting import template_text
 from dfilter.digests import json_digest
 from dfilter.errors import InputError
 from dfilter.llm.answers import Answer, Reader, Request, TextReader, read_body
-from dfilter.llm.ledger import Attempt, Ending, Ledger, Stored
-from dfilter.llm.reported import Reported
+from dfilter.llm.ledger import Attempt, Ending, Stored
+from dfilter.llm.offline import OfflineSession
 from dfilter.token_ids import front_ids, text_ids
 from dfilter.types import Json
 from dfilter.window import NOT_EMBEDDED, beyond, vocabulary, window, window_of
@@ -39,36 +39,23 @@ TOKENS = 4096  # tokens in one pass through the model, padding included
 LONGEST = 4096  # a longer prompt, or one longer than the model's window, is cut in the middle of its tokens
 
 
-class LocalSession:
+class LocalSession(OfflineSession):
     """Answers requests with a model in this process, through the same ledger.
 
-    Args:
-        server: its model is ``local:NAME``; see dfilter.models for the names.
-        ledger: the ledger's file; ``DFILTER_HOME/ledger.sqlite`` unless given.
-        progress: as for :class:`dfilter.llm.session.Session`.
+    The server's model is ``local:NAME``; see dfilter.models for the names.
     """
 
     def __init__(
         self, server: Server, *, ledger: Path | None = None, progress: Progress | None = None
     ) -> None:
-        from dfilter.llm.session import ledger_path
-
-        self.server = server
-        self.reported = Reported(server, progress)
-        self.ledger = Ledger(ledger or ledger_path())
-        self.stored = self.answered = self.tokens = 0
+        super().__init__(server, ledger=ledger, progress=progress)
+        self.answered = self.tokens = 0
         self.sizes: Counter[int] = Counter()  # answers by the tokens of their prompts, before any is cut
         self._model: Any = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the ledger and let the model go."""
-        self.ledger.close()
+        super().close()
         self._model = None
 
     @property

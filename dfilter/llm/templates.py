@@ -28,7 +28,6 @@ FOLDER = Path(__file__).with_name("templates")
 SHORT = "short"
 PARTS = ("system", "user", "text", "expected", SHORT)
 FIELD = re.compile(r"\{(instruction|input|response|fence|low|high)(:bare)?\}")
-TEXTS = ("instruction", "input", "response")
 
 # Texts that are written for a judge's eyes. They change no rating; they are counted and named.
 SPEAKS_TO_JUDGE = re.compile(
