@@ -79,11 +79,16 @@ class _LineBar(_Bar):
             self.spoke = now
             self.owner.say(f"{self.name}: {self._share()}{_left(self, now)} {note}".rstrip())
 
-    def __exit__(self, *_: object) -> None:
-        super().__exit__()
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         taken = time.monotonic() - self.started
         if taken > 2:
-            self.owner.say(f"{self.name}: {self._share()} in {duration(taken)}".replace(":  in", ": done in"))
+            share = self._share()
+            if error[0] is None:
+                ending = f"{share or 'done'} in"
+            else:
+                ending = f"broken off at {share} after" if share else "broken off after"
+            self.owner.say(f"{self.name}: {ending} {duration(taken)}")
 
     def _share(self) -> str:
         if self.total:

@@ -90,6 +90,16 @@ def test_a_short_stage_says_nothing_in_a_log(clock: Clock) -> None:
     assert out.getvalue() == ""
 
 
+def test_a_stage_that_failed_is_not_said_to_be_done(clock: Clock) -> None:
+    out = io.StringIO()
+    for total, ending in ((None, "broken off after 9.0 s"), (4, "broken off at 25% after 9.0 s")):
+        with contextlib.suppress(KeyboardInterrupt), Lines(out=out).stage("rating", total=total) as bar:
+            bar.advance(1 if total else 0)
+            clock.now += 9
+            raise KeyboardInterrupt
+        assert out.getvalue().splitlines()[-1] == f"rating: {ending}"
+
+
 def test_a_stage_of_unknown_length_counts_its_units(clock: Clock) -> None:
     out = io.StringIO()
     with Lines(out=out).stage("reading", unit="bytes") as bar:
